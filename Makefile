@@ -1,0 +1,49 @@
+# make demo and make test work from a fresh clone: they make their own virtual environment in .venv.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+# Programs that some tests need. They are installed where that is possible (root on Debian); elsewhere these tests are
+# skipped, with the command that would enable them, except with CI=true, where nothing may be skipped.
+TEST_PACKAGES := mosquitto mosquitto-clients openssl systemd
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean
+
+help:            ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/ready    ## a message from a brand's server reaches a kiosk: the whole way, for real
+	@$(BIN)/python examples/demo.py
+
+test: check    ## everything: style, types and all tests
+	@echo "system programs for the tests"
+	@scripts/system-packages $(TEST_PACKAGES) || [ "$$CI" != true ]
+	@echo "pytest"
+	@$(BIN)/pytest -n 2
+
+check: .venv/ready    ## style and types only
+	@echo "ruff check"
+	@$(BIN)/ruff check --quiet .
+	@echo "ruff format --check"
+	@$(BIN)/ruff format --quiet --check . || { echo "make format brings these files into shape:"; $(BIN)/ruff format --check .; exit 1; }
+	@echo "mypy --strict"
+	@$(BIN)/mypy --no-error-summary
+
+format: .venv/ready    ## let ruff format the code and fix what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: .venv/ready    ## refresh requirements.lock from pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --universal --generate-hashes \
+		--no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
+	@git diff --stat -- requirements.lock
+
+clean:           ## remove everything that was made, .venv too
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@find broker client_sdk tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml requirements.lock scripts/setup
+	@echo "setting up .venv (once, and again when the dependencies change)"
+	@scripts/setup
+	@touch $@
