@@ -5,9 +5,11 @@ BIN := .venv/bin
 # Programs that some tests need. They are installed where that is possible (root on Debian); elsewhere these tests are
 # skipped, with the command that would enable them, except with CI=true, where nothing may be skipped.
 TEST_PACKAGES := mosquitto mosquitto-clients openssl systemd
+PREFIX := /opt/pushbroker
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check format lock install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +35,14 @@ format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: .venv/ready    ## refresh requirements.lock from pyproject.toml
+lock: .venv/ready    ## refresh both lock files from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --universal --generate-hashes \
-		--no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
-	@git diff --stat -- requirements.lock
+	@$(LOCK) --upgrade --all-extras --output-file requirements.lock pyproject.toml
+	@echo hatchling | $(LOCK) --extra server --constraint requirements.lock --output-file requirements-server.lock pyproject.toml -
+	@git diff --stat -- '*.lock'
+
+install:         ## a server's virtual environment in PREFIX (/opt/pushbroker): see systemd/README.md
+	@scripts/setup --install $(PREFIX)
 
 clean:           ## remove everything that was made, .venv too
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
