@@ -1,0 +1,379 @@
+"""The settings: each one a field with its bounds and its sentence, read from four places.
+
+Later ones win: the defaults here, a TOML file (DATA/pushbroker.toml or `--config`), environment variables
+(`PUSHBROKER_` and the name in capitals), the flags of `pushbroker serve`. A name is the same in all of them, and one
+that we do not know is an error: a misspelt bound would otherwise bound nothing.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+from broker import limits
+from broker.errors import Failed, Refused
+
+CONFIG_FILE_NAME: Final = "pushbroker.toml"
+ENVIRONMENT_PREFIX: Final = "PUSHBROKER_"
+_DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+# struct sockaddr_un has 108 bytes for the path, the last one NUL (unix(7)).
+SOCKET_PATH_BYTES_MAX: Final = 107
+
+
+class Misconfigured(Failed):
+    """A setting that cannot be used as it is: a usage error, wherever it was written."""
+
+    exit_code = 2
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """An address to listen on. Port 0 asks the system for a free one."""
+
+    scheme: Literal["mqtt", "mqtts"]
+    host: str
+    port: int
+
+    @property
+    def tls(self) -> bool:
+        """Whether it speaks TLS."""
+        return self.scheme == "mqtts"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """As `parse_listen` reads it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_listen(url: str) -> Listener:
+    """`mqtts://0.0.0.0:8883` as a `Listener`; raises `Misconfigured` with an example of what would do."""
+    remedy = "Write mqtt://HOST:PORT or mqtts://HOST:PORT, such as mqtts://0.0.0.0:8883 or mqtt://127.0.0.1:1883."
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Misconfigured(f"{url!r} is no address to listen on: {error}", remedy=remedy) from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path not in ("", "/") or "@" in parts.netloc:
+        raise Misconfigured(f"{url!r} is no address to listen on", remedy=remedy)
+    if parts.query or parts.fragment:
+        raise Misconfigured(f"{url!r} is no address to listen on: nothing may follow the port", remedy=remedy)
+    scheme: Literal["mqtt", "mqtts"] = "mqtts" if parts.scheme == "mqtts" else "mqtt"
+    return Listener(scheme, parts.hostname, _DEFAULT_PORTS[scheme] if port is None else port)
+
+
+def _says(sentence: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=sentence, **bounds)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of a broker. Units stand last in the names; the defaults of bounds are in `limits.py`."""
+
+    data: Annotated[Path, _says("The directory that holds everything: records, messages, certificates, sockets.")]
+    config: Annotated[
+        Path | None, _says("The TOML file to read instead of `pushbroker.toml` in the data directory.")
+    ] = None
+    listen: Annotated[
+        tuple[Listener, ...],
+        _says("The addresses to listen on, as `mqtt://HOST:PORT` or `mqtts://HOST:PORT` (TLS).", min_length=1),
+    ] = (Listener("mqtts", "0.0.0.0", 8883),)  # noqa: S104
+    allow_anonymous: Annotated[
+        bool,
+        _says("Let clients in that present nothing, and let them use any topic. For trusted networks and benchmarks."),
+    ] = False
+    allow_anonymous_anywhere: Annotated[
+        bool, _says("Allow `allow_anonymous` on addresses that other machines can reach, too.")
+    ] = False
+    trust_domain: Annotated[
+        str, _says("The trust domain in the SPIFFE URIs of our certificates.", pattern=r"^[a-z0-9._-]{1,255}$")
+    ] = "pushbroker.local"
+    names: Annotated[
+        tuple[str, ...],
+        _says("More host names and addresses for the server certificate, besides this machine's own name."),
+    ] = ()
+    admin_socket: Annotated[
+        Path | None,
+        _says("The Unix socket through which the commands reach a running broker; `admin.sock` in the data directory."),
+    ] = None
+    pid_file: Annotated[Path | None, _says("A file to write the process id to, for supervisors that want one.")] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _says("The least urgent events to log.")] = (
+        "info"
+    )
+    log_format: Annotated[
+        Literal["text", "json"], _says("How the log on stderr is written: text for people, JSON lines for programs.")
+    ] = "text"
+    connections_max: Annotated[int, _says("How many clients may be connected at a time.", ge=1, le=10_000_000)] = (
+        limits.CONNECTIONS_MAX
+    )
+    sessions_max: Annotated[int, _says("How many sessions are kept, connected or not.", ge=1, le=100_000_000)] = (
+        limits.SESSIONS_MAX
+    )
+    packet_bytes_max: Annotated[int, _says("The largest packet that a client may send.", ge=1024, le=268_435_460)] = (
+        limits.PACKET_BYTES_MAX
+    )
+    queue_messages_max: Annotated[int, _says("How many messages may wait for one session.", ge=1, le=10_000_000)] = (
+        limits.QUEUE_MESSAGES_MAX
+    )
+    queue_bytes_max: Annotated[
+        int, _says("How many bytes of messages may wait for one session.", ge=1024, le=1 << 40)
+    ] = limits.QUEUE_BYTES_MAX
+    session_expiry_max_s: Annotated[
+        int,
+        _says(
+            "How long a session may outlive its connection; clients that ask for more get this.", ge=0, le=0xFFFFFFFE
+        ),
+    ] = limits.SESSION_EXPIRY_MAX_S
+    retained_messages_max: Annotated[int, _says("How many retained messages are kept.", ge=0, le=100_000_000)] = (
+        limits.RETAINED_MESSAGES_MAX
+    )
+    retained_bytes_max: Annotated[int, _says("How many bytes of retained messages are kept.", ge=0, le=1 << 40)] = (
+        limits.RETAINED_BYTES_MAX
+    )
+
+    @property
+    def config_path(self) -> Path:
+        """Where the TOML file is, if there is one."""
+        return self.config or self.data / CONFIG_FILE_NAME
+
+    @property
+    def admin_path(self) -> Path:
+        """Where the admin socket is."""
+        return self.admin_socket or self.data / "admin.sock"
+
+    @property
+    def lock_path(self) -> Path:
+        """Whoever works on the data directory holds an exclusive flock on this file."""
+        return self.data / "lock"
+
+    @property
+    def certs_path(self) -> Path:
+        """The CA, the server's certificate and their keys."""
+        return self.data / "certs"
+
+    @property
+    def records_path(self) -> Path:
+        """Brands, users, stores, devices and their secrets."""
+        return self.data / "records.db"
+
+    @property
+    def journal_path(self) -> Path:
+        """Sessions, and the messages that wait for them."""
+        return self.data / "journal.db"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table of settings: what the flags, the documents and the tests are made from."""
+
+    name: str
+    annotation: Any
+    default: Any
+    sentence: str
+
+    @property
+    def environment(self) -> str:
+        """The environment variable."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag of `pushbroker serve`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the TOML file may have it: not what says where that file is."""
+        return self.name not in ("data", "config")
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list: its flag may be repeated."""
+        return get_origin(self.bare) is tuple
+
+    @property
+    def bare(self) -> Any:
+        """The type without its bounds and sentence."""
+        return get_args(self.annotation)[0]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that it may have, where they are few."""
+        return get_args(self.bare) if get_origin(self.bare) is Literal else ()
+
+    @property
+    def type_name(self) -> str:
+        """The type in a reader's words."""
+        if self.choices:
+            return " or ".join(f"`{choice}`" for choice in self.choices)
+        names = {bool: "true or false", int: "integer", str: "text", tuple[str, ...]: "list of texts"}
+        return names.get(self.bare, "list of URLs" if self.many else "path")
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would stand in the TOML file; '' where there is none."""
+        return "" if self.default in (None, msgspec.NODEFAULT) else toml_text(self.default)
+
+
+def toml_text(value: Any) -> str:
+    """A setting's value in TOML."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case tuple():
+            return "[" + ", ".join(toml_text(item) for item in value) + "]"
+        case Listener():
+            return f'"{value.url}"'
+        case _:
+            return msgspec.json.encode(str(value)).decode()  # a TOML basic string has JSON's escapes
+
+
+def _table() -> tuple[Setting, ...]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return tuple(
+        Setting(field.name, hints[field.name], field.default, get_args(hints[field.name])[1].description or "")
+        for field in msgspec.structs.fields(Settings)
+    )
+
+
+SETTINGS: Final = _table()
+_BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+
+
+def default_data(environment: Mapping[str, str] = os.environ) -> Path:
+    """$PUSHBROKER_DATA, else /var/lib/pushbroker where it exists, else a directory in the user's home."""
+    if given := environment.get(ENVIRONMENT_PREFIX + "DATA"):
+        return Path(given)
+    system = Path("/var/lib/pushbroker")
+    if os.path.lexists(system):  # it may be a link into a directory that we may not enter (systemd's DynamicUser)
+        return system
+    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "pushbroker"
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, *, environment: Mapping[str, str] = os.environ, visitor: bool = False
+) -> Settings:
+    """The settings from all four places. `flags` holds what was given on the command line, by setting name.
+
+    A `visitor` only wants to find a running broker: it may do without a file that it may not read.
+
+    Raises `Misconfigured` for anything unknown, unreadable or out of bounds, naming the place where it stands.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None and value != ()}
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        if setting.name in given:
+            values[setting.name] = _value(setting, given[setting.name], setting.flag)
+        elif text := environment.get(setting.environment, ""):
+            values[setting.name] = _value(setting, _split(text) if setting.many else text, setting.environment)
+    values.setdefault("data", default_data(environment))
+    config = values.get("config")
+    path = config or values["data"] / CONFIG_FILE_NAME
+    if not (visitor and config is None and _forbidden(path)):
+        for name, value in _read(path, required=config is not None).items():
+            values.setdefault(name, value)
+    return Settings(**values)
+
+
+def check_anonymous(settings: Settings) -> None:
+    """Raise `Refused` when anonymous access would be open to other machines and nobody said that it may be."""
+    if not settings.allow_anonymous or settings.allow_anonymous_anywhere:
+        return
+    for listener in settings.listen:
+        if not listener.loopback:
+            raise Refused(
+                f"anonymous access on {listener.url} would let anyone who reaches it read and send everything",
+                remedy="Listen on 127.0.0.1 only, or add --allow-anonymous-anywhere when the network is trusted.",
+            )
+
+
+def _forbidden(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK)
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    """The values in a TOML file, checked; none when the file may be missing and is."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise Misconfigured(
+                f"there is no configuration file {path}", remedy="Name one that exists, or none."
+            ) from None
+        return {}
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot read {path}: {error.strerror}", remedy="Run as the user that the broker runs as, or with sudo."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"{path} is not TOML: {error}", remedy="Correct that line: https://toml.io says how."
+        ) from None
+    known = [setting.name for setting in SETTINGS if setting.in_file]
+    for name in document:
+        if name not in known:
+            raise Misconfigured(f"{path}: there is no setting {name!r}", remedy=_suggestion(name, known))
+    return {name: _value(_BY_NAME[name], value, f"{name} in {path}") for name, value in document.items()}
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else "docs/configuration.md lists them all."
+
+
+def _value(setting: Setting, raw: Any, source: str) -> Any:
+    """`raw` as the setting's type, or `Misconfigured` naming `source`."""
+    if setting.name == "listen":
+        if not isinstance(raw, list | tuple) or not all(isinstance(url, str) for url in raw):
+            raise Misconfigured(f"{source} must be a list of URLs", remedy=f"Write {toml_text(setting.default)}.")
+        raw = [parse_listen(url) for url in raw]
+    elif isinstance(raw, Path):
+        raw = str(raw)
+    try:
+        if setting.type_name == "path":
+            text = msgspec.convert(raw, Annotated[str, msgspec.Meta(min_length=1)])
+            return Path(text).expanduser().absolute()
+        value = msgspec.convert(raw, setting.annotation, strict=not isinstance(raw, str))
+    except msgspec.ValidationError as error:
+        wanted = str(error).split(" - at ")[0].replace("`", "")
+        bound = "" if ", got " in wanted else f": {wanted[:1].lower()}{wanted[1:]}"  # of a wrong type says the remedy
+        raise Misconfigured(
+            f"{source} cannot be {raw!r}{bound}",
+            remedy=f"{setting.name}: {setting.sentence} ({setting.type_name.replace('`', '')})",
+        ) from None
+    return value
+
+
+def _split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def check_socket_path(path: Path) -> None:
+    """Raise `Misconfigured` for a path that no Unix socket can have."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES_MAX:
+        raise Misconfigured(
+            f"{path} is too long for a Unix socket: {length} bytes, and {SOCKET_PATH_BYTES_MAX} are allowed",
+            remedy="Name a shorter one with PUSHBROKER_ADMIN_SOCKET, such as /run/pushbroker/admin.sock.",
+        )

@@ -1,0 +1,1 @@
+"""What happened: the log, the word to the supervisor, counters, health."""
