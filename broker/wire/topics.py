@@ -1,0 +1,122 @@
+"""Topic names and topic filters (MQTT 5 §4.7, §4.8.2): what is valid, what matches, what covers what."""
+
+from typing import Final
+
+from broker.errors import MalformedPacket, ProtocolError
+from broker.limits import TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX
+from broker.wire.codes import Reason
+
+SHARE_PREFIX: Final = "$share/"
+_PLUS: Final = ord("+")
+_HASH: Final = ord("#")
+
+
+def has_wildcard(text: str) -> bool:
+    """Whether `text` contains a wildcard character."""
+    return "+" in text or "#" in text
+
+
+def check_topic_name(topic: bytes) -> None:
+    """Accept a topic that a message may be published to, as it came from the wire.
+
+    Raises `MalformedPacket` (0x81) when it is not UTF-8 [MQTT-3.3.2-1] or contains U+0000 [MQTT-4.7.3-2];
+    `ProtocolError` 0x90 when it is empty [MQTT-4.7.3-1], contains a wildcard [MQTT-3.3.2-2], or is over our bounds.
+    """
+    if not topic.isascii():
+        try:
+            topic.decode()
+        except UnicodeDecodeError:
+            raise MalformedPacket("a topic is not UTF-8") from None
+    if 0 in topic:  # a number is found in a fifth of the time that a byte string takes
+        raise MalformedPacket("a topic contains U+0000")
+    if (
+        not topic
+        or _PLUS in topic
+        or _HASH in topic
+        or len(topic) > TOPIC_BYTES_MAX
+        or topic.count(b"/") >= TOPIC_LEVELS_MAX
+    ):
+        raise ProtocolError(
+            "a topic is empty, contains a wildcard, or is too long or too deep", Reason.TOPIC_NAME_INVALID
+        )
+
+
+def check_filter(topic_filter: str) -> None:
+    """Accept a topic filter that may be subscribed to, shared ones included.
+
+    Raises `ProtocolError` 0x8F when it is empty, has a wildcard in the wrong place, a share name that is not one, or is
+    over our bounds. A filter that came through `decode` is UTF-8 without U+0000 already; others are checked here.
+    """
+    try:
+        size = len(topic_filter.encode())
+    except UnicodeEncodeError:
+        raise _bad_filter("is not UTF-8") from None
+    if size > TOPIC_BYTES_MAX:
+        raise _bad_filter(f"is longer than {TOPIC_BYTES_MAX} bytes")
+    if not topic_filter or "\0" in topic_filter:
+        raise _bad_filter("is empty or contains U+0000")  # [MQTT-4.7.3-1], [MQTT-4.7.3-2]
+    shared = parse_shared(topic_filter)
+    if shared is not None:
+        topic_filter = shared[1]
+    levels = topic_filter.split("/")
+    if len(levels) > TOPIC_LEVELS_MAX:
+        raise _bad_filter(f"has more than {TOPIC_LEVELS_MAX} levels")
+    if has_wildcard(topic_filter):
+        for level in levels:
+            if len(level) > 1 and has_wildcard(level):
+                raise _bad_filter("has a wildcard that is not a whole level")  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+        if "#" in levels[:-1]:
+            raise _bad_filter("has a '#' that is not the last level")  # [MQTT-4.7.1-1]
+
+
+def parse_shared(topic_filter: str) -> tuple[str, str] | None:
+    """Share name and topic filter of `$share/{name}/{filter}`, or None for a filter that is not shared.
+
+    Raises `ProtocolError` 0x8F when the share name is empty or contains a wildcard [MQTT-4.8.2-2], or no filter follows
+    it [MQTT-4.8.2-1]. The filter itself is not checked.
+    """
+    if not topic_filter.startswith(SHARE_PREFIX):
+        return None
+    name, _, inner = topic_filter[len(SHARE_PREFIX) :].partition("/")
+    if not name or not inner or has_wildcard(name):
+        raise _bad_filter("is not $share/{name}/{filter}")
+    return name, inner
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a valid filter, not a shared one, matches a topic name (§4.7).
+
+    A filter that begins with a wildcard matches no topic that begins with '$' [MQTT-4.7.2-1].
+    """
+    if topic[:1] == "$" and topic_filter[:1] in ("+", "#"):
+        return False
+    wanted = topic_filter.split("/")
+    levels = topic.split("/")
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True  # the parent level, too (§4.7.1.2): nothing need be left
+        if index == len(levels) or (level != "+" and level != levels[index]):
+            return False
+    return len(wanted) == len(levels)
+
+
+def covers(wider: str, narrower: str) -> bool:
+    """Whether every topic that `narrower` can match is matched by `wider`. Both are valid and not shared."""
+    if narrower[:1] == "$" and wider[:1] in ("+", "#"):
+        return False  # [MQTT-4.7.2-1]
+    wide = wider.split("/")
+    narrow = narrower.split("/")
+    if narrower in ("#", "/#"):
+        narrow[-1:] = ["+", "#"]  # the same topics, for there is none without a level, and no empty one
+    for index, level in enumerate(wide):
+        if level == "#":
+            return True
+        # A '#' in `narrow` matches its parent, which ends here, and more levels than `wide` may have.
+        if index == len(narrow) or narrow[index] == "#" or (level != "+" and level != narrow[index]):
+            return False
+    return len(wide) == len(narrow)
+
+
+def _bad_filter(what: str) -> ProtocolError:
+    """The error for a topic filter; the filter itself stays out of it, for it may be long."""
+    return ProtocolError(f"a topic filter {what}", Reason.TOPIC_FILTER_INVALID)
