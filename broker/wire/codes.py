@@ -73,3 +73,36 @@ class Reason(IntEnum):
     MAXIMUM_CONNECT_TIME = 0xA0
     SUBSCRIPTION_IDS_NOT_SUPPORTED = 0xA1
     WILDCARDS_NOT_SUPPORTED = 0xA2
+
+
+def _reasons(*codes: int) -> frozenset[int]:
+    return frozenset(codes)
+
+
+_PUBLISHED = _reasons(0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99)
+_RELEASED = _reasons(0x00, 0x92)
+
+# The reason codes that each packet may carry (table 2-6).
+REASONS: Final[dict[int, frozenset[int]]] = {
+    PacketType.CONNACK: _reasons(0x00, *range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, *range(0x99, 0x9E), 0x9F),
+    PacketType.PUBACK: _PUBLISHED,  # [MQTT-3.4.2-1]
+    PacketType.PUBREC: _PUBLISHED,  # [MQTT-3.5.2-1]
+    PacketType.PUBREL: _RELEASED,  # [MQTT-3.6.2-1]
+    PacketType.PUBCOMP: _RELEASED,  # [MQTT-3.7.2-1]
+    PacketType.SUBACK: _reasons(0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2),  # [MQTT-3.9.3-2]
+    PacketType.UNSUBACK: _reasons(0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91),  # [MQTT-3.11.3-2]
+    PacketType.DISCONNECT: _reasons(  # [MQTT-3.14.2-1]
+        0x00, 0x04, *range(0x80, 0x84), 0x87, 0x89, *range(0x8B, 0x91), *range(0x93, 0xA3)
+    ),
+    PacketType.AUTH: _reasons(0x00, 0x18, 0x19),  # [MQTT-3.15.2-1]
+}
+
+# What a CONNACK of 3.1.1 can say (3.1.1, table 3.1), by the reason of MQTT 5 that is nearest.
+RETURN_CODES: Final[dict[int, int]] = {
+    Reason.SUCCESS: 0,
+    Reason.UNSUPPORTED_VERSION: 1,
+    Reason.CLIENT_ID_NOT_VALID: 2,
+    Reason.SERVER_UNAVAILABLE: 3,
+    Reason.BAD_USER_OR_PASSWORD: 4,
+    Reason.NOT_AUTHORIZED: 5,
+}
