@@ -1,0 +1,65 @@
+"""What happened, as plain ints on a slotted object: counting costs 20 ns, and who wants the figures reads them."""
+
+
+class Counters:
+    """Totals since the start of the process. Every name is shown by `pushbroker status`."""
+
+    __slots__ = (
+        "bytes_received",
+        "bytes_sent",
+        "connections_accepted",
+        "connections_closed",
+        "connections_refused",
+        "handshakes_failed",
+        "keep_alive_timeouts",
+        "messages_delivered",
+        "messages_dropped_expired",
+        "messages_dropped_queue_full",
+        "messages_dropped_session_end",
+        "messages_dropped_slow",
+        "messages_dropped_too_large",
+        "messages_received",
+        "messages_sent",
+        "protocol_errors",
+        "publishes_refused",
+        "retained_refused",
+        "sessions_expired",
+        "sessions_refused",
+        "sessions_taken_over",
+        "subscriptions_refused",
+        "unexpected_errors",
+        "wills_published",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    bytes_received: int
+    bytes_sent: int
+    connections_accepted: int
+    connections_closed: int
+    connections_refused: int
+    handshakes_failed: int
+    keep_alive_timeouts: int
+    messages_delivered: int
+    messages_dropped_expired: int
+    messages_dropped_queue_full: int
+    messages_dropped_session_end: int
+    messages_dropped_slow: int
+    messages_dropped_too_large: int
+    messages_received: int
+    messages_sent: int
+    protocol_errors: int
+    publishes_refused: int
+    retained_refused: int
+    sessions_expired: int
+    sessions_refused: int
+    sessions_taken_over: int
+    subscriptions_refused: int
+    unexpected_errors: int
+    wills_published: int
+
+    def as_dict(self) -> dict[str, int]:
+        """All totals by name."""
+        return {name: getattr(self, name) for name in self.__slots__}

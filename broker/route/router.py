@@ -1,0 +1,316 @@
+"""Who gets a topic: exact filters in a dict, wildcard filters in a tree, and a cache of resolved routes above both.
+
+A subscription that comes or goes makes stale only the routes that it matches. A stale route is resolved again when the
+next message asks for it.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Generic
+
+from broker.limits import ROUTES_CACHED_MAX
+from broker.message import Message
+from broker.route.subscription import QOS, Group, R, Subscription
+from broker.route.topictree import TopicTree
+
+# A part of this process that gets a topic's messages, and who published them (None: this process itself).
+Service = Callable[[Message, R | None], None]
+
+# One filter's subscriptions: most filters (a device's, a user's) have one, and a dict for each would cost 232 bytes.
+# Sessions are keys of their subscriptions, names are keys of groups.
+_Bucket = dict[R | bytes, Subscription[R] | Group[R]]
+
+
+class Route(Generic[R]):
+    """Who gets one topic, sorted by what is sent to them. `any4 is None` means: stale, ask the router again.
+
+    any*: plain subscriptions of any QoS, for a QoS 0 publish; zero*, some*: of QoS 0 and of QoS 1 or 2, for a QoS 1
+    publish; 4 and 5 are the receiver's MQTT version. every: all subscriptions, one for each session, for the general
+    way. extra: there is someone for whom the plain way is not right.
+    """
+
+    __slots__ = ("any4", "any5", "every", "extra", "groups", "services", "some4", "some5", "special", "topic",
+                 "zero4", "zero5")  # fmt: skip
+
+    def __init__(self, topic: bytes) -> None:
+        self.topic = topic
+        self.any4: tuple[R, ...] | None = None
+
+    any5: tuple[R, ...]
+    zero4: tuple[R, ...]
+    zero5: tuple[R, ...]
+    some4: tuple[R, ...]
+    some5: tuple[R, ...]
+    every: tuple[Subscription[R], ...]
+    special: tuple[Subscription[R], ...]
+    groups: tuple[Group[R], ...]
+    services: tuple[Service[R], ...]
+    extra: bool
+
+    @property
+    def empty(self) -> bool:
+        """Nobody gets this topic."""
+        return not (self.every or self.groups or self.services)
+
+
+class _Node(Generic[R]):
+    """A level of the wildcard tree: what ends here, what ends here in `#`, and what goes on."""
+
+    __slots__ = ("children", "hash", "here")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node[R]] = {}
+        self.here: _Bucket[R] | None = None
+        self.hash: _Bucket[R] | None = None
+
+
+class Router(Generic[R]):
+    """All subscriptions, and the cache of routes. Pure: it knows receivers only by their protocol."""
+
+    def __init__(self, routes_max: int = ROUTES_CACHED_MAX) -> None:
+        self._exact: dict[bytes, Subscription[R] | _Bucket[R]] = {}
+        self._wild = _Node[R]()
+        self._services: list[tuple[bytes, Service[R]]] = []
+        self._cache: dict[bytes, Route[R]] = {}
+        self._cached = TopicTree[Route[R]]()
+        self._routes_max = routes_max
+        self.subscriptions = 0
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    def serve(self, filter: bytes, service: Service[R]) -> None:
+        """Hand every message on topics that match `filter` to a part of this process, too."""
+        self._services.append((filter, service))
+        self._stale(filter)
+
+    def subscribe(self, subscription: Subscription[R]) -> None:
+        """Add a subscription, or replace that session's own for the same filter and group."""
+        filter, key = subscription.filter, subscription.session
+        if not subscription.group and not _wild(filter):
+            held = self._exact.get(filter)
+            if held is None:
+                self._exact[filter] = subscription
+                self.subscriptions += 1
+                self._stale(filter)
+                return
+            if isinstance(held, Subscription):
+                if held.session is key:
+                    self._exact[filter] = subscription
+                    self._stale(filter)
+                    return
+                self._exact[filter] = {held.session: held, key: subscription}
+                self.subscriptions += 1
+                self._stale(filter)
+                return
+        bucket = self._bucket(filter)
+        if subscription.group:
+            group = bucket.get(subscription.group)
+            if group is None:
+                group = bucket[subscription.group] = Group(subscription.group)
+            assert isinstance(group, Group)  # groups are keyed by bytes, sessions by themselves
+            self.subscriptions += key not in group.members
+            group.members[key] = subscription
+        else:
+            self.subscriptions += key not in bucket
+            bucket[key] = subscription
+        self._stale(filter)
+
+    def unsubscribe(self, subscription: Subscription[R]) -> None:
+        """Take out a subscription that was added."""
+        filter, key = subscription.filter, subscription.session
+        held: Subscription[R] | _Bucket[R] | None
+        held = self._find(filter) if _wild(filter) else self._exact.get(filter)
+        if held is None:
+            return
+        if isinstance(held, Subscription):
+            if held.session is key and not subscription.group:
+                del self._exact[filter]
+                self.subscriptions -= 1
+                self._stale(filter)
+            return
+        if subscription.group:
+            group = held.get(subscription.group)
+            if isinstance(group, Group) and group.members.pop(key, None) is not None:
+                self.subscriptions -= 1
+                if not group.members:
+                    del held[subscription.group]
+        elif held.pop(key, None) is not None:
+            self.subscriptions -= 1
+        if not held:
+            if _wild(filter):
+                self._prune(filter)
+            else:
+                del self._exact[filter]
+        self._stale(filter)
+
+    def touch(self, subscription: Subscription[R]) -> None:
+        """The session of this subscription has changed version or limits: sort it anew."""
+        self._stale(subscription.filter)
+
+    def _bucket(self, filter: bytes) -> _Bucket[R]:
+        """The subscriptions of a filter, made if need be."""
+        if not _wild(filter):
+            held = self._exact.get(filter)
+            if isinstance(held, dict):
+                return held
+            bucket: _Bucket[R] = {} if held is None else {held.session: held}
+            self._exact[filter] = bucket
+            return bucket
+        node = self._wild
+        levels = filter.split(b"/")
+        rest = levels[-1] == b"#"
+        for level in levels[:-1] if rest else levels:
+            child = node.children.get(level)
+            if child is None:
+                child = node.children[level] = _Node()
+            node = child
+        if rest:
+            if node.hash is None:
+                node.hash = {}
+            return node.hash
+        if node.here is None:
+            node.here = {}
+        return node.here
+
+    def _find(self, filter: bytes) -> _Bucket[R] | None:
+        """The subscriptions of a wildcard filter, if it has any."""
+        node: _Node[R] | None = self._wild
+        levels = filter.split(b"/")
+        rest = levels[-1] == b"#"
+        for level in levels[:-1] if rest else levels:
+            assert node is not None
+            node = node.children.get(level)
+            if node is None:
+                return None
+        assert node is not None
+        return node.hash if rest else node.here
+
+    def _prune(self, filter: bytes) -> None:
+        """Take a wildcard filter whose last subscription went out of the tree, with the branch that it leaves empty."""
+        levels = filter.split(b"/")
+        path: list[tuple[_Node[R], bytes]] = []
+        node = self._wild
+        rest = levels[-1] == b"#"
+        for level in levels[:-1] if rest else levels:
+            path.append((node, level))
+            node = node.children[level]
+        if rest:
+            node.hash = None
+        else:
+            node.here = None
+        while path and not (node.children or node.here or node.hash):
+            node, level = path.pop()
+            del node.children[level]
+
+    # -- routes ------------------------------------------------------------------------------------------------------
+
+    def route(self, topic: bytes) -> Route[R]:
+        """Who gets `topic` (checked UTF-8 without wildcards), from the cache if it is fresh there."""
+        route = self._cache.get(topic)
+        if route is None:
+            if len(self._cache) >= self._routes_max:
+                self._evict()
+            route = self._cache[topic] = Route(topic)
+            self._cached.add(topic, route)
+        if route.any4 is None:
+            self._resolve(route)
+        return route
+
+    def _evict(self) -> None:
+        """Drop the oldest eighth of the cache; whoever still holds one of those routes finds it stale."""
+        for topic in list(islice(self._cache, max(1, self._routes_max // 8))):
+            self._cache.pop(topic).any4 = None
+            self._cached.remove(topic)
+
+    def _stale(self, filter: bytes) -> None:
+        if _wild(filter):
+            for route in self._cached.match(filter):
+                route.any4 = None
+        else:
+            found = self._cache.get(filter)
+            if found is not None:
+                found.any4 = None
+
+    def _matching(self, topic: bytes) -> Iterator[Subscription[R] | _Bucket[R]]:
+        """What every filter that matches `topic` holds (§4.7)."""
+        held = self._exact.get(topic)
+        if held is not None:
+            yield held
+        root = self._wild
+        if not root.children and root.hash is None:
+            return
+        levels = topic.split(b"/")
+        last = len(levels)
+        hidden = topic[:1] == b"$"  # [MQTT-4.7.2-1]: a leading wildcard does not match
+        stack = [(root, 0)]
+        while stack:
+            node, depth = stack.pop()
+            if node.hash is not None and not (hidden and depth == 0):
+                yield node.hash
+            if depth == last:
+                if node.here is not None:
+                    yield node.here
+                continue
+            child = node.children.get(levels[depth])
+            if child is not None:
+                stack.append((child, depth + 1))
+            if not (hidden and depth == 0):
+                child = node.children.get(b"+")
+                if child is not None:
+                    stack.append((child, depth + 1))
+
+    def _resolve(self, route: Route[R]) -> None:
+        found: list[Subscription[R]] = []
+        groups: list[Group[R]] = []
+        sources = 0
+        for held in self._matching(route.topic):
+            sources += 1
+            if isinstance(held, Subscription):
+                found.append(held)
+            else:
+                for item in held.values():
+                    if isinstance(item, Group):
+                        groups.append(item)
+                    else:
+                        found.append(item)
+        if sources > 1:  # only then can a session be there twice
+            found = _one_each(found)
+        plain = [s for s in found if s.plain]
+        special = tuple(s for s in found if not s.plain) if len(plain) < len(found) else ()
+        route.every = tuple(found)
+        route.special = special
+        route.groups = tuple(groups)
+        route.services = tuple(service for filter, service in self._services if _service_matches(filter, route.topic))
+        route.extra = bool(special or groups or route.services)
+        zero = [s for s in plain if not s.options & QOS]
+        some = [s for s in plain if s.options & QOS]
+        route.any5 = tuple(s.session for s in plain if s.session.v5)
+        route.zero4 = tuple(s.session for s in zero if not s.session.v5)
+        route.zero5 = tuple(s.session for s in zero if s.session.v5)
+        route.some4 = tuple(s.session for s in some if not s.session.v5)
+        route.some5 = tuple(s.session for s in some if s.session.v5)
+        # Last: from here on the route is fresh.
+        route.any4 = tuple(s.session for s in plain if not s.session.v5)
+
+
+def _wild(filter: bytes) -> bool:
+    """Whether a checked filter has a wildcard: they stand alone in a level, so looking for the byte is enough."""
+    return b"+" in filter or b"#" in filter
+
+
+def _service_matches(filter: bytes, topic: bytes) -> bool:
+    """Service filters are ours and few: literal levels, `+`, and perhaps a last `#`."""
+    wanted, given = filter.split(b"/"), topic.split(b"/")
+    if wanted[-1] == b"#":
+        wanted.pop()
+        given = given[: len(wanted)]
+    return len(wanted) == len(given) and all(w in (b"+", g) for w, g in zip(wanted, given, strict=True))
+
+
+def _one_each(found: list[Subscription[R]]) -> list[Subscription[R]]:
+    """One delivery for each session, overlapping subscriptions merged."""
+    merged: dict[R, Subscription[R]] = {}
+    for subscription in found:
+        known = merged.get(subscription.session)
+        merged[subscription.session] = subscription if known is None else known.merged(subscription)
+    return list(merged.values())

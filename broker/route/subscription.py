@@ -1,0 +1,83 @@
+"""A subscription: one session's wish for one filter, and the group that shares one."""
+
+from typing import Generic, Protocol, TypeVar
+
+# The options byte of SUBSCRIBE (§3.8.3.1), kept as it came.
+QOS = 0x03
+NO_LOCAL = 0x04
+RETAIN_AS_PUBLISHED = 0x08
+
+
+class Receiver(Protocol):
+    """What a route needs to know of a session."""
+
+    __slots__ = ()
+
+    key: str
+    v5: bool
+
+    @property
+    def unlimited(self) -> bool:
+        """It sets no bound on packet size: what is encoded for all is right for it too."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Connected, and able to take a message now."""
+        ...
+
+
+R = TypeVar("R", bound=Receiver)
+
+
+class Subscription(Generic[R]):
+    """One session's subscription. `id` is the encoded Subscription Identifier property, empty for none."""
+
+    __slots__ = ("filter", "group", "id", "options", "session")
+
+    def __init__(
+        self, session: R, filter: bytes, options: int, id: bytes = b"", group: bytes = b""
+    ) -> None:
+        self.session = session
+        self.filter = filter  # without $share/group/
+        self.options = options
+        self.id = id
+        self.group = group
+
+    @property
+    def plain(self) -> bool:
+        """Nothing distinguishes what this one gets from what others of its version and QoS get."""
+        return not self.id and not self.options & (NO_LOCAL | RETAIN_AS_PUBLISHED) and self.session.unlimited
+
+    def merged(self, other: "Subscription[R]") -> "Subscription[R]":
+        """The one delivery for two overlapping subscriptions of a session: the higher QoS, all ids (§3.3.4).
+
+        No Local holds only if both ask for it, as the other would have delivered; Retain As Published if either does.
+        """
+        qos = max(self.options & QOS, other.options & QOS)
+        local = self.options & other.options & NO_LOCAL
+        kept = (self.options | other.options) & RETAIN_AS_PUBLISHED
+        return Subscription(self.session, self.filter, qos | local | kept, self.id + other.id)
+
+
+class Group(Generic[R]):
+    """A shared subscription (§4.8.2): each message goes to one member, in turn, those ready to take it first."""
+
+    __slots__ = ("_next", "members", "name")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.members: dict[R, Subscription[R]] = {}
+        self._next = 0
+
+    def pick(self) -> Subscription[R]:
+        """The member whose turn it is. There is at least one."""
+        members = list(self.members.values())
+        count = len(members)
+        start = self._next % count
+        self._next = start + 1
+        for step in range(count):
+            member = members[(start + step) % count]
+            if member.session.ready:
+                return member
+        return members[start]
