@@ -1,0 +1,462 @@
+"""The protocol side of one connection: bytes in, chunks out. The socket side is `listen.connection`, which extends it.
+
+    state      | may receive                        | leads to
+    -----------|------------------------------------|--------------------------------------------
+    new        | CONNECT                            | admitting; anything else closes [MQTT-3.1.0-1]
+    admitting  | nothing: reading is paused         | connected (CONNACK 0) or closed (CONNACK with a reason)
+    connected  | all but CONNECT [MQTT-3.1.0-2]     | closed
+    closed     | nothing                            |
+
+`feed` is the hot path and therefore one long function: PUBLISH without properties, retain or QoS 2 on a topic that this
+connection used before, and PUBACK, are served in it; all else goes to a method each.
+"""
+
+from typing import Final
+
+from broker.errors import ProtocolError
+from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, OUT_BYTES_MAX
+from broker.message import Message
+from broker.route.router import Route
+from broker.session import connect, publish, subscribe
+from broker.session.core import Core
+from broker.session.session import Session
+from broker.wire.codes import V4, V5, PacketType, Reason
+from broker.wire.decode import decode, split
+from broker.wire.encode import encode
+from broker.wire.packets import (
+    Auth,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    Unsubscribe,
+)
+from broker.wire.publish import PACKET_ID, PUBACK, parts
+
+# Publishing to this many receivers at once is worth a write-out in between, so that memory stays bounded in one round.
+WORK_MAX: Final = 20_000
+WIDE: Final = 64
+
+_NO_ROUTES: Final[dict[bytes, Route[Session]]] = {}
+_PINGRESP: Final = b"\xd0\x00"
+
+
+class Channel:
+    """One connection. `out` holds what is to be written at the end of the round; `session` is set once connected."""
+
+    __slots__ = (
+        "admitting",
+        "aliases",
+        "closed",
+        "core",
+        "keep_alive_s",
+        "late_bytes",
+        "out",
+        "packet_max",
+        "routes",
+        "seen",
+        "session",
+        "stamps",
+        "tail",
+        "v5",
+        "wheel_at",
+    )
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.out: list[bytes] = []
+        self.tail = b""
+        self.session: Session | None = None
+        self.admitting: Connect | None = None
+        self.closed = False
+        self.v5 = 0
+        self.packet_max = CONNECT_BYTES_MAX
+        self.keep_alive_s = CONNECT_TIMEOUT_S
+        self.seen = core.now
+        self.late_bytes = 0
+        self.stamps = False  # its QoS 1 and 2 publishes get message ids
+        self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
+        self.aliases: dict[int, bytes] | None = None
+        self.wheel_at = 0
+        core.wheel.schedule(self, core.now + CONNECT_TIMEOUT_S)
+
+    # -- what the socket side does -----------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write out what is in `out`; call `block` if not all of it went, `unblock` once it has."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Stop reading."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read again."""
+        raise NotImplementedError
+
+    def shut(self) -> None:
+        """Close the transport; what `flush` could not write is lost."""
+        raise NotImplementedError
+
+    @property
+    def address(self) -> str:
+        """The peer's address, for people."""
+        raise NotImplementedError
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The client certificate that TLS has verified, DER; None without one."""
+        raise NotImplementedError
+
+    # -- bytes in ----------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the peer sent. Whatever it is, only this connection can suffer from it."""
+        try:
+            self._feed(data)
+        except ProtocolError as error:
+            self.fail(error)
+
+    def _feed(self, data: bytes) -> None:
+        core = self.core
+        self.seen = core.now
+        if self.tail:
+            data = self.tail + data
+            self.tail = b""
+        session = self.session
+        if session is None:
+            self._feed_new(data)
+            return
+        pos, end = 0, len(data)
+        routes, dirty, out = self.routes, core.dirty, self.out
+        inflight = session.inflight
+        v5, packet_max = self.v5, self.packet_max
+        received = sent = delivered = 0
+        while pos + 2 <= end:
+            first, size, at = data[pos], data[pos + 1], pos + 2
+            if size & 128:
+                if at >= end:
+                    break
+                byte = data[at]
+                at += 1
+                size = size & 127 | (byte & 127) << 7
+                if byte & 128:
+                    if at >= end:
+                        break
+                    byte = data[at]
+                    at += 1
+                    size |= (byte & 127) << 14
+                    if byte & 128:
+                        if at >= end:
+                            break
+                        byte = data[at]
+                        at += 1
+                        size |= (byte & 127) << 21
+                        if byte & 128:
+                            raise ProtocolError("remaining length over four bytes", Reason.MALFORMED_PACKET)
+            if size > packet_max:
+                raise ProtocolError(f"a packet of {size} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
+            stop = at + size
+            if stop > end:
+                break
+
+            if first == 0x30:  # PUBLISH, QoS 0
+                name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
+                body = name_end + v5
+                if body <= stop and not (v5 and data[name_end]):
+                    route = routes.get(data[at + 2 : name_end])
+                    if route is not None and route.any4 is not None:
+                        received += 1
+                        same, other = (route.any5, route.any4) if v5 else (route.any4, route.any5)
+                        if same:
+                            # The same bytes for all of its version: it goes out as it came in.
+                            packet = data[pos:stop]
+                            for to in same:
+                                chunks = to.out
+                                if not chunks:
+                                    if chunks is None:
+                                        to.late(packet)
+                                        continue
+                                    dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
+                                chunks.append(packet)
+                            sent += len(same)
+                        if other or route.extra:
+                            self._publish0(route, other, data[at + 2 : name_end], data[body:stop])
+                        if len(route.every) > WIDE:
+                            self._wide(len(route.every))
+                        if self.closed:
+                            break
+                        pos = stop
+                        continue
+            elif first == 0x32:  # PUBLISH, QoS 1
+                name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
+                body = name_end + 2 + v5
+                if body <= stop and not (v5 and data[body - 1]) and not self.stamps:
+                    topic = data[at + 2 : name_end]
+                    route = routes.get(topic)
+                    id = data[name_end] << 8 | data[name_end + 1]
+                    if route is not None and route.any4 is not None and id:
+                        received += 1
+                        kept = True
+                        message = Message(topic, data[body:stop], 1, publisher=session.key)
+                        same = route.some5 if v5 else route.some4
+                        if same:
+                            # The packet id goes between the bytes that came before and after the publisher's.
+                            head, rest = data[pos:name_end], data[body - v5 : stop]
+                            for to in same:
+                                chunks, flight = to.out, to.inflight
+                                if chunks is None or to.queue is not None or len(flight) >= to.window:
+                                    kept &= to.hold(message)
+                                    continue
+                                number = to.next_id + 1
+                                if number > 65535 or number in flight:
+                                    number = to.free_id()
+                                to.next_id = number
+                                flight[number] = message
+                                if not chunks:
+                                    dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
+                                chunks += (head, PACKET_ID[number], rest)
+                                sent += 1
+                        if len(same) != len(route.every) or route.extra:
+                            kept &= self._publish1(route, message)
+                        if not kept:
+                            self._over_quota(id)
+                        else:
+                            if not out:
+                                dirty.append(self)
+                            if v5 and route.empty:
+                                out.append(b"\x40\x03" + PACKET_ID[id] + b"\x10")  # no matching subscribers
+                            else:
+                                out.append(PUBACK[id])
+                        if len(route.every) > WIDE:
+                            self._wide(len(route.every))
+                        if self.closed:
+                            break
+                        pos = stop
+                        continue
+            elif first == 0x40 and size == 2:  # PUBACK, success
+                id = data[at] << 8 | data[at + 1]
+                found = inflight.get(id)
+                if found is None or found.tracked:
+                    session.puback(id, 0)
+                else:
+                    del inflight[id]
+                    delivered += 1
+                    if session.queue is not None or session.resend is not None:
+                        session.refill()
+                pos = stop
+                continue
+
+            self._packet(first, data[at:stop])
+            if self.closed:
+                break
+            routes = self.routes
+            pos = stop
+        counters = core.counters
+        counters.messages_received += received
+        counters.messages_sent += sent
+        counters.messages_delivered += delivered
+        if pos < end and not self.closed:
+            self.tail = data[pos:]
+
+    def _feed_new(self, data: bytes) -> None:
+        """Before the session is there: one CONNECT, and what follows waits until it is admitted."""
+        frame = None if self.admitting else split(data, 0, self.packet_max)
+        if frame is None:
+            self.tail = data
+            return
+        first, start, end = frame
+        if first >> 4 != PacketType.CONNECT:
+            raise ProtocolError("the first packet is not CONNECT", Reason.PROTOCOL_ERROR)  # [MQTT-3.1.0-1]
+        self.tail = data[end:]
+        packet = decode(first, data[start:end], V5)
+        assert isinstance(packet, Connect)  # by its type
+        connect.received(self, packet)
+        if self.session is not None and self.tail and not self.closed:
+            rest, self.tail = self.tail, b""
+            self._feed(rest)
+
+    def _packet(self, first: int, body: bytes) -> None:
+        """Serve any packet but those that `_feed` has served itself."""
+        session = self.session
+        assert session is not None
+        packet = decode(first, body, V5 if self.v5 else V4)
+        match packet:
+            case Publish():
+                publish.received(self, session, packet)
+            case Puback():
+                session.puback(packet.packet_id, packet.reason)
+            case Pubrec():
+                reason = session.pubrec(packet.packet_id, packet.reason)
+                if reason is not None:
+                    self.send(Pubrel(packet.packet_id, reason))
+            case Pubrel():
+                publish.released(self, session, packet.packet_id)
+            case Pubcomp():
+                session.pubcomp(packet.packet_id)
+            case Subscribe():
+                subscribe.subscribe(self, session, packet)
+            case Unsubscribe():
+                subscribe.unsubscribe(self, session, packet)
+            case Pingreq():
+                self.write(_PINGRESP)
+            case Disconnect():
+                connect.disconnect(self, session, packet)
+            case Auth():
+                # No authentication method was agreed on in CONNECT (§4.12).
+                raise ProtocolError("AUTH without an authentication method", Reason.PROTOCOL_ERROR)
+            case _:
+                # A second CONNECT [MQTT-3.1.0-2], or a packet that only a server sends.
+                raise ProtocolError(f"{type(packet).__name__} from a client", Reason.PROTOCOL_ERROR)
+
+    # -- the less plain ways of a plain PUBLISH ----------------------------------------------------------------------
+
+    def _publish0(self, route: Route[Session], other: tuple[Session, ...], topic: bytes, payload: bytes) -> None:
+        """QoS 0, to receivers of the other version and to those who need a form of their own."""
+        session, core = self.session, self.core
+        assert session is not None
+        message = Message(topic, payload, publisher=session.key)
+        if other:
+            packet = b"".join(parts(message, not self.v5, core.now))
+            for to in other:
+                if to.out is None:
+                    to.late(packet)
+                else:
+                    to.write(packet)
+            core.counters.messages_sent += len(other)
+        if route.extra:
+            core.hand_out_extra(route, message, session)
+
+    def _publish1(self, route: Route[Session], message: Message) -> bool:
+        """QoS 1, to all but the receivers of its own version with QoS 1 or 2. False: one of them was full."""
+        kept = True
+        for to in route.some4 if self.v5 else route.some5:
+            kept &= to.take(message)
+        if route.zero4 or route.zero5:
+            lesser = message.variant(0, False, b"")
+            for to in (*route.zero4, *route.zero5):
+                to.take(lesser)
+        if route.extra:
+            kept &= self.core.hand_out_extra(route, message, self.session)
+        return kept
+
+    def _wide(self, receivers: int) -> None:
+        """A message went to many: write out now and then, so that memory stays bounded within a round."""
+        core = self.core
+        core.work += receivers
+        if core.work > WORK_MAX:
+            core.flush()
+
+    def _over_quota(self, id: int) -> None:
+        """Tell the publisher that a message could not be kept; 3.1.1 has no word for it but to close without an ack."""
+        self.core.counters.publishes_refused += 1
+        if self.v5:
+            self.send(Puback(id, Reason.QUOTA_EXCEEDED))
+        else:
+            self.close(Reason.QUOTA_EXCEEDED)
+
+    # -- chunks out --------------------------------------------------------------------------------------------------
+
+    def write(self, *chunks: bytes) -> None:
+        """Put bytes out, to be written at the end of the round."""
+        out = self.out
+        if not out:
+            self.core.dirty.append(self)
+        out += chunks
+
+    def send(self, packet: Packet) -> None:
+        """Encode and put out a packet that is not a PUBLISH."""
+        self.write(encode(packet, V5 if self.v5 else V4))
+
+    def late(self, packet: bytes) -> bool:
+        """Put out a QoS 0 message though the peer is slow; False: too much waits for it, and this one is dropped."""
+        if self.late_bytes + len(packet) > OUT_BYTES_MAX:
+            self.core.counters.messages_dropped_slow += 1
+            return False
+        self.late_bytes += len(packet)
+        self.write(packet)
+        return True
+
+    def block(self, waiting: int) -> None:
+        """The socket does not take more now; `waiting` bytes wait in it. QoS 1 and 2 messages are kept back."""
+        self.late_bytes = waiting
+        if self.session is not None:
+            self.session.out = None
+
+    def unblock(self) -> None:
+        """All was written: what was kept back may go."""
+        self.late_bytes = 0
+        session = self.session
+        if session is not None and session.channel is self:
+            session.out = self.out
+            session.refill()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def fail(self, error: ProtocolError) -> None:
+        """The peer broke the protocol: tell it how, as its version can, and close (§4.13)."""
+        if self.closed:
+            return
+        self.core.counters.protocol_errors += 1
+        self.core.log("protocol error", client=self.label, reason=f"0x{error.reason:02x}", error=error.message)
+        if self.session is None and self.admitting is not None and self.v5:
+            self.send(Connack(False, error.reason))
+            self.close()
+        else:
+            self.close(Reason(error.reason))
+
+    def close(self, reason: Reason | None = None) -> None:
+        """Close the connection, telling an MQTT 5 client why. Its will is published unless it said goodbye."""
+        if self.closed:
+            return
+        self.closed = True
+        if reason is not None and self.v5 and self.session is not None:
+            self.send(Disconnect(reason))
+        self.flush()
+        self.shut()
+        self.core.counters.connections_closed += 1
+        self.aliases = None
+        self.tail = b""
+        self.routes = _NO_ROUTES
+        session, self.session = self.session, None
+        if session is not None and session.channel is self:
+            self.core.leave(session)
+
+    @property
+    def label(self) -> str:
+        """Who this is, for the log."""
+        session = self.session
+        if session is None:
+            return self.address
+        return f"{session.identity.path or 'anonymous'} {session.client_id} {self.address}"
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> float:
+        """Close a connection that has been silent for too long (the wheel calls this) [MQTT-3.1.2-24].
+
+        Only what the peer sends counts: a half-open connection must not live on what we send to it.
+        """
+        if self.closed:
+            return 0.0
+        if self.session is None:
+            if self.admitting is not None:
+                return now + 1
+            self.core.counters.connections_refused += 1
+            self.close()
+            return 0.0
+        if not self.keep_alive_s:
+            return 0.0
+        deadline = self.seen + self.keep_alive_s * 1.5
+        if now < deadline:
+            return deadline
+        self.core.counters.keep_alive_timeouts += 1
+        self.close(Reason.KEEP_ALIVE_TIMEOUT)
+        return 0.0

@@ -1,0 +1,115 @@
+"""CONNECT and DISCONNECT (§3.1, §3.2, §3.14): from the first packet to a session, and goodbye."""
+
+from typing import TYPE_CHECKING
+
+from broker.errors import ProtocolError, Refused
+from broker.identity import Identity, Role
+from broker.limits import CLIENT_ID_BYTES_MAX, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
+from broker.route.access import may_publish
+from broker.wire.codes import V5, Reason
+from broker.wire.packets import Connack, Connect, Disconnect, Properties
+from broker.wire.topics import check_topic_name
+
+if TYPE_CHECKING:
+    from broker.session.channel import Channel
+    from broker.session.session import Session
+
+_NEVER = 0xFFFFFFFF  # a session expiry that means: keep for ever (§3.1.2.11.2)
+
+
+def received(channel: "Channel", packet: Connect) -> None:
+    """CONNECT arrived: check it, and ask who this is. The answer comes through `accepted` or `refused`."""
+    channel.v5 = int(packet.version == V5)
+    channel.admitting = packet
+    if packet.properties.auth_method is not None:
+        refused(channel, Refused("no extended authentication here", reason=Reason.BAD_AUTH_METHOD))
+        return
+    if len(packet.client_id.encode()) > CLIENT_ID_BYTES_MAX:
+        refused(channel, Refused("client id too long", reason=Reason.CLIENT_ID_NOT_VALID))
+        return
+    if not packet.client_id and not packet.clean_start and packet.version != V5:
+        # 3.1.1 [MQTT-3.1.3-8]: without a client id there is nothing to come back to.
+        refused(channel, Refused("no client id", reason=Reason.CLIENT_ID_NOT_VALID))
+        return
+    if packet.will is not None:
+        check_topic_name(packet.will.topic)
+    channel.core.admit(channel, packet)
+
+
+def accepted(channel: "Channel", identity: Identity) -> None:
+    """The client is `identity`: give it its session and answer (§3.2)."""
+    packet, core = channel.admitting, channel.core
+    if channel.closed or packet is None:
+        return
+    limits, asked = core.limits, packet.properties
+    will = packet.will
+    if will is not None and not may_publish(identity, will.topic):
+        refused(channel, Refused("the will's topic is not allowed"))
+        return
+    client_id = packet.client_id or core.random_id()
+    try:
+        session, present = core.open(channel, identity, client_id, packet.clean_start)
+    except Refused as error:
+        refused(channel, error)
+        return
+    channel.admitting = None
+    channel.session = session
+    channel.packet_max = limits.packet_bytes_max
+    channel.stamps = identity.role is Role.SERVER
+    v5 = bool(channel.v5)
+
+    # What MQTT 5 says in one number, 3.1.1 says with its clean session flag [MQTT-3.1.2-6].
+    wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
+    if identity.role is Role.ENROLLING:
+        wanted = 0  # it comes back under its own name
+    session.expiry_s = min(wanted, limits.session_expiry_max_s)
+    session.will = will
+    core.configure(session, v5, asked.maximum_packet_size or 0, asked.receive_maximum or 65535)
+
+    keep_alive = packet.keep_alive
+    if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
+        keep_alive = KEEP_ALIVE_MAX_S
+    channel.keep_alive_s = keep_alive
+    channel.seen = core.now
+    if keep_alive:
+        core.wheel.schedule(channel, core.now + keep_alive * 1.5)
+
+    answer = Connack(session_present=present)
+    if v5:
+        answer.properties = Properties(
+            session_expiry=session.expiry_s if session.expiry_s != wanted else None,
+            assigned_client_id=None if packet.client_id else client_id,  # [MQTT-3.2.2-16]
+            server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,  # [MQTT-3.2.2-21]
+            receive_maximum=RECEIVE_MAXIMUM,
+            maximum_packet_size=limits.packet_bytes_max,
+            topic_alias_maximum=TOPIC_ALIASES_MAX,
+        )
+    channel.send(answer)
+    session.resume(channel)
+
+
+def refused(channel: "Channel", error: Refused) -> None:
+    """The client is not let in: say why in CONNACK, and close [MQTT-3.2.2-7]."""
+    if channel.closed:
+        return
+    core = channel.core
+    core.counters.connections_refused += 1
+    core.log("connection refused", client=channel.address, reason=f"0x{error.reason:02x}", error=error.message)
+    packet = channel.admitting
+    properties = Properties()
+    if packet is not None and packet.properties.request_problem_info != 0 and channel.v5:
+        properties.reason_string = error.message
+    channel.send(Connack(False, error.reason, properties))
+    channel.close()
+
+
+def disconnect(channel: "Channel", session: "Session", packet: Disconnect) -> None:
+    """DISCONNECT arrived: the will goes unless asked for [MQTT-3.14.4-3], the expiry may change (§3.14.2.2.2)."""
+    expiry = packet.properties.session_expiry
+    if expiry is not None:
+        if expiry and not session.expiry_s:
+            raise ProtocolError("session expiry of a session that was to end", Reason.PROTOCOL_ERROR)
+        session.expiry_s = min(expiry, channel.core.limits.session_expiry_max_s)
+    if packet.reason == Reason.SUCCESS:
+        session.will = None
+    channel.close()

@@ -1,0 +1,138 @@
+"""PUBLISH on its general way (§3.3): topic aliases, properties, retain, QoS 2, and the first time on a topic."""
+
+from typing import TYPE_CHECKING
+
+from broker.errors import ProtocolError
+from broker.limits import RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
+from broker.message import Message
+from broker.route.access import may_publish
+from broker.route.router import Route
+from broker.wire.codes import Reason
+from broker.wire.packets import Properties, Puback, Pubcomp, Publish, Pubrec
+from broker.wire.publish import forwarded
+from broker.wire.topics import check_topic_name
+
+if TYPE_CHECKING:
+    from broker.session.channel import Channel
+    from broker.session.session import Session
+
+# Topics that one connection has published to lately: permission and route in one look-up. Emptied when full.
+ROUTES_KNOWN_MAX = 1024
+
+
+def received(channel: "Channel", session: "Session", packet: Publish) -> None:
+    """PUBLISH arrived. Raises `ProtocolError` for what closes the connection."""
+    core = channel.core
+    core.counters.messages_received += 1
+    topic = _topic(channel, packet)
+    id, qos = packet.packet_id, packet.qos
+    if qos == 2:
+        if session.received is None:
+            session.received = set()
+        if id in session.received:
+            channel.send(Pubrec(id))  # seen before: not delivered again [MQTT-4.3.3-10]
+            return
+        if len(session.received) >= RECEIVE_MAXIMUM:
+            raise ProtocolError("more QoS 2 messages than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)
+    route = _allowed(channel, session, topic)
+    if route is None:
+        core.counters.publishes_refused += 1
+        core.log("publish refused", client=channel.label, topic=topic.decode())
+        _answer(channel, session, packet, Reason.NOT_AUTHORIZED)
+        return
+    properties = packet.properties
+    expiry = properties.message_expiry
+    message = Message(
+        topic,
+        packet.payload,
+        qos,
+        packet.retain,
+        b"",
+        core.now + expiry if expiry is not None else 0.0,
+        session.key,
+        tracked=qos == 2,
+    )
+    acknowledgement = Properties()
+    if channel.stamps and qos:
+        # A name that both ends know it by: the publisher from the acknowledgement, the receivers from a property.
+        message.id = core.bridge.stamp(session.identity, topic)
+        if message.id:
+            name = ("message-id", message.id)
+            acknowledgement.user_properties = [name]
+            given = [pair for pair in properties.user_properties if pair[0] != "message-id"]
+            properties.user_properties = [*given, name]
+            message.receipt = ("receipt", "delivered") in given
+            message.tracked |= message.receipt
+    message.properties = forwarded(properties)
+    reason = core.publish(message, session, packet.retain)
+    if reason == Reason.QUOTA_EXCEEDED:
+        core.counters.publishes_refused += 1
+    if qos:
+        _answer(channel, session, packet, reason, acknowledgement)
+
+
+def released(channel: "Channel", session: "Session", id: int) -> None:
+    """PUBREL arrived: the id of a QoS 2 message is free again [MQTT-4.3.3-12]."""
+    known = session.received is not None and id in session.received
+    if session.received is not None:
+        session.received.discard(id)
+        if not session.received:
+            session.received = None
+    channel.send(Pubcomp(id, Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND))
+
+
+def _topic(channel: "Channel", packet: Publish) -> bytes:
+    """The topic of a PUBLISH, through its alias if it has one (§3.3.2.3.4)."""
+    topic, alias = packet.topic, packet.properties.topic_alias
+    if alias is None:
+        return topic
+    if alias > TOPIC_ALIASES_MAX:
+        raise ProtocolError("topic alias above the maximum", Reason.TOPIC_ALIAS_INVALID)  # [MQTT-3.3.2-9]
+    if channel.aliases is None:
+        channel.aliases = {}
+    if topic:
+        channel.aliases[alias] = topic
+        return topic
+    known = channel.aliases.get(alias)
+    if known is None:
+        raise ProtocolError("topic alias that was not set", Reason.PROTOCOL_ERROR)
+    return known
+
+
+def _allowed(channel: "Channel", session: "Session", topic: bytes) -> "Route[Session] | None":
+    """The route of `topic` if this client may publish to it; known from now on, for the fast way."""
+    known = channel.routes.get(topic)
+    if known is None:
+        check_topic_name(topic)
+        if not may_publish(session.identity, topic):
+            return None
+    route = channel.core.router.route(topic)
+    if route is not known:
+        if not channel.routes:
+            channel.routes = {}
+        elif len(channel.routes) >= ROUTES_KNOWN_MAX:
+            channel.routes.clear()
+        channel.routes[topic] = route
+    return route
+
+
+def _answer(
+    channel: "Channel", session: "Session", packet: Publish, reason: Reason, properties: Properties | None = None
+) -> None:
+    """Acknowledge a PUBLISH as its QoS asks.
+
+    3.1.1 has no word for a refusal: it may close or acknowledge as if all were well [MQTT-3.3.5-2]. A success for what
+    went nowhere would be a lie, so it closes.
+    """
+    if not packet.qos:
+        return
+    if not channel.v5 and reason >= 0x80:
+        channel.close(reason)
+        return
+    if packet.qos == 1:
+        channel.send(Puback(packet.packet_id, reason, properties or Properties()))
+        return
+    if reason < 0x80:
+        assert session.received is not None  # made when the packet came
+        session.received.add(packet.packet_id)
+    channel.send(Pubrec(packet.packet_id, reason, properties or Properties()))

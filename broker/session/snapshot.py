@@ -1,0 +1,142 @@
+"""Live sessions to records that a journal keeps, and back."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from broker.identity import Identity, Role
+from broker.journal import SavedDelivery, SavedMessage, SavedSession, SavedSubscription
+from broker.message import Message
+from broker.route.subscription import Subscription
+from broker.session.core import Core
+from broker.session.session import RELEASED, Session
+from broker.wire.packets import Will
+from broker.wire.topics import parse_shared
+
+# After a restart a client has so long to come back before its will is published.
+WILL_GRACE_S = 60
+
+_encode_will = msgspec.msgpack.Encoder().encode
+_decode_will = msgspec.msgpack.Decoder(Will).decode
+
+
+class CoreSnapshot:
+    """The state of a core whose connections are all closed. `now` and `wall` are the two clocks at this moment."""
+
+    def __init__(self, core: Core, *, now: float, wall: float) -> None:
+        self._core = core
+        self._offset = wall - now
+        self._now = now
+        # A message that many wait for has one form for each class of receivers. What is the same is stored once.
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._fresh: list[SavedMessage] = []
+
+    def sessions(self) -> Iterator[SavedSession]:
+        """The sessions that outlive their connection."""
+        for session in self._core.sessions.values():
+            if not session.expiry_s:
+                continue
+            identity = session.identity
+            deliveries = [self._delivery(message, id) for id, message in session.inflight.items()]
+            deliveries += [self._delivery(message, 0) for message in session.queue or ()]
+            yield SavedSession(
+                session.key,
+                session.client_id,
+                identity.role,
+                identity.brand,
+                identity.name,
+                identity.user,
+                identity.store,
+                session.v5,
+                session.expiry_s,
+                self._wall(session.ends_at),
+                session.next_id,
+                _encode_will(session.will) if session.will is not None else b"",
+                [SavedSubscription(name, s.options, s.id) for name, s in session.subscriptions.items()],
+                deliveries,
+                sorted(session.received or ()),
+            )
+
+    def messages(self) -> Iterator[SavedMessage]:
+        """The messages met since the last call."""
+        fresh, self._fresh = self._fresh, []
+        yield from fresh
+
+    def retained(self) -> Iterator[tuple[SavedMessage, int]]:
+        """The retained messages that have not expired."""
+        for message in self._core.retained:
+            if not message.expires_at or message.expires_at > self._now:
+                yield self._saved(message, 0), message.qos
+
+    def _delivery(self, message: Message, packet_id: int) -> SavedDelivery:
+        if message is RELEASED:
+            return SavedDelivery(0, packet_id, 2)
+        saved = self._saved(message, 0)
+        key = msgspec.structs.astuple(saved)
+        number = self._numbers.get(key)
+        if number is None:
+            saved.number = number = self._numbers[key] = len(self._numbers) + 1
+            self._fresh.append(saved)
+        return SavedDelivery(number, packet_id, message.qos, message.retain, message.subscription_ids)
+
+    def _saved(self, message: Message, number: int) -> SavedMessage:
+        return SavedMessage(
+            number,
+            message.topic,
+            message.payload,
+            message.properties,
+            self._wall(message.expires_at),
+            message.publisher,
+            message.id,
+            message.receipt,
+        )
+
+    def _wall(self, at: float) -> float:
+        return at + self._offset if at else 0.0
+
+
+def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message], *, now: float, wall: float) -> None:
+    """Put a saved session into the core. `messages` are the restored ones by number, QoS 1."""
+    if saved.ends_at <= wall:
+        return
+    identity = Identity(Role(saved.role), saved.brand, saved.name, saved.user, saved.store)
+    session = Session(core, saved.key, saved.client_id, identity)
+    session.v5, session.expiry_s, session.next_id = saved.v5, saved.expiry_s, saved.next_id
+    session.ends_at = now + saved.ends_at - wall
+    session.received = set(saved.received) or None
+    for delivery in saved.deliveries:
+        if delivery.message == 0:
+            session.inflight[delivery.packet_id] = RELEASED
+            continue
+        message = messages[delivery.message].variant(delivery.qos, delivery.retain, delivery.subscription_ids)
+        if delivery.packet_id:
+            session.inflight[delivery.packet_id] = message
+        else:
+            session.hold(message)
+    if saved.will:
+        session.will = _decode_will(saved.will)
+        session.will_at = now + max(session.will.properties.will_delay or 0, WILL_GRACE_S)
+    core.sessions[session.key] = session
+    for subscription in saved.subscriptions:
+        shared = parse_shared(subscription.name.decode())
+        group, filter = (shared[0].encode(), shared[1].encode()) if shared else (b"", subscription.name)
+        core.subscribe(
+            session, subscription.name, Subscription(session, filter, subscription.options, subscription.id, group)
+        )
+    core.wheel.schedule(session, session.due(now) or session.ends_at)
+
+
+def restore_message(saved: SavedMessage, *, qos: int, retain: bool, now: float, wall: float) -> Message:
+    """A saved message as a live one. One that has expired meanwhile is restored too: who waits for it counts it."""
+    return Message(
+        saved.topic,
+        saved.payload,
+        qos,
+        retain,
+        saved.properties,
+        now + saved.expires_at - wall if saved.expires_at else 0.0,
+        saved.publisher,
+        saved.id,
+        tracked=saved.receipt or qos == 2,
+        receipt=saved.receipt,
+    )

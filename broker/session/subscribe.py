@@ -1,0 +1,80 @@
+"""SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11), and the retained messages that a new subscription gets."""
+
+from typing import TYPE_CHECKING
+
+from broker.errors import ProtocolError
+from broker.limits import SUBSCRIPTIONS_MAX
+from broker.route.access import may_subscribe
+from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Subscription
+from broker.wire.codes import Reason
+from broker.wire.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
+from broker.wire.primitives import encode_varint
+from broker.wire.topics import check_filter, parse_shared
+
+if TYPE_CHECKING:
+    from broker.session.channel import Channel
+    from broker.session.session import Session
+
+
+def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None:
+    """SUBSCRIBE arrived: each filter is granted or refused on its own, then what is retained for it goes out."""
+    ids = packet.properties.subscription_ids
+    id = b"\x0b" + encode_varint(ids[0]) if ids else b""
+    granted: list[tuple[Subscription[Session], Request, bool]] = []
+    reasons = [int(_subscribe(session, request, id, granted)) for request in packet.requests]
+    channel.send(Suback(packet.packet_id, reasons))
+    for subscription, request, new in granted:
+        _send_retained(session, subscription, request, new)
+
+
+def _subscribe(
+    session: "Session", request: Request, id: bytes, granted: "list[tuple[Subscription[Session], Request, bool]]"
+) -> Reason:
+    core = session.core
+    try:
+        check_filter(request.filter)
+        shared = parse_shared(request.filter)
+        if shared is not None and request.no_local:
+            raise ProtocolError("No Local on a shared subscription")  # [MQTT-3.8.3-4]
+    except ProtocolError as error:
+        if error.reason != Reason.TOPIC_FILTER_INVALID:
+            raise
+        return Reason.TOPIC_FILTER_INVALID
+    group, plain = shared if shared is not None else ("", request.filter)
+    if not may_subscribe(session.identity, plain):
+        core.counters.subscriptions_refused += 1
+        core.log("subscription refused", client=session.identity.path or session.client_id, filter=request.filter)
+        return Reason.NOT_AUTHORIZED
+    name = request.filter.encode()
+    if len(session.subscriptions) >= SUBSCRIPTIONS_MAX and name not in session.subscriptions:
+        core.counters.subscriptions_refused += 1
+        return Reason.QUOTA_EXCEEDED
+    options = request.qos
+    if request.no_local:
+        options |= NO_LOCAL
+    if request.retain_as_published:
+        options |= RETAIN_AS_PUBLISHED
+    filter = name if shared is None else plain.encode()
+    subscription = Subscription(session, filter, options, id, group.encode())
+    new = core.subscribe(session, name, subscription)
+    granted.append((subscription, request, new))
+    return Reason(request.qos)
+
+
+def _send_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> None:
+    """What is retained for a subscription (§3.3.1.3): as its Retain Handling says, and not for shared ones."""
+    if subscription.group or request.retain_handling == 2 or (request.retain_handling == 1 and not new):
+        return
+    core = session.core
+    for message in core.retained.match(subscription.filter, core.now):
+        qos = min(message.qos, subscription.options & QOS)
+        session.take(message.variant(qos, True, subscription.id))  # [MQTT-3.3.1-8]
+
+
+def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:
+    """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4)."""
+    reasons = [
+        int(Reason.SUCCESS if session.core.unsubscribe(session, name.encode()) else Reason.NO_SUBSCRIPTION_EXISTED)
+        for name in packet.filters
+    ]
+    channel.send(Unsuback(packet.packet_id, reasons))

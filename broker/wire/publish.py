@@ -1,0 +1,61 @@
+"""PUBLISH for the hot path: encoded once for all receivers of a version, the packet id between the two parts."""
+
+from typing import Final
+
+from broker.message import Message
+from broker.wire.packets import Properties
+from broker.wire.primitives import decode_varint, encode_varint
+from broker.wire.properties import encode_properties
+
+# Every packet id, and every plain PUBACK, encoded once: 5 MB of memory for 0.1 us on each message.
+PACKET_ID: Final = [n.to_bytes(2) for n in range(65536)]
+PUBACK: Final = [b"\x40\x02" + id for id in PACKET_ID]
+
+
+def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
+    """The bytes before and after the packet id (at QoS 0 they follow one another).
+
+    The Message Expiry Interval is what is left of it at `now` [MQTT-3.3.2-6], in whole seconds, rounded up. The
+    encoding stays with the message for the next receiver.
+    """
+    if v5:
+        known = message.parts5
+        if known is not None and (not message.expires_at or message.encoded_at == now):
+            return known
+        expiry = b""
+        if message.expires_at:
+            left = int(message.expires_at - now) + 1
+            expiry = b"\x02" + max(1, left).to_bytes(4)
+            message.encoded_at = now
+        properties = message.subscription_ids + expiry + message.properties
+        tail = encode_varint(len(properties)) + properties + message.payload
+        made = message.parts5 = (_head(message, len(tail)), tail)
+        return made
+    known = message.parts4
+    if known is None:
+        known = message.parts4 = (_head(message, len(message.payload)), message.payload)
+    return known
+
+
+def _head(message: Message, tail: int) -> bytes:
+    qos, topic = message.qos, message.topic
+    size = 2 + len(topic) + (2 if qos else 0) + tail
+    return bytes((0x30 | qos << 1 | message.retain,)) + encode_varint(size) + len(topic).to_bytes(2) + topic
+
+
+def forwarded(properties: Properties) -> bytes:
+    """The properties that go on to the receivers as they came, encoded, without their length.
+
+    Message Expiry goes on too, but counts down; Topic Alias and Subscription Identifier belong to one connection.
+    """
+    encoded = encode_properties(
+        Properties(
+            payload_format=properties.payload_format,
+            content_type=properties.content_type,
+            response_topic=properties.response_topic,
+            correlation_data=properties.correlation_data,
+            user_properties=properties.user_properties,
+        )
+    )
+    _, start = decode_varint(encoded, 0)
+    return encoded[start:]
