@@ -1,0 +1,180 @@
+"""One connection's socket, plain or TLS, non-blocking, in the reactor's hands. Its protocol side is `Channel`."""
+
+import errno
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from broker.session.channel import Channel
+
+if TYPE_CHECKING:
+    from broker.listen.reactor import Reactor
+
+READ_BYTES: Final = 65536
+RECORD_BYTES: Final = 16384  # the most that one TLS record carries (RFC 8446 §5.1)
+RECORDS_MAX: Final = 3  # read at once, after the first, from a peer that sends full ones
+# What a TLS socket says instead of EWOULDBLOCK.
+_WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError)
+
+
+class Connection(Channel):
+    """A channel on a socket. The reactor calls `readable` and `writable`, and `flush` at the end of each round."""
+
+    __slots__ = ("fd", "handshaking", "pending", "reactor", "reading", "sock", "tls")
+
+    def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool) -> None:
+        super().__init__(reactor.core)
+        self.reactor = reactor
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.tls = tls
+        self.handshaking = tls
+        self.reading = True
+        self.pending: bytes | memoryview | None = None  # what the socket did not take
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def handshake(self) -> None:
+        """Go on with the TLS handshake; once it is done, read what came with its end."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLWantWriteError:
+            self.reactor.want(self, write=True)
+            return
+        except (OSError, ValueError) as error:
+            self.core.counters.handshakes_failed += 1
+            self.core.log("TLS handshake failed", client=self.address, error=_reason(error))
+            self.close()
+            return
+        self.handshaking = False
+        self.reactor.want(self, write=self.pending is not None)
+        self.readable()
+
+    def readable(self) -> None:
+        """Read what is there, a bounded part of it: epoll reports the rest again.
+
+        One read takes a whole TLS record off OpenSSL (READ_BYTES is more than a record's 16 KiB, and OpenSSL does not
+        read ahead unless told to), so nothing stays behind where epoll cannot see it.
+        """
+        try:
+            data = self.sock.recv(READ_BYTES)
+            self.core.counters.bytes_received += len(data)
+            if not data:
+                self.close()
+                return
+            self.feed(data)
+            if self.tls:
+                more = RECORDS_MAX
+                while len(data) == RECORD_BYTES and more and self.reading and not self.closed:
+                    more -= 1
+                    data = self.sock.recv(READ_BYTES)
+                    self.core.counters.bytes_received += len(data)
+                    self.feed(data)
+        except _WAIT:
+            return
+        except OSError:
+            self.close()
+
+    def pause(self) -> None:
+        """Stop reading; TCP makes the peer wait."""
+        self.reading = False
+        self.reactor.want(self, write=self.pending is not None)
+
+    def resume(self) -> None:
+        """Read again, beginning with what was read before."""
+        if self.closed or self.reading:
+            return
+        self.reading = True
+        self.reactor.want(self, write=self.pending is not None)
+        if self.tail:
+            rest, self.tail = self.tail, b""
+            self.feed(rest)
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write all that was put out in this round with one call."""
+        out = self.out
+        if not out or self.pending is not None:
+            return
+        data = b"".join(out) if len(out) > 1 else out[0]
+        out.clear()
+        try:
+            sent = self.sock.send(data)
+        except _WAIT:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self.core.counters.bytes_sent += sent
+        if sent < len(data):
+            self._keep(data, sent)
+
+    def _keep(self, data: bytes | memoryview, sent: int) -> None:
+        # OpenSSL wants the same bytes again after it could not send; a view of them costs no copy.
+        self.pending = memoryview(data)[sent:]
+        if not self.closed:
+            self.block(len(self.pending))
+            self.reactor.want(self, write=True)
+
+    def writable(self) -> None:
+        """The socket takes more."""
+        if self.handshaking:
+            self.handshake()
+            return
+        while self.pending is not None or self.out:
+            if self.pending is None:
+                self.pending = b"".join(self.out)
+                self.out.clear()
+            try:
+                sent = self.sock.send(self.pending)
+            except _WAIT:
+                return
+            except OSError:
+                self.close()
+                return
+            self.core.counters.bytes_sent += sent
+            if sent < len(self.pending):
+                self.pending = memoryview(self.pending)[sent:]
+                self.late_bytes = len(self.pending) + sum(map(len, self.out))
+                return
+            self.pending = None
+        self.reactor.want(self, write=False)
+        self.unblock()
+
+    def shut(self) -> None:
+        """Close the socket. A TLS peer gets no close_notify: MQTT's DISCONNECT has said it, and it could block."""
+        self.out.clear()
+        self.pending = None
+        self.reactor.forget(self)
+        self.sock.close()
+
+    # -- who ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the peer, asked of the kernel: kept, it would cost 150 bytes for each connection."""
+        try:
+            peer = self.sock.getpeername()
+        except OSError:
+            return "gone"
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The verified client certificate, DER."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            return self.sock.getpeercert(binary_form=True)
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a handshake, in the words of OpenSSL's reason code where there is one."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    if isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return "the peer went away"
+    return str(error) or type(error).__name__

@@ -1,0 +1,193 @@
+"""One epoll of our own, nested in asyncio's: it serves thousands of sockets without a task or a transport for each.
+
+asyncio sees one readable descriptor, the epoll's. A round takes the ready sockets from it, lets each feed what it has
+read, and then writes out, once for each connection, what the round has put into it. All of this runs on the loop's
+thread; nothing here awaits.
+"""
+
+import asyncio
+import errno
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+
+from broker.listen.connection import Connection
+from broker.session.core import Core
+
+IN: Final = select.EPOLLIN
+OUT: Final = select.EPOLLOUT
+_GONE: Final = select.EPOLLHUP | select.EPOLLERR
+
+EVENTS_MAX: Final = 512  # taken from epoll at once
+ROUNDS_MAX: Final = 4  # before asyncio's other work gets its turn
+ACCEPTS_MAX: Final = 64  # from one listener at once
+# A handshake step costs up to 0.3 ms: so many in one round delay those who are connected by 2 ms at most.
+HANDSHAKES_MAX: Final = 8
+BACKLOG: Final = 4096
+TICK_S: Final = 0.5
+PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections run out
+
+
+class Listener:
+    """A listening socket, and the TLS context for what it accepts (None: plain)."""
+
+    def __init__(self, sock: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
+        self.sock = sock
+        self.tls = tls
+
+
+class Reactor:
+    """All connections of the process and the epoll that watches them."""
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
+        self.core = core
+        self.loop = loop
+        self.connections: dict[int, Connection] = {}
+        self.listeners: list[Listener] = []
+        self._epoll = select.epoll()
+        self._timer: asyncio.TimerHandle | None = None
+        self.lag_s = 0.0  # by how much the last tick came late: how long the loop was busy with other things
+        loop.add_reader(self._epoll.fileno(), self._ready)
+        self._tick_at = loop.time() + TICK_S
+        self._timer = loop.call_at(self._tick_at, self._tick)
+
+    # -- listening ---------------------------------------------------------------------------------------------------
+
+    def listen(self, sock: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
+        """Accept connections from a bound socket. `tls` gives the context for each new one, so that it can change."""
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        listener = Listener(sock, tls)
+        self.listeners.append(listener)
+        self.loop.add_reader(sock.fileno(), self._accept, listener)
+
+    def _accept(self, listener: Listener) -> None:
+        self.core.now = time.monotonic()
+        counters = self.core.counters
+        for _ in range(ACCEPTS_MAX):
+            try:
+                sock, _address = listener.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._rest(listener, f"cannot accept: {error.strerror}")
+                    return
+                continue  # the peer has gone again
+            if len(self.connections) >= self.core.limits.connections_max:
+                counters.connections_refused += 1
+                sock.close()
+                self._rest(listener, "too many connections")
+                return
+            counters.connections_accepted += 1
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                # Batching is done here already; Nagle would only hold the last part of a batch back.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if listener.tls is not None:
+                try:
+                    sock = listener.tls().wrap_socket(
+                        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+                    )
+                except (OSError, ValueError):  # reset meanwhile
+                    sock.close()
+                    continue
+            connection = Connection(self, sock, listener.tls is not None)
+            self.connections[connection.fd] = connection
+            self._epoll.register(connection.fd, IN)
+
+    def _rest(self, listener: Listener, why: str) -> None:
+        """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""
+        self.core.log("accepting rests", error=why, connections=len(self.connections))
+        self.loop.remove_reader(listener.sock.fileno())
+        self.loop.call_later(PAUSE_S, self._accept_again, listener)
+
+    def _accept_again(self, listener: Listener) -> None:
+        if listener in self.listeners:
+            self.loop.add_reader(listener.sock.fileno(), self._accept, listener)
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more."""
+        for listener in self.listeners:
+            self.loop.remove_reader(listener.sock.fileno())
+            listener.sock.close()
+        self.listeners.clear()
+
+    # -- a round -----------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        core, connections = self.core, self.connections
+        for _ in range(ROUNDS_MAX):
+            core.now = time.monotonic()
+            events = self._epoll.poll(0, EVENTS_MAX)
+            handshakes = 0
+            for fd, event in events:
+                connection = connections.get(fd)
+                if connection is None:
+                    continue  # closed in this round by another
+                try:
+                    if connection.handshaking:
+                        # Level-triggered: one that is passed over is ready again in the next round.
+                        handshakes += 1
+                        if handshakes <= HANDSHAKES_MAX:
+                            connection.handshake()
+                        continue
+                    if event & IN:
+                        connection.readable()
+                    elif event & _GONE:
+                        connection.close()
+                        continue
+                    if event & OUT and not connection.closed:
+                        connection.writable()
+                except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
+                    self._unexpected(connection, error)
+            core.flush()
+            if len(events) < EVENTS_MAX:
+                break
+
+    def _unexpected(self, connection: Connection, error: Exception) -> None:
+        self.core.counters.unexpected_errors += 1
+        self.core.log("unexpected error", client=connection.label, exc_info=error)
+        try:
+            connection.close()
+        except Exception as again:  # noqa: BLE001
+            self.core.log("unexpected error", exc_info=again)
+            self.forget(connection)
+            connection.sock.close()
+
+    def want(self, connection: Connection, *, write: bool) -> None:
+        """Watch a connection for reading, if it reads, and for writing if `write`."""
+        if not connection.closed:
+            self._epoll.modify(connection.fd, (IN if connection.reading else 0) | (OUT if write else 0))
+
+    def forget(self, connection: Connection) -> None:
+        """Stop watching a connection that is being closed."""
+        if self.connections.pop(connection.fd, None) is not None:
+            self._epoll.unregister(connection.fd)
+
+    # -- time and the end --------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.lag_s = max(0.0, now - self._tick_at)
+        self._tick_at = now + TICK_S
+        self._timer = self.loop.call_at(self._tick_at, self._tick)
+        self.core.tick(time.monotonic())
+        self.core.flush()
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do something to the core from outside of a round, and write out what it has put out."""
+        self.core.now = time.monotonic()
+        work()
+        self.core.flush()
+
+    def close(self) -> None:
+        """Stop altogether. Close the connections before."""
+        self.stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
