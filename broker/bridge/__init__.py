@@ -1,0 +1,1 @@
+"""What brand servers ask for beyond plain MQTT: names for messages, receipts, certificates for devices."""
