@@ -1,0 +1,443 @@
+"""The broker as a whole: builds its parts, wires them, starts and stops them in order."""
+
+import asyncio
+import errno
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import structlog
+
+from broker.bridge.enrolment import Enrolment
+from broker.bridge.receipts import DEVICE_RECEIPTS, Receipts
+from broker.bridge.tail import Tail
+from broker.config import Listener, Settings, check_anonymous
+from broker.errors import Failed, ProtocolError, Refused
+from broker.identity import Identity, Role
+from broker.listen.reactor import Reactor
+from broker.message import Message
+from broker.route.access import ENROL_REQUEST
+from broker.session import connect
+from broker.session.channel import Channel
+from broker.session.core import Core, Limits
+from broker.session.session import Session
+from broker.session.snapshot import CoreSnapshot, restore_message, restore_session
+from broker.store.database import open_database
+from broker.store.journal import SqliteJournal
+from broker.store.lock import DataLock
+from broker.store.records import Records
+from broker.trust.authority import Authority
+from broker.trust.directory import Directory
+from broker.trust.gate import Gate, Presented
+from broker.wire.codes import Reason
+from broker.wire.packets import Connect, Properties
+from broker.wire.publish import forwarded
+from broker.wire.topics import check_filter, check_topic_name
+
+# Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
+_CODES_MAX: Final = 1000
+
+
+class Broker:
+    """A running broker on one data directory. `start`, then `stop`; not to be started again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = structlog.get_logger("broker")
+        self.addresses: list[str] = []
+        self._stack = AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._codes: dict[str, str] = {}
+        self._revision = 0  # of the identities: counts their changes
+        self._started_at = 0.0
+        self.core: Core
+        self.reactor: Reactor
+        self.directory: Directory
+        self.authority: Authority
+        self.gate: Gate
+
+    # -- start -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make what is missing in the data directory, load what was kept, and listen.
+
+        Raises `Failed` or `Refused`, with everything undone, when one of these cannot be done.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        check_anonymous(settings)
+        try:
+            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Failed(
+                f"cannot make the data directory {settings.data}: {error.strerror}",
+                remedy="Name one that can be written to with --data.",
+            ) from None
+        stack.enter_context(DataLock(settings.lock_path))
+        # Sockets first: a port in use is found before a large store is loaded.
+        sockets = [(listener, stack.enter_context(_bind(listener))) for listener in settings.listen]
+
+        records = await open_database(settings.records_path, "records")
+        stack.push_async_callback(records.close)
+        self.authority = Authority.ensure(
+            settings.certs_path, trust_domain=settings.trust_domain, names=settings.names
+        )
+        self._note_certificates()
+        self.directory = Directory(Records(records), self.authority)
+        self.gate = Gate(self.directory, allow_anonymous=settings.allow_anonymous)
+        self.directory.watch(self._identity_changed)
+
+        self.receipts = Receipts(self._publish, self._log)
+        self.core = Core(
+            now=time.monotonic(),
+            admit=self._admit,
+            random_id=lambda: f"auto-{secrets.token_hex(12)}",
+            bridge=self.receipts,
+            log=self._log,
+            limits=_limits(settings),
+        )
+        self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
+        enrolment = Enrolment(
+            sign=self._sign,
+            code_of=lambda session: self._codes.pop(session.key, ""),
+            run=self._spawn,
+            reply=self._reply,
+            log=self._log,
+        )
+        self.core.router.serve(ENROL_REQUEST, enrolment.heard)
+
+        journal = await open_database(settings.journal_path, "journal")
+        stack.push_async_callback(journal.close)
+        self.journal = SqliteJournal(journal, settings.journal_path)
+        await self._restore()
+
+        self.reactor = Reactor(self.core, asyncio.get_running_loop())
+        stack.callback(self.reactor.close)
+        self._context = self.authority.server_context()
+        for listener, bound in sockets:
+            self.reactor.listen(bound, (lambda: self._context) if listener.tls else None)
+            host, port = bound.getsockname()[:2]
+            self.addresses.append(Listener(listener.scheme, host, port).url)
+        self._started_at = time.monotonic()
+        self.log.info("listening", addresses=self.addresses, sessions=len(self.core.sessions))
+
+    async def _restore(self) -> None:
+        now, wall = time.monotonic(), time.time()
+        core = self.core
+        messages = {
+            saved.number: restore_message(saved, qos=1, retain=False, now=now, wall=wall)
+            async for saved in self.journal.messages()
+        }
+        async for session in self.journal.sessions():
+            restore_session(core, session, messages, now=now, wall=wall)
+        async for saved, qos in self.journal.retained():
+            core.retained.set(restore_message(saved, qos=qos, retain=True, now=now, wall=wall))
+
+    # -- stop and reload ---------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Say goodbye to all who are connected, save all state, let go of everything.
+
+        Raises `Failed` when the state cannot be saved; what was saved before is unharmed then.
+        """
+        try:
+            self.core.now = time.monotonic()
+            self.reactor.stop_listening()
+            self._say_goodbye()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.journal.save(CoreSnapshot(self.core, now=time.monotonic(), wall=time.time()))
+            self.log.info("stopped", sessions=len(self.core.sessions))
+        finally:
+            await self._stack.aclose()
+
+    def _say_goodbye(self) -> None:
+        """Close every connection with 0x8B. Wills of sessions that go on wait for their clients to come back."""
+        for session in [s for s in self.core.connected() if not s.expiry_s]:
+            if session.channel is not None:
+                session.channel.close(Reason.SERVER_SHUTTING_DOWN)
+        for session in list(self.core.connected()):
+            will, session.will = session.will, None
+            if session.channel is not None:
+                session.channel.close(Reason.SERVER_SHUTTING_DOWN)
+            session.will = will
+        for connection in list(self.reactor.connections.values()):
+            connection.close()
+
+    async def reload(self, settings: Settings | None = None) -> None:
+        """Take over renewed certificates and changed settings without dropping a connection.
+
+        Addresses, the data directory and the trust domain stay as they are until a restart.
+        """
+        if settings is not None:
+            check_anonymous(settings)
+            for name in ("listen", "data", "trust_domain"):
+                if getattr(settings, name) != getattr(self.settings, name):
+                    self.log.warning("setting needs a restart", setting=name)
+        self.authority.reload()
+        self._context = self.authority.server_context()
+        self._note_certificates()
+        if settings is not None:
+            self.settings = settings
+            self.core.limits = _limits(settings)
+            self.core.retained.bound(settings.retained_messages_max, settings.retained_bytes_max)
+            self.gate.allow_anonymous = settings.allow_anonymous
+        self.log.info("reloaded")
+
+    def _note_certificates(self) -> None:
+        for notice in self.authority.notices:
+            self.log.warning("certificate", notice=notice)
+
+    # -- who is it ---------------------------------------------------------------------------------------------------
+
+    def _admit(self, channel: Channel, packet: Connect) -> None:
+        presented = Presented(
+            client_id=packet.client_id,
+            username=packet.username,
+            password=packet.password,
+            certificate=channel.certificate,
+            address="",
+        )
+        identity = self.gate.admit_now(presented)
+        if identity is not None:
+            connect.accepted(channel, identity)
+            return
+        presented.address = channel.address
+        channel.pause()
+        self._spawn(self._admit_later(channel, presented))
+
+    async def _admit_later(self, channel: Channel, presented: Presented) -> None:
+        try:
+            while True:
+                revision = self._revision
+                identity = await self.gate.admit(presented)
+                if revision == self._revision:  # else it may have been revoked meanwhile
+                    break
+        except Refused as error:
+            refusal = error
+            self.reactor.run(lambda: connect.refused(channel, refusal))
+            return
+        except Exception as error:
+            self.core.counters.unexpected_errors += 1
+            self.log.error("cannot check an identity", client=presented.address, exc_info=error)
+            unavailable = Refused("identities cannot be checked now", reason=Reason.SERVER_UNAVAILABLE)
+            self.reactor.run(lambda: connect.refused(channel, unavailable))
+            return
+
+        def enter() -> None:
+            connect.accepted(channel, identity)
+            if identity.role is Role.ENROLLING and channel.session is not None:
+                self._remember_code(channel.session.key, (presented.password or b"").decode("ascii", "replace"))
+            channel.resume()
+
+        self.reactor.run(enter)
+
+    def _remember_code(self, key: str, code: str) -> None:
+        if len(self._codes) >= _CODES_MAX:
+            self._codes = {key: code for key, code in self._codes.items() if key in self.core.sessions}
+        self._codes[key] = code
+
+    def _identity_changed(self, path: str, gone: bool) -> None:
+        """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
+        self._revision += 1
+        self.reactor.run(lambda: self.core.drop_identity(path, gone))
+
+    async def _sign(self, identity: Identity, code: str, csr: bytes) -> dict[str, Any]:
+        if identity.role is Role.ENROLLING:
+            enrolled = await self.directory.enrol(code, csr)
+        else:
+            enrolled = await self.directory.cert_renew(identity.role, identity.brand, identity.name, csr)
+        who = enrolled.identity
+        return {
+            "identity": who.path,
+            "brand": who.brand,
+            "device": who.name,
+            "user": who.user,
+            "store": who.store,
+            "certificate": enrolled.certificate_pem.decode(),
+            "ca": enrolled.ca_pem.decode(),
+            "not_after": _iso(enrolled.not_after),
+        }
+
+    def _reply(self, session: Session, message: Message) -> None:
+        self.reactor.run(lambda: session.take(message))
+
+    # -- what the admin asks for -------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What goes on, as one JSON object."""
+        core = self.core
+        connected = list(core.connected())
+        return {
+            "version": version("pushbroker"),
+            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "listeners": self.addresses,
+            "open_mode": self.settings.allow_anonymous,
+            "durability": "at clean stop",
+            "connections": len(self.reactor.connections),
+            "clients": len(connected),
+            "sessions": len(core.sessions),
+            "subscriptions": core.router.subscriptions,
+            "retained": {"messages": len(core.retained), "bytes": core.retained.bytes},
+            "waiting": {
+                "messages": sum(s.waiting for s in core.sessions.values()),
+                "bytes": sum(s.queue_bytes for s in core.sessions.values()),
+                "in_flight": sum(len(s.inflight) for s in core.sessions.values()),
+            },
+            "loop_lag_ms": round(self.reactor.lag_s * 1000, 2),
+            "counters": core.counters.as_dict(),
+        }
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The clients that are connected."""
+        return [
+            {
+                "identity": s.identity.path or "anonymous",
+                "client_id": s.client_id,
+                "address": s.channel.address,
+                "version": "5" if s.v5 else "3.1.1",
+                "keep_alive_s": s.channel.keep_alive_s,
+                "silent_s": round(time.monotonic() - s.channel.seen, 1),
+                "subscriptions": len(s.subscriptions),
+                "in_flight": len(s.inflight),
+                "waiting": s.waiting,
+            }
+            for s in self.core.connected()
+            if s.channel is not None
+        ]
+
+    async def send(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        ttl_s: int | None = None,
+        content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
+    ) -> dict[str, Any]:
+        """Publish as the admin. Returns the message id ('' for topics that have none) and how many receive it.
+
+        Raises `Refused` for a topic that is not one, a message over our bounds, or a full queue (0x97).
+        """
+        name = topic.encode()
+        try:
+            check_topic_name(name)
+        except ProtocolError as error:
+            raise Refused(error.message, reason=error.reason, remedy="Write it as BRAND/user/NAME.") from None
+        if not 0 <= qos <= 2:
+            raise Refused(f"there is no QoS {qos}", reason=Reason.QOS_NOT_SUPPORTED, remedy="Use 0, 1 or 2.")
+        if len(payload) > self.settings.packet_bytes_max - len(name):
+            raise Refused(f"a payload of {len(payload)} bytes is too large", reason=Reason.PACKET_TOO_LARGE)
+        brand = topic.partition("/")[0]
+        id = self.receipts.stamp(Identity(Role.SERVER, brand, "admin"), name) if qos else ""
+        given = [pair for pair in user_properties if pair[0] != "message-id"]
+        properties = Properties(
+            content_type=content_type, user_properties=[*given, ("message-id", id)] if id else given
+        )
+        receipt = bool(id) and ("receipt", "delivered") in given
+        now = self.core.now = time.monotonic()
+        message = Message(
+            name,
+            payload,
+            qos,
+            False,
+            forwarded(properties),
+            now + ttl_s if ttl_s is not None else 0.0,
+            id=id,
+            tracked=receipt or qos == 2,
+            receipt=receipt,
+        )
+        route = self.core.router.route(name)
+        recipients = len(route.every) + len(route.groups)
+        reason = self.core.publish(message)
+        self.core.flush()
+        if reason == Reason.QUOTA_EXCEEDED:
+            raise Refused(
+                f"a queue for {topic} is full", reason=reason, remedy="See how much waits: pushbroker status"
+            )
+        return {"message_id": id, "recipients": recipients}
+
+    async def tail(self, filters: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+        """Messages that match, as they are published. Raises `Refused` for a filter that is not one."""
+        try:
+            for filter in filters:
+                check_filter(filter)
+        except ProtocolError as error:
+            raise Refused(error.message, reason=error.reason) from None
+        tail = Tail(self.core, [filter.encode() for filter in filters])
+        try:
+            while True:
+                message = await tail.next()
+                yield {
+                    "at": _iso(datetime.now(UTC)),
+                    "topic": message.topic.decode(),
+                    "payload": message.payload,
+                    "qos": message.qos,
+                    "retain": message.retain,
+                    "message_id": message.id,
+                    "from": message.publisher.partition("\n")[0],
+                    "dropped": tail.dropped,
+                }
+        finally:
+            tail.close()
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _publish(self, message: Message) -> None:
+        self.core.publish(message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _log(self, event: str, **fields: Any) -> None:
+        """What the pure rooms have to say. A bug is an error, all else an operator asks for when needed."""
+        if "exc_info" in fields:
+            self.log.error(event, **fields)
+        else:
+            self.log.info(event, **fields)
+
+
+def _bind(listener: Listener) -> socket.socket:
+    """A socket bound to where `listener` says. Raises `Failed` when that is not possible."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Failed(f"cannot listen on {listener.url}: {error.strerror}", remedy="Check the address.") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        remedy = {
+            errno.EADDRINUSE: f"See who has it: ss -ltnp 'sport = :{listener.port}'; or choose another with --listen.",
+            errno.EACCES: "Ports below 1024 need a privilege; choose a higher one, such as 8883, with --listen.",
+            errno.EADDRNOTAVAIL: "That address is not of this machine: ip address",
+        }.get(error.errno or 0, "Choose another address with --listen.")
+        raise Failed(f"cannot listen on {listener.url}: {error.strerror}", remedy=remedy) from None
+    return sock
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**{field: getattr(settings, field) for field in Limits.__struct_fields__})
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
