@@ -25,7 +25,6 @@ from broker.wire.decode import decode, split
 from broker.wire.encode import encode
 from broker.wire.packets import (
     Auth,
-    Connack,
     Connect,
     Disconnect,
     Packet,
@@ -276,7 +275,12 @@ class Channel:
         if first >> 4 != PacketType.CONNECT:
             raise ProtocolError("the first packet is not CONNECT", Reason.PROTOCOL_ERROR)  # [MQTT-3.1.0-1]
         self.tail = data[end:]
-        packet = decode(first, data[start:end], V5)
+        body = data[start:end]
+        try:
+            packet = decode(first, body, V5)
+        except ProtocolError as error:
+            connect.unreadable(self, body, error)
+            raise
         assert isinstance(packet, Connect)  # by its type
         connect.received(self, packet)
         if self.session is not None and self.tail and not self.closed:
@@ -406,11 +410,7 @@ class Channel:
             return
         self.core.counters.protocol_errors += 1
         self.core.log("protocol error", client=self.label, reason=f"0x{error.reason:02x}", error=error.message)
-        if self.session is None and self.admitting is not None and self.v5:
-            self.send(Connack(False, error.reason))
-            self.close()
-        else:
-            self.close(Reason(error.reason))
+        self.close(Reason(error.reason))
 
     def close(self, reason: Reason | None = None) -> None:
         """Close the connection, telling an MQTT 5 client why. Its will is published unless it said goodbye."""

@@ -36,6 +36,14 @@ def received(channel: "Channel", packet: Connect) -> None:
     channel.core.admit(channel, packet)
 
 
+def unreadable(channel: "Channel", body: bytes, error: ProtocolError) -> None:
+    """CONNECT arrived, and is not one: answer as its protocol level can understand (§3.1.4), where it can be seen."""
+    level = body[6] if len(body) > 6 and body[:6] == b"\0\4MQTT" else 0
+    channel.v5 = int(level >= V5)
+    if channel.v5 or error.reason == Reason.UNSUPPORTED_VERSION:
+        channel.send(Connack(False, error.reason))  # [MQTT-3.1.2-2]
+
+
 def accepted(channel: "Channel", identity: Identity) -> None:
     """The client is `identity`: give it its session and answer (§3.2)."""
     packet, core = channel.admitting, channel.core

@@ -24,6 +24,8 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
     """PUBLISH arrived. Raises `ProtocolError` for what closes the connection."""
     core = channel.core
     core.counters.messages_received += 1
+    if packet.properties.subscription_ids:
+        raise ProtocolError("a subscription identifier from a client", Reason.PROTOCOL_ERROR)  # [MQTT-3.3.4-6]
     topic = _topic(channel, packet)
     id, qos = packet.packet_id, packet.qos
     if qos == 2:
