@@ -1,0 +1,44 @@
+"""The client SDK of pushbroker: receive notifications on a device, send them as a brand, over MQTT 5 and TLS.
+
+On a device, once: `enrol`. Then `Device` (threads) or `AsyncDevice` (asyncio) with the `Credentials` that it saved; a
+handler gets each `Message` with its `Notification`. On a brand's server: `Brand` or `AsyncBrand`, whose `send` returns
+a `Sent` or `AsyncSent` that knows the message's id and gets its `Receipt`s. All errors are `PushError`s, except that a
+wrong argument is a `ValueError`.
+"""
+
+from client_sdk.aio import AsyncBrand, AsyncDevice, AsyncSent
+from client_sdk.backoff import Backoff
+from client_sdk.brand import Brand, Sent
+from client_sdk.credentials import Credentials
+from client_sdk.device import Device
+from client_sdk.device_core import Status
+from client_sdk.enrolment import enrol
+from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Unconfirmed, Unreachable
+from client_sdk.message import Message, Receipt
+from client_sdk.notification import Action, Notification, Priority
+from client_sdk.sending import SendOptions
+
+__all__ = [
+    "Action",
+    "AsyncBrand",
+    "AsyncDevice",
+    "AsyncSent",
+    "Backoff",
+    "Brand",
+    "Credentials",
+    "Device",
+    "InUse",
+    "Message",
+    "NotEnrolled",
+    "Notification",
+    "Priority",
+    "PushError",
+    "Receipt",
+    "Refused",
+    "SendOptions",
+    "Sent",
+    "Status",
+    "Unconfirmed",
+    "Unreachable",
+    "enrol",
+]

@@ -1,0 +1,307 @@
+"""A device and a brand's server for asyncio programs.
+
+The connection lives on a thread of its own (see `link` for why); everything that is called here, and every handler,
+runs on the event loop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from client_sdk.backoff import Backoff
+from client_sdk.brand_core import BrandCore
+from client_sdk.credentials import Credentials
+from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
+from client_sdk.errors import Refused, Unreachable
+from client_sdk.inbox import Delivery
+from client_sdk.link import HOPELESS
+from client_sdk.mailbox import guard
+from client_sdk.message import Message, Receipt
+from client_sdk.sending import SendOptions, Tracked
+
+
+class _Loop:
+    """The way from the network thread to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def enter(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> bool:
+        """Run `function` on the event loop; False when that has ended without closing us."""
+        try:
+            assert self._loop is not None, "the link starts after enter()"
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            return False
+        return True
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            await work()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what runs finish, and cancel it when it takes too long."""
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            _, late = await asyncio.wait(others, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+
+class AsyncDevice:
+    """Receives a device's messages for as long as it is entered, like `Device`, which tells the whole promise.
+
+        async with AsyncDevice(Credentials.load("kiosk"), on_message=show) as device:
+            await device.wait()
+
+    `on_message` is a coroutine function: when it has returned, the message is acknowledged; when it raised, the message
+    is tried again later. Up to `concurrency` run at a time; more than one gives up the order. One that is cancelled as
+    the device is closed has not handled its message, which comes again next time.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        on_message: Callable[[Message], Awaitable[None]],
+        on_status: Callable[[Status], None] | None = None,
+        session_expiry: timedelta = SESSION_EXPIRY,
+        attempts: int = 5,
+        concurrency: int = 1,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._on_message = on_message
+        self._on_status = on_status
+        self._loop = _Loop()
+        self._changed = asyncio.Condition()
+        self._status = Status(connected=False)
+        self._closed = False
+        self._core = DeviceCore(
+            credentials,
+            hand_over=self._hand_over,
+            tell=self._tell,
+            session_expiry=session_expiry,
+            attempts_max=attempts,
+            concurrency=concurrency,
+            backoff=backoff,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._loop.enter()
+        self._core.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the time is for each of three steps
+        """Let running handlers finish, send the receipts that wait, and disconnect: `timeout` seconds for each."""
+        if self._closed:
+            return
+        self._closed = True
+        self._core.pause()
+        await self._loop.drain(timeout)
+        await asyncio.to_thread(self._core.close, timeout)
+        async with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who this device is, as of the last renewal."""
+        return self._core.credentials
+
+    @property
+    def status(self) -> Status:
+        """Whether the device is connected, and if not, why."""
+        return self._status
+
+    async def wait(self) -> None:
+        """Wait until the device is closed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed)
+
+    async def wait_connected(self, *, timeout: float) -> None:  # noqa: ASYNC109 - as `Device.wait_connected`
+        """Wait until the device is connected and subscribed. Raises as `Device.wait_connected` does."""
+
+        def decided() -> bool:
+            error = self._status.error
+            return self._status.connected or (isinstance(error, Refused) and error.reason in HOPELESS)
+
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(decided), timeout)
+            if not self._status.connected:
+                raise self._status.error or Unreachable("there is no connection yet")
+
+    async def follow(self, topic: str) -> None:
+        """Receive what the brand sends to this topic, from now on and after restarts, until `unfollow`."""
+        await asyncio.to_thread(self._core.follow, topic)
+
+    async def unfollow(self, topic: str) -> None:
+        """Receive it no more."""
+        await asyncio.to_thread(self._core.unfollow, topic)
+
+    @property
+    def followed(self) -> frozenset[str]:
+        """The names of the topics that are followed."""
+        return self._core.followed()
+
+    async def renew(self, *, timeout: float = 30.0) -> Credentials:  # noqa: ASYNC109 - as `Device.renew`
+        """Get a new certificate now. This happens by itself when less than a third of its life is left."""
+        return await asyncio.wait_for(asyncio.wrap_future(self._core.renew()), timeout)
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        if not self._loop.post(self._loop.spawn, lambda: self._handle(delivery)):
+            self._core.interrupted(delivery)
+            self._core.pause()
+
+    async def _handle(self, delivery: Delivery) -> None:
+        if self._closed:
+            self._core.interrupted(delivery)
+            return
+        try:
+            await self._on_message(delivery.message)
+        except asyncio.CancelledError:
+            self._core.interrupted(delivery)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the message was not handled
+            self._core.finished(delivery, error)
+        else:
+            self._core.finished(delivery, None)
+
+    def _tell(self, status: Status) -> None:
+        self._loop.post(self._loop.spawn, lambda: self._told(status))
+
+    async def _told(self, status: Status) -> None:
+        async with self._changed:
+            self._status = status
+            self._changed.notify_all()
+        if self._on_status is not None:
+            told = self._on_status
+            guard(lambda: told(status))
+
+
+class AsyncSent(Tracked):
+    """An accepted message: the broker has it on disk, or every receiver has it already."""
+
+    async def wait_for(self, event: str, *, timeout: float | None = None) -> Receipt | None:  # noqa: ASYNC109
+        """The first receipt for `event`, or None when none came within `timeout` seconds."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.expect(event)), timeout)
+        except TimeoutError:
+            return None
+
+    async def wait_delivered(self, *, timeout: float | None = None) -> Receipt | None:  # noqa: ASYNC109
+        """The first device's acknowledgement, or None when none came in time: it may be switched off."""
+        return await self.wait_for("delivered", timeout=timeout)
+
+
+class AsyncBrand:
+    """Sends as a brand for as long as it is entered, like `Brand`, which explains the arguments.
+
+        async with AsyncBrand("mqtts://push.example:8883", brand="acme", ca="ca.crt") as brand:
+            sent = await brand.send(to_user="ada", title="Ciao Ada", ttl=3600)
+            await sent.wait_delivered(timeout=10)
+
+    `on_receipt` is a coroutine function; a receipt is acknowledged when it has returned.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        brand: str,
+        token: str | None = None,
+        certificate: Path | str | None = None,
+        key: Path | str | None = None,
+        ca: Path | str | bytes | None = None,
+        on_receipt: Callable[[Receipt], Awaitable[None]] | None = None,
+        receipts: bool = True,
+        client_id: str | None = None,
+        timeout: float = 10.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._on_receipt = on_receipt
+        self._timeout = timeout
+        self._loop = _Loop()
+        self._core: BrandCore[AsyncSent] = BrandCore(
+            url,
+            brand=brand,
+            make=lambda message_id, topic, nobody: AsyncSent(message_id, topic, no_subscribers=nobody),
+            hear=self._hear,
+            token=token,
+            certificate=certificate,
+            key=key,
+            ca=ca,
+            client_id=client_id,
+            receipts=receipts,
+            backoff=backoff,
+        )
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    async def __aenter__(self) -> Self:
+        self._loop.enter()
+        self._core.link.start()
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._core.ready), self._timeout)
+        except TimeoutError:
+            await self.close()
+            raise self._core.error from None
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the time is for each of two steps
+        """Wait up to `timeout` seconds for what is being sent, and disconnect."""
+        await self._loop.drain(timeout)
+        await asyncio.to_thread(self._core.link.close, timeout)
+
+    async def send(self, *, timeout: float = 30.0, **options: Unpack[SendOptions]) -> AsyncSent:  # noqa: ASYNC109
+        """Send, and wait until the broker has accepted. Options and errors are those of `Brand.send`.
+
+        Many at a time: `asyncio.gather` them.
+        """
+        sending: Future[AsyncSent] = self._core.send(**options)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(sending), timeout)
+        except TimeoutError:
+            raise self._core.gave_up(sending) from None
+
+    def _hear(self, receipt: Receipt, done: Callable[[], None]) -> None:
+        heard = self._on_receipt
+        if heard is None:
+            done()
+            return
+
+        async def work() -> None:
+            try:
+                await heard(receipt)
+            finally:
+                done()
+
+        self._loop.post(self._loop.spawn, work)

@@ -1,0 +1,162 @@
+"""A device for programs with threads."""
+
+import queue
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from client_sdk.backoff import Backoff
+from client_sdk.credentials import Credentials
+from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
+from client_sdk.errors import Refused, Unreachable
+from client_sdk.inbox import Delivery
+from client_sdk.link import HOPELESS
+from client_sdk.mailbox import guard
+from client_sdk.message import Message
+
+
+class Device:
+    """Receives a device's messages for as long as it is entered.
+
+        with Device(Credentials.load("kiosk"), on_message=show) as device:
+            device.wait()
+
+    `on_message` is called for one message after the other, on a thread of its own. When it returns, the message is
+    acknowledged. When it raises, the message is not: it is logged and tried again, 5 s later and then ever more rarely,
+    while the others go on; after a restart it comes again, too. After `attempts` failures, deaths of the process
+    included, it is given up. So a handler should be quick to return, and may see a message a second time if the power
+    goes between its last line and its return; it never sees one again for which it has returned. (All of this holds
+    for messages with an id: QoS 1 from a brand. A message without one comes at least once at QoS 1, at most once at 0.)
+
+    Expired messages are not handed over. `on_status` is called on the same thread when the connection comes or goes.
+
+    There need not be a network when it starts: it tries for ever, with the pauses of `backoff`. While it is away, the
+    broker keeps its messages for `session_expiry`.
+
+    Raises `NotEnrolled`, and `InUse` when another process runs the same device.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        on_message: Callable[[Message], None],
+        on_status: Callable[[Status], None] | None = None,
+        session_expiry: timedelta = SESSION_EXPIRY,
+        attempts: int = 5,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._on_message = on_message
+        self._on_status = on_status
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name=f"{credentials.device}-handler", daemon=True)
+        self._changed = threading.Condition()
+        self._status = Status(connected=False)
+        self._closed = False
+        self._core = DeviceCore(
+            credentials,
+            hand_over=lambda delivery: self._jobs.put(lambda: self._handle(delivery)),
+            tell=self._tell,
+            session_expiry=session_expiry,
+            attempts_max=attempts,
+            concurrency=1,
+            backoff=backoff,
+        )
+
+    def __enter__(self) -> Self:
+        self._worker.start()
+        self._core.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self, *, timeout: float = 5.0) -> None:
+        """Let the running handler finish, send the receipts that wait, and disconnect: `timeout` seconds for each.
+
+        The broker keeps the session: what is sent from now on waits for the next start.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self._core.pause()
+        self._jobs.put(None)
+        if self._worker.ident is not None and threading.current_thread() is not self._worker:
+            self._worker.join(timeout)
+        self._core.close(timeout)
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who this device is, as of the last renewal."""
+        return self._core.credentials
+
+    @property
+    def status(self) -> Status:
+        """Whether the device is connected, and if not, why."""
+        return self._status
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the device is closed; False when `timeout` seconds were not enough."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed, timeout)
+
+    def wait_connected(self, *, timeout: float) -> None:
+        """Block until the device is connected and subscribed.
+
+        Raises `Refused` as soon as the broker refuses this identity, else the last error when the time is up.
+        """
+
+        def decided() -> bool:
+            error = self._status.error
+            return self._status.connected or (isinstance(error, Refused) and error.reason in HOPELESS)
+
+        with self._changed:
+            self._changed.wait_for(decided, timeout)
+            if not self._status.connected:
+                raise self._status.error or Unreachable("there is no connection yet")
+
+    def follow(self, topic: str) -> None:
+        """Receive what the brand sends to this topic, from now on and after restarts, until `unfollow`."""
+        self._core.follow(topic)
+
+    def unfollow(self, topic: str) -> None:
+        """Receive it no more."""
+        self._core.unfollow(topic)
+
+    @property
+    def followed(self) -> frozenset[str]:
+        """The names of the topics that are followed."""
+        return self._core.followed()
+
+    def renew(self, *, timeout: float = 30.0) -> Credentials:
+        """Get a new certificate now. This happens by itself when less than a third of its life is left."""
+        return self._core.renew().result(timeout)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _handle(self, delivery: Delivery) -> None:
+        if self._closed:
+            self._core.interrupted(delivery)
+            return
+        failure: BaseException | None = None
+        try:
+            self._on_message(delivery.message)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, sys.exit() too, the message was not handled
+            failure = error
+        self._core.finished(delivery, failure)
+
+    def _tell(self, status: Status) -> None:
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+        if self._on_status is not None:
+            told = self._on_status
+            self._jobs.put(lambda: guard(lambda: told(status)))

@@ -1,0 +1,191 @@
+"""What a device remembers across restarts: messages handled, attempts begun, receipts not yet sent, topics followed."""
+
+import logging
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from client_sdk.errors import InUse, PushError
+
+log = logging.getLogger(__name__)
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE handled (id TEXT PRIMARY KEY);
+CREATE TABLE attempts (id TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE receipts (n INTEGER PRIMARY KEY, message_id TEXT NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL);
+CREATE TABLE followed (name TEXT PRIMARY KEY);
+CREATE TABLE confirmed (filter TEXT PRIMARY KEY);
+"""
+
+# The broker resends what it got no acknowledgement for, at most a full window; a kiosk's flash disk has room for more.
+HANDLED_MAX: Final = 10_000
+RECEIPTS_MAX: Final = 1_000
+_RECENT_MAX: Final = 1_000
+_TRIM_EVERY: Final = 100
+
+
+class Memory:
+    """A small SQLite file that belongs to one process at a time. Safe to use from any thread.
+
+    It guards against showing a message twice, so losing it is a nuisance and never a reason to stop: a damaged file is
+    set aside, and while the disk is full only the last thousand ids are remembered, in memory.
+
+    Raises `InUse` when another process has it open, and `PushError` when it cannot be opened for another reason.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._since_trim = 0
+        try:
+            self._db = _open(path)
+        except sqlite3.OperationalError as error:  # a lock, a right, no space: nothing is damaged
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise InUse(
+                    f"{path.parent} is in use by another process",
+                    remedy="Stop that one, or enrol this device under a name and directory of its own",
+                ) from error
+            raise PushError(f"{path} cannot be opened: {error}") from error
+        except sqlite3.DatabaseError as error:
+            aside = path.with_suffix(".damaged")
+            log.warning(
+                "%s is damaged (%s); it is set aside as %s, so a message may be shown twice", path, error, aside
+            )
+            path.replace(aside)
+            for left in ("-wal", "-shm", "-journal"):
+                path.with_name(path.name + left).unlink(missing_ok=True)
+            self._db = _open(path)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        with self._lock:
+            self._db.close()
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def handled(self, message_id: str) -> bool:
+        """Whether this message is done with: its handler returned, it had expired, or it was given up."""
+        if message_id in self._recent:
+            return True
+        return bool(self._read("SELECT 1 FROM handled WHERE id = ?", message_id))
+
+    def record(self, message_id: str) -> None:
+        """Remember a message as done with."""
+        self._recent[message_id] = None
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+        self._write(
+            ("INSERT OR IGNORE INTO handled (id) VALUES (?)", message_id),
+            ("DELETE FROM attempts WHERE id = ?", message_id),
+        )
+        self._since_trim += 1
+        if self._since_trim >= _TRIM_EVERY:
+            self._since_trim = 0
+            for table in ("handled", "attempts"):
+                oldest = f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - ?"  # noqa: S608
+                self._write((oldest, HANDLED_MAX))
+
+    def attempts(self, message_id: str) -> int:
+        """How often its handler was begun."""
+        rows = self._read("SELECT count FROM attempts WHERE id = ?", message_id)
+        return int(rows[0][0]) if rows else 0
+
+    def attempt(self, message_id: str) -> None:
+        """Count one more. Called before the handler runs, so that a message that kills the process is counted, too."""
+        self._write(("INSERT INTO attempts VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1", message_id))
+
+    def forgive(self, message_id: str) -> None:
+        """Count one less: the handler was stopped from outside."""
+        self._write(("UPDATE attempts SET count = count - 1 WHERE id = ? AND count > 0", message_id))
+
+    # -- receipts ------------------------------------------------------------------------------------------------------
+
+    def keep_receipt(self, message_id: str, event: str, at: str) -> int | None:
+        """Keep a receipt until the broker has it. Returns its number, or None when it could not be written."""
+        return self._write(
+            ("DELETE FROM receipts WHERE n <= (SELECT max(n) FROM receipts) - ?", RECEIPTS_MAX - 1),
+            ("INSERT INTO receipts (message_id, event, at) VALUES (?, ?, ?)", message_id, event, at),
+        )
+
+    def drop_receipt(self, number: int) -> None:
+        """The broker has it, or will never take it."""
+        self._write(("DELETE FROM receipts WHERE n = ?", number))
+
+    def receipts(self) -> list[tuple[int, str, str, str]]:
+        """What an earlier run could not send: number, message id, event, time."""
+        return [(n, m, e, a) for n, m, e, a in self._read("SELECT n, message_id, event, at FROM receipts ORDER BY n")]
+
+    # -- subscriptions -------------------------------------------------------------------------------------------------
+
+    def followed(self) -> frozenset[str]:
+        """The names of the topics that the device follows."""
+        return frozenset(name for (name,) in self._read("SELECT name FROM followed"))
+
+    def follow(self, name: str) -> None:
+        """Remember one more."""
+        self._write(("INSERT OR IGNORE INTO followed VALUES (?)", name))
+
+    def unfollow(self, name: str) -> None:
+        """Forget one."""
+        self._write(("DELETE FROM followed WHERE name = ?", name))
+
+    def confirmed(self) -> frozenset[str]:
+        """The filters that the broker has confirmed for our session."""
+        return frozenset(name for (name,) in self._read("SELECT filter FROM confirmed"))
+
+    def confirm(self, filters: AbstractSet[str]) -> None:
+        """Replace them."""
+        self._write(
+            ("DELETE FROM confirmed",), *(("INSERT INTO confirmed VALUES (?)", name) for name in sorted(filters))
+        )
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def _read(self, sql: str, *values: object) -> list[Any]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                log.warning("what this device remembers cannot be read: %s", error)
+                return []
+
+    def _write(self, *statements: tuple[object, ...]) -> int | None:
+        """Run statements, all or none; return the number of the row that the last one inserted."""
+        with self._lock:
+            try:
+                with self._db:
+                    self._db.execute("BEGIN")
+                    for sql, *values in statements:
+                        number = self._db.execute(str(sql), values).lastrowid
+                return number
+            except sqlite3.Error as error:
+                log.warning("this device cannot remember what it did, so a message may be shown twice: %s", error)
+                return None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # FULL, as power cuts are how kiosks are switched off; the exclusive lock is what `InUse` stands on.
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.2)
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise PushError(f"{path} was written by a newer SDK", remedy="Update this one")
+        if version < _VERSION:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            db.close()
+        raise
+    return db

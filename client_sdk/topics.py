@@ -1,0 +1,55 @@
+"""Names and topics: where a brand sends to, where a device listens and answers."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+# The same rule as the broker's, so that a wrong name is a ValueError here and not a refusal later.
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?", re.ASCII)
+
+ENROL_REQUEST: Final = "$enrol/csr"
+ENROL_ANSWER: Final = "$enrol/certificate"
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it can name a `kind` of thing; raise `ValueError` otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a {kind}: use 1 to 64 letters, digits, '.', '_', '@' and '-', "
+            "with a letter or digit at both ends"
+        )
+    return name
+
+
+def target(brand: str, kind: str, name: str) -> str:
+    """The topic of a brand's user, device, store or topic."""
+    return f"{brand}/{kind}/{check_name(kind, name)}"
+
+
+def receipts_filter(brand: str) -> str:
+    """Matches what becomes of every message of a brand."""
+    return f"{brand}/receipts/+"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose a device is: its brand, its name, and its user and store where it has them (empty otherwise)."""
+
+    brand: str
+    device: str
+    user: str = ""
+    store: str = ""
+
+    @property
+    def receipt_topic(self) -> str:
+        """Where the device says that a message was displayed, opened or dismissed."""
+        return f"{self.brand}/device/{self.device}/up/receipt"
+
+    def filters(self, followed: frozenset[str]) -> frozenset[str]:
+        """All that the device listens to: its own branch, its user's, its store's, and the topics it follows."""
+        wanted = {f"{self.brand}/device/{self.device}"}
+        if self.user:
+            wanted.add(f"{self.brand}/user/{self.user}")
+        if self.store:
+            wanted.add(f"{self.brand}/store/{self.store}")
+        return frozenset(wanted | {f"{self.brand}/topic/{name}" for name in followed})
