@@ -30,9 +30,8 @@ from broker.session.snapshot import CoreSnapshot, restore_message, restore_sessi
 from broker.store.database import open_database
 from broker.store.journal import SqliteJournal
 from broker.store.lock import DataLock
-from broker.store.records import Records
 from broker.trust.authority import Authority
-from broker.trust.directory import Directory
+from broker.trust.directory import Directory, open_directory
 from broker.trust.gate import Gate, Presented
 from broker.wire.codes import Reason
 from broker.wire.packets import Connect, Properties
@@ -41,6 +40,8 @@ from broker.wire.topics import check_filter, check_topic_name
 
 # Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
 _CODES_MAX: Final = 1000
+# A loop that is later than this does not serve; a supervisor may as well restart the process.
+LAG_MAX_S: Final = 5.0
 
 
 class Broker:
@@ -88,13 +89,11 @@ class Broker:
         # Sockets first: a port in use is found before a large store is loaded.
         sockets = [(listener, stack.enter_context(_bind(listener))) for listener in settings.listen]
 
-        records = await open_database(settings.records_path, "records")
-        stack.push_async_callback(records.close)
-        self.authority = Authority.ensure(
-            settings.certs_path, trust_domain=settings.trust_domain, names=settings.names
+        self.directory = await stack.enter_async_context(
+            open_directory(settings.data, trust_domain=settings.trust_domain, names=settings.names)
         )
-        self._note_certificates()
-        self.directory = Directory(Records(records), self.authority)
+        self.authority = self.directory.authority
+        self._note_certificates(self.authority.notices)
         self.gate = Gate(self.directory, allow_anonymous=settings.allow_anonymous)
         self.directory.watch(self._identity_changed)
 
@@ -186,9 +185,8 @@ class Broker:
             for name in ("listen", "data", "trust_domain"):
                 if getattr(settings, name) != getattr(self.settings, name):
                     self.log.warning("setting needs a restart", setting=name)
-        self.authority.reload()
+        self._note_certificates(self.authority.reload())
         self._context = self.authority.server_context()
-        self._note_certificates()
         if settings is not None:
             self.settings = settings
             self.core.limits = _limits(settings)
@@ -196,8 +194,8 @@ class Broker:
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
 
-    def _note_certificates(self) -> None:
-        for notice in self.authority.notices:
+    def _note_certificates(self, notices: Sequence[str]) -> None:
+        for notice in notices:
             self.log.warning("certificate", notice=notice)
 
     # -- who is it ---------------------------------------------------------------------------------------------------
@@ -208,13 +206,11 @@ class Broker:
             username=packet.username,
             password=packet.password,
             certificate=channel.certificate,
-            address="",
         )
         identity = self.gate.admit_now(presented)
         if identity is not None:
             connect.accepted(channel, identity)
             return
-        presented.address = channel.address
         channel.pause()
         self._spawn(self._admit_later(channel, presented))
 
@@ -231,7 +227,7 @@ class Broker:
             return
         except Exception as error:
             self.core.counters.unexpected_errors += 1
-            self.log.error("cannot check an identity", client=presented.address, exc_info=error)
+            self.log.error("cannot check an identity", client=channel.address, exc_info=error)
             unavailable = Refused("identities cannot be checked now", reason=Reason.SERVER_UNAVAILABLE)
             self.reactor.run(lambda: connect.refused(channel, unavailable))
             return
@@ -299,6 +295,12 @@ class Broker:
             "loop_lag_ms": round(self.reactor.lag_s * 1000, 2),
             "counters": core.counters.as_dict(),
         }
+
+    async def probe(self) -> None:
+        """Return if all is well: the loop turns in time, and the store takes a commit. Raises `Failed` if not."""
+        if self.reactor.lag_s > LAG_MAX_S:
+            raise Failed(f"the event loop was {self.reactor.lag_s:.1f} s late")
+        await self.journal.probe()
 
     def connections(self) -> list[dict[str, Any]]:
         """The clients that are connected."""

@@ -1,7 +1,7 @@
 """What must outlive the process, and the protocol behind which it is kept.
 
-The records here are plain data: `session.snapshot` makes them from live sessions, a `Journal` keeps them. Times are wall
-clock seconds, since the monotonic clock begins anew with each boot.
+The records here are plain data: `session.snapshot` makes them from live sessions, a `Journal` keeps them. Times are
+of the wall clock, in seconds, since the monotonic clock begins anew with each boot.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -97,6 +97,10 @@ class Journal(Protocol):
 
     def retained(self) -> AsyncIterator[tuple[SavedMessage, int]]:
         """The retained messages with their QoS."""
+        ...
+
+    async def probe(self) -> None:
+        """Find out whether the store takes a commit. Raises `Failed` when it does not."""
         ...
 
     async def close(self) -> None:

@@ -73,7 +73,7 @@ class SqliteJournal:
         """The messages that sessions wait for, in order."""
         async with self._database.execute(f"SELECT number, {_MESSAGE} FROM message ORDER BY number") as rows:  # noqa: S608
             async for row in rows:
-                yield SavedMessage(*row[:7], bool(row[7]))
+                yield _message(tuple(row))
 
     async def sessions(self) -> AsyncIterator[SavedSession]:
         """The sessions with all that belongs to them, a batch of look-ups at a time."""
@@ -83,7 +83,7 @@ class SqliteJournal:
             if not batch:
                 return
             last = batch[-1][0]
-            loaded = {row[0]: SavedSession(*row[1:8], bool(row[8]), *row[9:], [], [], []) for row in batch}
+            loaded = {row[0]: _session(row) for row in batch}
             between = (after, last)
             for row in await self._all("SELECT * FROM subscription WHERE session > ? AND session <= ?", *between):
                 loaded[row[0]].subscriptions.append(SavedSubscription(*row[1:]))
@@ -103,7 +103,12 @@ class SqliteJournal:
         """The retained messages with their QoS."""
         async with self._database.execute(f"SELECT {_MESSAGE}, qos FROM retained") as rows:  # noqa: S608
             async for row in rows:
-                yield SavedMessage(0, *row[:6], bool(row[6])), row[7]
+                yield _message((0, *tuple(row)[:7])), row[7]
+
+    async def probe(self) -> None:
+        """Commit something small. Raises `Failed` when that cannot be done."""
+        with guarded(self._path):
+            await self._database.execute("UPDATE probe SET count = count + 1")
 
     async def close(self) -> None:
         """Close the file."""
@@ -111,6 +116,18 @@ class SqliteJournal:
 
     async def _all(self, statement: str, *values: int) -> list[Any]:
         return list(await self._database.execute_fetchall(statement, values))
+
+
+def _message(row: tuple[Any, ...]) -> SavedMessage:
+    number, topic, payload, properties, expires_at, publisher, id, receipt = row
+    return SavedMessage(number, topic, payload, properties, expires_at, publisher, id, bool(receipt))
+
+
+def _session(row: tuple[Any, ...]) -> SavedSession:
+    _, key, client_id, role, brand, name, user, store, v5, expiry_s, ends_at, next_id, will = row
+    return SavedSession(
+        key, client_id, role, brand, name, user, store, bool(v5), expiry_s, ends_at, next_id, will, [], [], []
+    )
 
 
 def _session_row(session: SavedSession) -> tuple[Any, ...]:

@@ -63,3 +63,7 @@ CREATE TABLE retained (
     receipt    INTEGER NOT NULL,
     qos        INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Written to find out whether the disk still takes a commit.
+CREATE TABLE probe (count INTEGER NOT NULL) STRICT;
+INSERT INTO probe VALUES (0);
