@@ -160,6 +160,8 @@ class Channel:
                         size |= (byte & 127) << 21
                         if byte & 128:
                             raise ProtocolError("remaining length over four bytes", Reason.MALFORMED_PACKET)
+                if not byte:
+                    raise ProtocolError("remaining length longer than needed", Reason.MALFORMED_PACKET)
             if size > packet_max:
                 raise ProtocolError(f"a packet of {size} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
             stop = at + size

@@ -244,6 +244,8 @@ class Session:
         """PUBACK arrived. Raises `ProtocolError` if the message under `id` is QoS 2."""
         message = self.inflight.get(id)
         if message is None:
+            if not id:
+                raise self.core.wrong_ack("packet identifier 0")  # [MQTT-2.2.1-3]
             return  # after a resumption on another path; there is nothing to answer to a PUBACK
         if message.qos == 2:
             raise self.core.wrong_ack("PUBACK for a QoS 2 message")

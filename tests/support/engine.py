@@ -1,0 +1,82 @@
+"""The broker's core on real sockets, without stores and identities: everybody is anonymous."""
+
+import asyncio
+import socket
+import ssl
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from broker.identity import ANONYMOUS, Identity
+from broker.listen.reactor import Reactor
+from broker.message import Message
+from broker.session import connect
+from broker.session.core import Core, Limits
+from broker.session.session import Session
+
+
+class _NoBridge:
+    def stamp(self, identity: Identity, topic: bytes) -> str:
+        return ""
+
+    def delivered(self, session: Session, message: Message) -> None:
+        pass
+
+
+class Engine:
+    """A core and a reactor, listening on free ports: `port`, and `tls_port` when there is a context."""
+
+    def __init__(self, limits: Limits | None = None, tls: ssl.SSLContext | None = None) -> None:
+        numbers = iter(range(1 << 30))
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.core = Core(
+            now=time.monotonic(),
+            admit=lambda channel, packet: connect.accepted(channel, ANONYMOUS),
+            random_id=lambda: f"auto-{next(numbers)}",
+            bridge=_NoBridge(),
+            log=self._log,
+            limits=limits,
+        )
+        self.reactor = Reactor(self.core, asyncio.get_running_loop())
+        self.port = self._listen(None)
+        self.tls_port = self._listen(lambda: tls) if tls is not None else 0
+
+    @property
+    def counters(self) -> Any:
+        return self.core.counters
+
+    def _log(self, event: str, **fields: Any) -> None:
+        error = fields.get("exc_info")
+        if error is not None:
+            traceback.print_exception(error)
+        self.events.append((event, fields))
+
+    def _listen(self, tls: Callable[[], ssl.SSLContext] | None) -> int:
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        self.reactor.listen(sock, tls)
+        port: int = sock.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        for connection in list(self.reactor.connections.values()):
+            connection.close()
+        self.reactor.close()
+
+
+@asynccontextmanager
+async def running(limits: Limits | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Engine]:
+    engine = Engine(limits, tls)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait until something that has no event of its own has come about; the loop goes on meanwhile."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.001)
