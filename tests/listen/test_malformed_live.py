@@ -79,12 +79,8 @@ async def test_before_connect(engine: Engine, case: Case) -> None:
     assert engine.counters.protocol_errors == 1
 
 
-SERVERS = (Connack, Suback, Unsuback, Pingresp)
-FROM_SERVER = [
-    case
-    for case in CASES
-    if case.packet is not None and (isinstance(case.packet, SERVERS) or isinstance(case.packet, Connect))
-]
+NOT_IN_A_SESSION = (Connect, Connack, Suback, Unsuback, Pingresp)
+FROM_SERVER = [case for case in CASES if isinstance(case.packet, NOT_IN_A_SESSION)]
 
 
 @pytest.mark.parametrize("case", FROM_SERVER, ids=lambda case: case.id)

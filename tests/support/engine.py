@@ -75,8 +75,8 @@ async def running(limits: Limits | None = None, tls: ssl.SSLContext | None = Non
         engine.close()
 
 
-async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+async def until(condition: Callable[[], object], within_s: float = 10) -> None:
     """Wait until something that has no event of its own has come about; the loop goes on meanwhile."""
-    async with asyncio.timeout(timeout):
-        while not condition():
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.001)

@@ -6,7 +6,8 @@ It never answers by itself, so a test sees, and sends, every packet of a convers
 import asyncio
 import ssl
 import weakref
-from typing import Any, Self, TypeVar
+from contextlib import suppress
+from typing import Any, ClassVar, Self, TypeVar
 
 from broker.wire.decode import decode, split
 from broker.wire.encode import encode
@@ -34,7 +35,7 @@ GONE = (ConnectionError, ssl.SSLError, EOFError)
 class Client:
     """One connection. `version` is how packets are encoded and read."""
 
-    _all: weakref.WeakSet[Self] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet["Client"]] = weakref.WeakSet()
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: int) -> None:
         self.reader = reader
@@ -78,10 +79,8 @@ class Client:
     async def close(self) -> None:
         """Close the socket, without a DISCONNECT."""
         self.writer.close()
-        try:
+        with suppress(GONE):
             await self.writer.wait_closed()
-        except GONE:
-            pass
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -107,9 +106,9 @@ class Client:
         self.writer.write(b"".join(p if isinstance(p, bytes) else encode(p, self.version) for p in packets))
         await self.writer.drain()
 
-    async def receive(self, timeout: float = TIMEOUT_S) -> Packet | None:
+    async def receive(self, within_s: float = TIMEOUT_S) -> Packet | None:
         """The next packet, or None at the end of the connection."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within_s):
             while True:
                 frame = split(self._buffer, 0, 1 << 28)
                 if frame is not None:
@@ -125,9 +124,9 @@ class Client:
                     return None
                 self._buffer += data
 
-    async def expect(self, kind: type[PacketT], timeout: float = TIMEOUT_S) -> PacketT:
+    async def expect(self, kind: type[PacketT], within_s: float = TIMEOUT_S) -> PacketT:
         """The next packet, which must be a `kind`."""
-        packet = await self.receive(timeout)
+        packet = await self.receive(within_s)
         assert isinstance(packet, kind), f"{packet!r} instead of {kind.__name__}"
         return packet
 
@@ -178,4 +177,3 @@ class Client:
         if acknowledge and message.qos == 1:
             await self.send(Puback(message.packet_id))
         return message
-

@@ -21,9 +21,7 @@ def key_and_csr() -> tuple[bytes, bytes]:
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "anything")])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return (
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         csr.public_bytes(serialization.Encoding.PEM),
     )
 
