@@ -49,6 +49,17 @@ def read_pem(source: Path | str | bytes) -> bytes:
     return Path(source).read_bytes()
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho drops such a socket without closing it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def tls_context(*, ca: bytes | None, system: bool) -> ssl.SSLContext:
     """A context that verifies the server's chain and name, always.
 
@@ -56,6 +67,7 @@ def tls_context(*, ca: bytes | None, system: bool) -> ssl.SSLContext:
     `ValueError` when `ca` holds no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name from the start
+    context.sslsocket_class = _ClosingSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if system:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)

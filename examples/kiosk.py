@@ -1,0 +1,78 @@
+"""A kiosk on a terminal: enrols itself once, then shows what is sent to it.
+
+python examples/kiosk.py --url mqtts://localhost:8883 --dir /var/lib/kiosk --ca ca.crt --code XXXXX-XXXXX-XXXXX-XXXXX
+python examples/kiosk.py --dir /var/lib/kiosk
+"""
+
+import argparse
+import signal
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+from client_sdk import Credentials, Device, Message, NotEnrolled, PushError, Status, enrol
+
+WIDTH = 60
+
+
+def box(message: Message) -> str:
+    """The message as a person should see it."""
+    shown = message.notification
+    title = shown.title if shown else ""
+    lines = textwrap.wrap(shown.body if shown else message.text, WIDTH) or [""]
+    if shown and shown.actions:
+        lines += ["", "   ".join(f"[ {action.title} ]" for action in shown.actions)]
+    clean = ["".join(c if c.isprintable() else "?" for c in line) for line in [title, *lines]]
+    rows = [f"│ {line:<{WIDTH}} │" for line in clean[1:]]
+    return "\n".join([f"┌─ {clean[0]} ".ljust(WIDTH + 3, "─") + "┐", *rows, "└" + "─" * (WIDTH + 2) + "┘"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A kiosk on a terminal.")
+    parser.add_argument("--url", help="the broker, such as mqtts://push.example.org:8883; needed once")
+    parser.add_argument(
+        "--dir", "--directory", dest="directory", type=Path, required=True, help="where it keeps its key"
+    )
+    parser.add_argument("--code", help="the one-time code; needed once")
+    parser.add_argument("--ca", type=Path, help="the certificate that vouches for the broker; needed once")
+    parser.add_argument("--follow", action="append", default=[], help="a topic of the brand, such as news")
+    parser.add_argument("--until", type=int, default=0, metavar="N", help="end after N messages")
+    options = parser.parse_args()
+
+    done = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: done.set())
+    signal.signal(signal.SIGINT, lambda *_: done.set())
+    seen = 0
+
+    def show(message: Message) -> None:
+        nonlocal seen
+        print(box(message), flush=True)
+        message.displayed()  # the broker knows that it was delivered; only we know that it can be seen
+        seen += 1
+        if seen == options.until:
+            done.set()
+
+    def tell(status: Status) -> None:
+        print("connected" if status.connected else f"offline: {status.error}", flush=True)
+
+    try:
+        try:
+            credentials = Credentials.load(options.directory)
+        except NotEnrolled:
+            if not (options.url and options.code):
+                parser.error("this directory holds no identity yet: give --url and --code, and --ca")
+            credentials = enrol(url=options.url, code=options.code, directory=options.directory, ca=options.ca)
+            print(f"enrolled as {credentials.identity}, until {credentials.not_after:%d %B %Y}", flush=True)
+        with Device(credentials, on_message=show, on_status=tell) as device:
+            for topic in options.follow:
+                device.follow(topic)
+            done.wait()
+    except PushError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
