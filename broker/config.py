@@ -316,7 +316,7 @@ def _read(path: Path, *, required: bool) -> dict[str, Any]:
     """The values in a TOML file, checked; none when the file may be missing and is."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if required:
             raise Misconfigured(
                 f"there is no configuration file {path}", remedy="Name one that exists, or none."

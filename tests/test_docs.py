@@ -79,7 +79,8 @@ def unknown_words(line: str) -> list[str]:
                 return [f"{command.name} {word}"]
             command = found
         elif flag := re.match(r"--[a-z-]+", word):
-            options = [option for option in command.params if isinstance(option, click.Option)]
+            parameters = command.get_params(click.Context(command))
+            options = [option for option in parameters if isinstance(option, click.Option)]
             if flag[0] not in {"--help", *(name for o in options for name in (*o.opts, *o.secondary_opts))}:
                 return [f"{command.name} {flag[0]}"]
     return []

@@ -3,11 +3,15 @@
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from broker.errors import Failed
+
+WAIT_S: Final = 2.0
+_RETRY_S: Final = 0.02
 
 
 class DataLock:
@@ -21,7 +25,10 @@ class DataLock:
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take the lock now, or raise `Failed` naming the process that has it."""
+        """Take the lock now, or raise `Failed` naming the process that has it.
+
+        `with` waits a little, since a command holds the lock for no longer than it works.
+        """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,8 +52,16 @@ class DataLock:
             os.close(fd)
 
     def __enter__(self) -> Self:
-        self.acquire()
-        return self
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self.acquire()
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -38,3 +38,15 @@ def test_it_ends_with_its_process(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     with lock:
         pass
+
+
+def test_with_waits_for_a_command_to_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = DataLock(tmp_path / "lock"), DataLock(tmp_path / "lock")
+    first.acquire()
+    waits = iter([None, None])
+    monkeypatch.setattr("broker.store.lock.time.sleep", lambda _s: next(waits, None) or first.release())
+    with second:
+        pass
+    monkeypatch.setattr("broker.store.lock.WAIT_S", 0)
+    with first, pytest.raises(Failed), second:
+        pass

@@ -1,0 +1,190 @@
+"""The table of operations: what the CLI can ask for, by name, with JSON in and JSON out.
+
+An operation is an async function of a `Context` and keyword arguments. Its signature is its schema: arguments are
+checked against the annotations before it runs. The same table serves the admin socket of a running broker and
+a command that works on the records directly, so both do the same.
+"""
+
+import base64
+import inspect
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
+
+import msgspec
+
+from broker.admin.wire import no_broker
+from broker.config import Settings
+from broker.errors import NotFound, Refused
+from broker.trust.directory import Directory
+
+if TYPE_CHECKING:
+    from broker.app import Broker
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What operations work on. Without a running broker, `broker` is None."""
+
+    settings: Settings
+    directory: Directory
+    broker: "Broker | None" = None
+
+    @property
+    def running(self) -> "Broker":
+        """The broker, or `Unreachable`."""
+        if self.broker is None:
+            raise no_broker(self.settings)
+        return self.broker
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the table. `arguments` is a struct made from the function's signature."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: type[msgspec.Struct]
+    needs_broker: bool
+    streams: bool
+
+
+OPERATIONS: Final[dict[str, Operation]] = {}
+
+
+def _register(name: str, function: Callable[..., Any], *, of: Callable[..., Any], needs_broker: bool = False) -> None:
+    hints = get_type_hints(of)
+    fields = [
+        (parameter.name, hints[parameter.name])
+        if parameter.default is parameter.empty
+        else (parameter.name, hints[parameter.name], parameter.default)
+        for parameter in list(inspect.signature(of).parameters.values())[1:]
+    ]
+    arguments = msgspec.defstruct(f"{name} arguments", fields, kw_only=True, forbid_unknown_fields=True)
+    OPERATIONS[name] = Operation(name, function, arguments, needs_broker, inspect.isasyncgenfunction(of))
+
+
+def _of_directory(method: str) -> None:
+    """A method of the directory as an operation: `brand_add` is `brand.add`."""
+    unbound = getattr(Directory, method)
+
+    async def function(context: Context, **arguments: Any) -> Any:
+        return await unbound(context.directory, **arguments)
+
+    _register(method.replace("_", ".", 1), function, of=unbound)
+
+
+def _operation(name: str, *, needs_broker: bool) -> Callable[[Function], Function]:
+    def register(function: Function) -> Function:
+        _register(name, function, of=function, needs_broker=needs_broker)
+        return function
+
+    return register
+
+
+for _method in (
+    *("brand_add", "brand_list", "brand_show", "brand_remove"),
+    *("token_issue", "token_list", "token_revoke"),
+    *("user_add", "user_list", "user_show", "user_remove"),
+    *("store_add", "store_list", "store_show", "store_remove"),
+    *("device_code", "device_list", "device_show", "device_assign", "device_revoke", "device_remove"),
+    *("password_set", "password_remove"),
+    *("cert_issue", "cert_renew", "cert_list", "cert_revoke"),
+):
+    _of_directory(_method)
+
+
+@_operation("cert.ca", needs_broker=False)
+async def _ca(context: Context) -> dict[str, Any]:
+    return {"certificate": context.directory.authority.ca_pem}
+
+
+@_operation("status", needs_broker=True)
+async def _status(context: Context) -> Any:
+    return {"pid": os.getpid(), "data": str(context.settings.data), **context.running.status()}
+
+
+@_operation("connections.list", needs_broker=True)
+async def _connections(context: Context) -> Any:
+    return context.running.connections()
+
+
+@_operation("send", needs_broker=True)
+async def _send(
+    context: Context,
+    *,
+    topic: str,
+    payload: bytes,
+    qos: int = 1,
+    ttl_s: int | None = None,
+    content_type: str | None = None,
+    user_properties: tuple[tuple[str, str], ...] = (),
+) -> Any:
+    return await context.running.send(
+        topic, payload, qos=qos, ttl_s=ttl_s, content_type=content_type, user_properties=user_properties
+    )
+
+
+@_operation("tail", needs_broker=True)
+async def _tail(context: Context, *, filters: tuple[str, ...]) -> AsyncIterator[Any]:
+    async for message in context.running.tail(filters):
+        payload = message.pop("payload")
+        try:
+            yield {**message, "payload": payload.decode()}
+        except UnicodeDecodeError:
+            yield {**message, "bytes": len(payload), "payload_base64": base64.b64encode(payload).decode("ascii")}
+
+
+def find(name: str) -> Operation:
+    """The operation with this name."""
+    try:
+        return OPERATIONS[name]
+    except KeyError:
+        raise NotFound(
+            f"this broker has no operation {name!r}", remedy="Restart the broker with the version of this command."
+        ) from None
+
+
+def start(context: Context, name: str, arguments: Mapping[str, Any]) -> Awaitable[Any] | AsyncIterator[Any]:
+    """Check `arguments` and call the operation: an awaitable, or an async iterator where it streams."""
+    operation = find(name)
+    if operation.needs_broker:
+        context.running  # noqa: B018 - raises where there is none
+    try:
+        checked = msgspec.convert(arguments, operation.arguments)
+    except msgspec.ValidationError as error:
+        raise Refused(
+            f"{name}: {error}", reason=0x83, remedy="Use the same version of the command and the broker."
+        ) from None
+    result: Awaitable[Any] | AsyncIterator[Any] = operation.function(context, **msgspec.structs.asdict(checked))
+    return result
+
+
+async def perform(context: Context, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Do one operation and return what it found, as JSON has it."""
+    result = start(context, name, arguments)
+    assert inspect.isawaitable(result)  # streams are asked for with `start`
+    return jsonable(await result)
+
+
+def jsonable(value: Any) -> Any:
+    """Structs, times and bytes as JSON has them: text bytes (PEM) as text, other bytes in base64."""
+    return _texts(msgspec.to_builtins(value, builtin_types=(bytes,)))
+
+
+def _texts(value: Any) -> Any:
+    match value:
+        case bytes():
+            try:
+                return value.decode("ascii")
+            except UnicodeDecodeError:
+                return base64.b64encode(value).decode("ascii")
+        case dict():
+            return {name: _texts(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_texts(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,102 @@
+"""Whom to ask: the running broker through its socket, or, where none runs, the records themselves."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from broker.admin import client
+from broker.admin.wire import no_broker
+from broker.config import Settings
+from broker.errors import Failed, NotFound, Refused, Unreachable
+from broker.store.lock import DataLock
+
+# How long a command waits for a broker that is just starting, or for another command that has the records.
+LOCK_WAIT_S: Final = 5.0
+_RETRY_S: Final = 0.05
+# Where the system service has its socket: its data directory is closed to everyone else.
+SYSTEM_DATA: Final = Path("/var/lib/pushbroker")
+SYSTEM_SOCKET: Final = Path("/run/pushbroker/admin.sock")
+# The operations that make sense only where a broker runs: those of the table that need one.
+BROKER_ONLY: Final = frozenset({"status", "connections.list", "send", "tail"})
+
+
+def call(settings: Settings, operation: str, arguments: Mapping[str, Any], *, wait_s: float = LOCK_WAIT_S) -> Any:
+    """Do one operation and return its result as JSON has it.
+
+    Raises what the operation raises, and `Unreachable` when a process has the data directory but does not answer.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return client.call(_socket(settings), operation, arguments)
+        except client.NotListening:
+            held = _directly(settings, operation, arguments)
+        if not isinstance(held, Failed):
+            return held
+        _wait(settings, held, deadline)
+
+
+def stream(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> client.Stream:
+    """Begin an operation that answers with one thing after the other; only a running broker has those."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return client.Stream(_socket(settings), operation, arguments)
+        except client.NotListening:
+            held = _directly(settings, operation, arguments)
+        assert isinstance(held, Failed)  # an operation that needs a broker never returns otherwise
+        _wait(settings, held, deadline)
+
+
+def running(settings: Settings) -> bool:
+    """Whether a broker answers on the socket."""
+    try:
+        client.call(_socket(settings), "status", {})
+    except (client.NotListening, Unreachable):
+        return False
+    return True
+
+
+def _socket(settings: Settings) -> Path:
+    if settings.admin_socket is None and settings.data == SYSTEM_DATA and SYSTEM_SOCKET.exists():
+        return SYSTEM_SOCKET
+    return settings.admin_path
+
+
+def _wait(settings: Settings, held: Failed, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise Unreachable(
+            f"{held.message}, which does not answer on {settings.admin_path}",
+            remedy=f"Wait until it has started, or look what it is: ps -fp $(cat {settings.lock_path})",
+        )
+    time.sleep(_RETRY_S)
+
+
+def _directly(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
+    """Do the operation on the records, or return the `Failed` that says who has them."""
+    lock = DataLock(settings.lock_path)
+    try:
+        if not settings.records_path.exists():
+            raise no_broker(settings) if operation in BROKER_ONLY else _no_data(settings)
+        lock.acquire()
+    except PermissionError:
+        raise Refused(
+            f"you may not work on {settings.data}", remedy="Run as the user that owns it, or with sudo."
+        ) from None
+    except Failed as held:
+        if isinstance(held, Unreachable):
+            raise
+        return held
+    try:
+        if operation in BROKER_ONLY:
+            raise no_broker(settings)
+        from broker.admin import direct  # noqa: PLC0415 - the broker's libraries, 300 ms, only where no broker runs
+
+        return direct.call(settings, operation, arguments)
+    finally:
+        lock.release()
+
+
+def _no_data(settings: Settings) -> NotFound:
+    return NotFound(f"there is no data directory {settings.data}", remedy=f"pushbroker init --data {settings.data}")

@@ -1,0 +1,22 @@
+"""The CLI, one module for each noun. `main` is what the `pushbroker` script calls.
+
+Start-up is part of the interface: a module here imports click and no more; rich, asyncio and the broker itself are
+imported by the command that uses them.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the CLI and exit with its code (the codes are in `broker.errors` and in docs/cli.md)."""
+    try:
+        from broker.command.root import run  # noqa: PLC0415 - click is not there without the extra
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("click", "msgspec"):
+            raise
+        sys.stderr.write(
+            f"error: the {missing.name} library is not installed: this is the client SDK without its server\n"
+            "  try: pip install 'pushbroker[server]'\n"
+        )
+        sys.exit(1)
+    sys.exit(run())

@@ -1,0 +1,5 @@
+"""`python -m broker.command` is `pushbroker`."""
+
+from broker.command import main
+
+main()

@@ -1,0 +1,52 @@
+"""Shell completion of names, read straight from the records: a TAB must not wait for a broker or start one."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from broker.command.base import Run
+
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _query(context: click.Context, statement: str, *values: str) -> list[str]:
+    import sqlite3  # noqa: PLC0415 - only where used
+
+    from broker.config import default_data  # noqa: PLC0415
+
+    run = context.find_object(Run)
+    data: Path = (run.data if run else None) or default_data()
+    with contextlib.suppress(sqlite3.Error, OSError):
+        database = sqlite3.connect(f"{(data / 'records.db').absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)
+        with contextlib.closing(database):
+            return [str(name) for (name,) in database.execute(statement, values)]
+    return []
+
+
+def _escaped(incomplete: str) -> str:
+    return incomplete.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
+
+
+def brands(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of brands."""
+    statement = "SELECT name FROM brands WHERE name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"
+    return _query(context, statement, _escaped(incomplete))
+
+
+def _of_brand(table: str) -> Completer:
+    # The table is one of the three literals below, never a user's text.
+    statement = f"SELECT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
+
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+        # After an option whose value is being typed click has not yet sorted the arguments; the brand is the first.
+        brand = context.params.get("brand") or next(iter(context.args), "")
+        return _query(context, statement, str(brand), _escaped(incomplete))
+
+    return complete
+
+
+users = _of_brand("users")
+stores = _of_brand("stores")
+devices = _of_brand("devices")

@@ -1,0 +1,88 @@
+"""Printing data: JSON for programs, aligned columns for pipes, a coloured table for people."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from broker.command.base import Run
+
+
+def print_json(value: Any, *, indent: int = 2) -> None:
+    """One JSON value on stdout; `indent` 0 keeps it on one line."""
+    import msgspec  # noqa: PLC0415 - 30 ms that help need not wait for
+
+    encoded = msgspec.json.encode(value)
+    click.echo(msgspec.json.format(encoded, indent=indent) if indent else encoded)
+
+
+def print_list(run: Run, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
+    """A list of things: JSON list, or one row each with the named columns. `empty` is said when there are none."""
+    if run.json:
+        print_json(rows)
+    elif not rows:
+        run.say(empty)
+    else:
+        _print_table(
+            [_heading(column) for column in columns], [[text(row.get(column)) for column in columns] for row in rows]
+        )
+
+
+def print_one(run: Run, thing: Mapping[str, Any]) -> None:
+    """One thing: JSON object, or a line for each of its fields."""
+    if run.json:
+        print_json(thing)
+        return
+    flat = [(_heading(name).lower(), text(value)) for name, value in thing.items() if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in flat), default=0)
+    for name, value in flat:
+        first, *more = value.splitlines() or [""]
+        click.echo(f"{click.style(f'{name:<{width}}', dim=True)}  {first}")
+        for line in more:
+            click.echo(f"{'':<{width}}  {line}")
+
+
+def text(value: Any) -> str:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:,.3f}".rstrip("0").rstrip(".")
+        case list() | tuple():
+            return ", ".join(text(item) for item in value)
+        case dict():
+            return "\n".join(f"{name} {text(item)}" for name, item in value.items())
+        case _:
+            return str(value)
+
+
+def _heading(column: str) -> str:
+    return column.replace("_", " ").capitalize()
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not sys.stdout.isatty():
+        widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
+        for row in (headings, *rows):
+            click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.console import Console  # noqa: PLC0415 - 80 ms that only a terminal needs
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        # As text, not as rich's markup: a title may hold brackets. Nor as terminal control: `printable` sees to that.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)
+
+
+def printable(line: str) -> str:
+    """`line` without control characters: what a device or a message says must not drive the operator's terminal."""
+    return "".join(char if char.isprintable() else "�" for char in line)

@@ -1,0 +1,76 @@
+"""A message the whole way, for `doctor`: a device enrols, a brand's server sends, the device acknowledges."""
+
+import queue
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from broker.command.base import Run
+from broker.command.checks import Check, reachable_host
+from broker.config import Listener
+from broker.errors import NotFound, PushbrokerError
+from client_sdk import Brand, Device, Message, PushError, enrol
+
+BRAND: Final = "pushbroker-doctor"
+_DEVICE: Final = "probe"
+_TIMEOUT_S: Final = 10
+
+
+def push(run: Run, listeners: list[Listener]) -> Iterator[Check]:
+    """Send through the first TLS listener as a brand of our own to a device of our own."""
+    listener = next((listener for listener in listeners if listener.tls), None)
+    if listener is None:
+        yield Check(
+            "push", "skipped", "no listener has TLS, which a device needs to enrol", "--listen mqtts://0.0.0.0:8883"
+        )
+        return
+    host = reachable_host(listener)
+    url = f"mqtts://[{host}]:{listener.port}" if ":" in host else f"mqtts://{host}:{listener.port}"
+    try:
+        with _brand(run) as token, tempfile.TemporaryDirectory(prefix="pushbroker-doctor-") as directory:
+            code = run.call("device.code", brand=BRAND, device=_DEVICE, ttl_s=60)["code"]
+            ca = run.call("cert.ca")["certificate"].encode()
+            took_ms = _push(url, token, code, ca, Path(directory))
+    except PushError as error:
+        remedy = error.remedy or f"Look into the broker's log for {BRAND}."
+        yield Check("push", "failed", f"through {url}: {error.message}", remedy)
+    except PushbrokerError as error:
+        yield Check("push", "failed", error.message, error.remedy)
+    else:
+        yield Check("push", "ok", f"a message through {url} was acknowledged after {took_ms:.1f} ms")
+
+
+@contextmanager
+def _brand(run: Run) -> Iterator[str]:
+    """Our brand, with a token for it; what an interrupted run may have left is removed first."""
+    with suppress(NotFound):
+        run.call("brand.remove", name=BRAND)
+    run.call("brand.add", name=BRAND, title="made and removed by pushbroker doctor")
+    try:
+        yield run.call("token.issue", brand=BRAND, ttl_s=60)["secret"]
+    finally:
+        run.call("brand.remove", name=BRAND)
+
+
+def _push(url: str, token: str, code: str, ca: bytes, directory: Path) -> float:
+    """Send and receive; returns the milliseconds from sending to the receipt. Raises `PushError`."""
+    arrived: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    credentials = enrol(url=url, code=code, directory=directory, ca=ca, timeout=_TIMEOUT_S)
+    with (
+        Device(credentials, on_message=arrived.put) as device,
+        Brand(url, brand=BRAND, token=token, ca=ca, timeout=_TIMEOUT_S) as brand,
+    ):
+        device.wait_connected(timeout=_TIMEOUT_S)
+        began = time.perf_counter()
+        sent = brand.send(to_device=_DEVICE, title="Hello", body="from pushbroker doctor", ttl=60)
+        receipt = sent.wait_delivered(timeout=_TIMEOUT_S)
+        took_ms = (time.perf_counter() - began) * 1000
+        if receipt is None:
+            raise PushError(f"message {sent.message_id} was accepted, but no receipt came within {_TIMEOUT_S} s")
+        with suppress(queue.Empty):
+            if arrived.get(timeout=_TIMEOUT_S).id == sent.message_id:
+                return took_ms
+    raise PushError(f"message {sent.message_id} did not arrive at the device")

@@ -1,0 +1,118 @@
+"""A broker as a process: started, watched, reloaded and stopped by signals. `serve` and `dev` share it."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from broker.admin.operations import Context
+from broker.admin.server import AdminServer
+from broker.app import Broker
+from broker.config import Settings
+from broker.errors import PushbrokerError
+from broker.watch import supervisor
+
+_EXTEND_EVERY_S: Final = 5
+_EXTEND_BY_S: Final = 20
+_log = structlog.get_logger("pushbroker.service")
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Broker]:
+    """A started broker with its admin socket, stopped again on the way out."""
+    broker = Broker(settings)
+    async with _extending_the_timeout():
+        await broker.start()
+    admin = AdminServer(Context(settings, broker.directory, broker), settings.admin_path)
+    try:
+        await admin.start(supervisor.inherited_unix_socket())
+        yield broker
+    finally:
+        await admin.stop()
+        async with _extending_the_timeout():
+            await broker.stop()
+
+
+async def serve(
+    settings: Settings, *, load: Callable[[], Settings], ready: Callable[[Broker], Awaitable[None]]
+) -> None:
+    """Run a broker until SIGTERM or SIGINT. SIGHUP makes it `load` its settings again."""
+    loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+    reloading = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    async with contextlib.AsyncExitStack() as stack:
+        starting = asyncio.ensure_future(stack.enter_async_context(running(settings)))
+        await _first_of(starting, ending.wait())
+        if not starting.done():  # told to stop while it was still loading
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            return
+        broker = starting.result()
+        await ready(broker)
+        supervisor.notify(READY=1, STATUS=f"serving {' '.join(broker.addresses)}")
+        chores = [
+            asyncio.ensure_future(_reload(broker, reloading, load)),
+            asyncio.ensure_future(_feed_watchdog(broker)),
+        ]
+        await ending.wait()
+        for chore in chores:
+            chore.cancel()
+        supervisor.notify(STOPPING=1, STATUS="stopping")
+
+
+async def _first_of(*awaitables: Awaitable[object]) -> None:
+    futures = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    futures[-1].cancel()
+
+
+@contextlib.asynccontextmanager
+async def _extending_the_timeout() -> AsyncIterator[None]:
+    """Keep systemd patient while sessions are loaded or saved: it may take as long as it goes on."""
+
+    async def extend() -> None:
+        while supervisor.notify(EXTEND_TIMEOUT_USEC=_EXTEND_BY_S * 1_000_000):  # noqa: ASYNC110 - a clock, not a poll
+            await asyncio.sleep(_EXTEND_EVERY_S)
+
+    chore = asyncio.ensure_future(extend())
+    try:
+        yield
+    finally:
+        chore.cancel()
+
+
+async def _reload(broker: Broker, reloading: asyncio.Event, load: Callable[[], Settings]) -> None:
+    while True:
+        await reloading.wait()
+        reloading.clear()
+        supervisor.notify(RELOADING=1, MONOTONIC_USEC=supervisor.monotonic_usec())
+        try:
+            await broker.reload(load())
+        except PushbrokerError as error:
+            # What was good before stays in force: a typing mistake must not stop a running broker.
+            _log.error("reload refused", error=error.message, remedy=error.remedy)
+        else:
+            _log.info("reloaded")
+        supervisor.notify(READY=1)
+
+
+async def _feed_watchdog(broker: Broker) -> None:
+    """Tell systemd that we are well, only while we are: the loop turns, and the store has committed a probe."""
+    interval_s = supervisor.watchdog_interval_s()
+    while interval_s:
+        before = time.monotonic()
+        try:
+            await asyncio.wait_for(broker.probe(), interval_s)
+        except (PushbrokerError, TimeoutError) as error:
+            _log.error("not well; the watchdog is not fed", error=str(error))
+        else:
+            supervisor.notify(WATCHDOG=1)
+        await asyncio.sleep(max(interval_s / 2 - (time.monotonic() - before), 0.01))
