@@ -91,7 +91,7 @@ class Connection(Channel):
         self.reactor.want(self, write=self.pending is not None)
         if self.tail:
             rest, self.tail = self.tail, b""
-            self.feed(rest)
+            self.feed(bytes(rest))
 
     # -- out ---------------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Channel:
         "closed",
         "core",
         "keep_alive_s",
+        "lack",
         "late_bytes",
         "out",
         "packet_max",
@@ -71,7 +72,8 @@ class Channel:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.out: list[bytes] = []
-        self.tail = b""
+        self.tail: bytes | bytearray = b""  # of a packet that is not whole yet
+        self.lack = 0  # bytes missing from it, where its length is known
         self.session: Session | None = None
         self.admitting: Connect | None = None
         self.closed = False
@@ -127,8 +129,13 @@ class Channel:
         core = self.core
         self.seen = core.now
         if self.tail:
-            data = self.tail + data
-            self.tail = b""
+            if len(data) < self.lack:
+                # Still not whole: what has come is not copied again for each piece.
+                self.lack -= len(data)
+                self.tail += data
+                return
+            data = b"".join((self.tail, data))
+            self.tail, self.lack = b"", 0
         session = self.session
         if session is None:
             self._feed_new(data)
@@ -162,10 +169,11 @@ class Channel:
                             raise ProtocolError("remaining length over four bytes", Reason.MALFORMED_PACKET)
                 if not byte:
                     raise ProtocolError("remaining length longer than needed", Reason.MALFORMED_PACKET)
-            if size > packet_max:
-                raise ProtocolError(f"a packet of {size} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
             stop = at + size
+            if stop - pos > packet_max:
+                raise ProtocolError(f"a packet of {stop - pos} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
             if stop > end:
+                self.lack = stop - end
                 break
 
             if first == 0x30:  # PUBLISH, QoS 0
@@ -265,7 +273,7 @@ class Channel:
         counters.messages_sent += sent
         counters.messages_delivered += delivered
         if pos < end and not self.closed:
-            self.tail = data[pos:]
+            self.tail = bytearray(memoryview(data)[pos:])
 
     def _feed_new(self, data: bytes) -> None:
         """Before the session is there: one CONNECT, and what follows waits until it is admitted."""

@@ -1,0 +1,187 @@
+"""Bytes as networks and careless clients deliver them: in pieces, all at once, half-closed, announced and never sent."""
+
+import asyncio
+import time
+
+import pytest
+from support.engine import Engine, until
+from support.mqtt import Client
+from support.pki import Pki
+
+from broker.limits import CONNECT_BYTES_MAX, PACKET_BYTES_MAX
+from broker.wire.encode import encode
+from broker.wire.packets import Connack, Connect, Disconnect, Puback, Publish, Request, Suback, Subscribe, Will
+
+LARGE = bytes(range(256)) * ((PACKET_BYTES_MAX - 64) // 256)
+
+
+async def test_connect_byte_by_byte(engine: Engine) -> None:
+    client = await Client.open(engine.port)
+    for byte in encode(Connect("slow", 5, True, 60, "ada"), 5):
+        await client.send(bytes((byte,)))
+        await asyncio.sleep(0)
+    assert (await client.expect(Connack)).reason == 0
+    for byte in encode(Subscribe(1, [Request("a", 1)]), 5):
+        await client.send(bytes((byte,)))
+        await asyncio.sleep(0)
+    await client.expect(Suback)
+    await client.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("version", [4, 5])
+async def test_all_in_one_write(engine: Engine, pki: Pki, version: int, tls: bool) -> None:
+    """A client need not wait for CONNACK (§3.1.4)."""
+    port, context = (engine.tls_port, pki.client()) if tls else (engine.port, None)
+    client = await Client.open(port, version=version, tls=context)
+    await client.send(
+        Connect("eager", version),
+        Subscribe(1, [Request("t", 1)]),
+        Publish(b"t", b"at 1", 1, packet_id=2),
+        Publish(b"t", b"at 0"),
+    )
+    await client.expect(Connack)
+    await client.expect(Suback)
+    got = [await client.receive() for _ in range(3)]
+    assert Puback(2) in got
+    assert [p.payload for p in got if isinstance(p, Publish)] == [b"at 1", b"at 0"]
+    await client.close()
+
+
+async def test_connect_with_everything_and_half_closed(engine: Engine) -> None:
+    """`printf … | nc` style: a client that closes its side has still said what it sent."""
+    receiver = await Client.connected(engine.port)
+    await receiver.subscribe("t", qos=1)
+    client = await Client.open(engine.port)
+    await client.send(Connect("piped", 5), Publish(b"t", b"x", 1, packet_id=1))
+    client.writer.write_eof()
+    await client.expect(Connack)
+    await client.expect(Puback)
+    await client.expect_end()
+    await receiver.expect_message(b"x")
+    await client.close()
+    await receiver.close()
+
+
+async def test_half_closed_before_connect(engine: Engine) -> None:
+    client = await Client.open(engine.port)
+    client.writer.write_eof()
+    await client.expect_end()
+    await client.close()
+    await until(lambda: not engine.reactor.connections)
+
+
+async def test_reset_publishes_the_will(engine: Engine) -> None:
+    watcher = await Client.connected(engine.port)
+    await watcher.subscribe("gone")
+    client = await Client.connected(engine.port, will=Will(b"gone", b"bye"))
+    client.abort()
+    await watcher.expect_message(b"bye")
+    await watcher.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("versions", [(4, 4), (5, 5), (4, 5), (5, 4)], ids=str)
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_large_message(engine: Engine, pki: Pki, tls: bool, versions: tuple[int, int], qos: int) -> None:
+    port, context = (engine.tls_port, pki.client()) if tls else (engine.port, None)
+    receiver = await Client.connected(port, version=versions[0], tls=context)
+    sender = await Client.connected(port, version=versions[1], tls=context)
+    await receiver.subscribe("large", qos=qos)
+    for _ in range(2):  # the first time on a topic, and the fast way
+        sending = asyncio.create_task(sender.publish("large", LARGE, qos=qos))
+        assert (await receiver.expect_message()).payload == LARGE
+        await sending
+    await sender.close()
+    await receiver.close()
+
+
+@pytest.mark.parametrize("size", [16383, 16384, 16385, 32768, 49152, 65535, 65536, 65537, 131072])
+async def test_around_a_tls_record(engine: Engine, pki: Pki, size: int) -> None:
+    """Nothing stays behind in OpenSSL, where epoll would not see it, whatever the size of what was sent."""
+    client = await Client.connected(engine.tls_port, tls=pki.client())
+    await client.subscribe("t")
+    head = len(encode(Publish(b"t", bytes(size)), 5)) - size
+    for _ in range(3):
+        await client.publish("t", bytes(size - head))
+        assert len((await client.expect_message()).payload) == size - head
+    await client.close()
+
+
+# -- announced, too large ----------------------------------------------------------------------------------------------
+
+
+async def test_announced_before_connect(engine: Engine) -> None:
+    """Nobody waits for, or makes room for, what a stranger announces."""
+    client = await Client.open(engine.port)
+    await client.send(b"\x10" + bytes((0xFF, 0xFF, 0xFF, 0x7F)))
+    await client.expect_end()
+    await client.close()
+
+
+async def test_connect_over_the_bound(engine: Engine) -> None:
+    client = await Client.open(engine.port)
+    await client.send(Connect("a", 5, password=bytes(CONNECT_BYTES_MAX - 100)))
+    assert (await client.expect(Connack)).reason == 0
+    await client.close()
+    client = await Client.open(engine.port)
+    assert len(encode(Connect("a", 5, password=bytes(CONNECT_BYTES_MAX - 1)), 5)) > CONNECT_BYTES_MAX
+    await client.send(encode(Connect("a", 5, password=bytes(CONNECT_BYTES_MAX - 1)), 5)[:100])
+    await client.expect_end()
+    await client.close()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_announced_in_a_session(engine: Engine, version: int) -> None:
+    client = await Client.connected(engine.port, version=version)
+    await client.send(b"\x30" + bytes((0xFF, 0xFF, 0xFF, 0x7F)))
+    await client.expect_end(0x95 if version == 5 else None)
+    await client.close()
+
+
+async def test_maximum_packet_size_is_of_the_whole_packet(engine: Engine) -> None:
+    """§3.2.2.3.6: what CONNACK says is what counts, the fixed header included."""
+    client = await Client.connected(engine.port)
+    assert client.connack.properties.maximum_packet_size == PACKET_BYTES_MAX
+    empty = len(encode(Publish(b"t", bytes(PACKET_BYTES_MAX // 2)), 5)) - PACKET_BYTES_MAX // 2
+    await client.publish("t", bytes(PACKET_BYTES_MAX - empty))
+    await client.silent()
+    await client.send(encode(Publish(b"t", bytes(PACKET_BYTES_MAX - empty + 1)), 5)[:10])
+    await client.expect_end(0x95)
+    await client.close()
+
+
+async def test_much_more_after_a_mistake(engine: Engine) -> None:
+    """A client that is told why it is closed reads it, though it has sent more than we have read."""
+    client = await Client.connected(engine.port)
+    sent = asyncio.ensure_future(client.send(b"\x30\xff\xff\xff\x7f" + bytes(1 << 20)))
+    await client.expect_end(0x95)
+    await asyncio.gather(sent, return_exceptions=True)
+    await client.close()
+
+
+# -- in small pieces ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_packet_in_small_pieces_costs_no_more(engine: Engine) -> None:
+    """A byte that completes nothing must not cost a copy of all that came before."""
+    client = await Client.connected(engine.port)
+    await until(lambda: engine.reactor.connections)
+    (connection,) = engine.reactor.connections.values()
+    packet = encode(Publish(b"t", bytes(PACKET_BYTES_MAX - 100)), 5)
+    connection.feed(packet[:-20_000])
+    began = time.process_time()
+    for byte in packet[-20_000:]:
+        connection.feed(bytes((byte,)))
+    assert time.process_time() - began < 0.2  # copies of 1 MiB would take 0.4 s and more
+    assert engine.counters.messages_received == 1
+    assert engine.counters.protocol_errors == 0
+    await client.close()
+
+
+async def test_disconnect_is_not_waited_for(engine: Engine) -> None:
+    client = await Client.connected(engine.port)
+    await client.send(Disconnect(), Publish(b"t", b"after goodbye"))
+    await client.expect_end()
+    await client.close()
+    assert engine.counters.messages_received == 0
