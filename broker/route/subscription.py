@@ -75,9 +75,11 @@ class Group(Generic[R]):
         members = list(self.members.values())
         count = len(members)
         start = self._next % count
-        self._next = start + 1
-        for step in range(count):
-            member = members[(start + step) % count]
+        for turn in range(start, start + count):
+            member = members[turn % count]
             if member.session.ready:
-                return member
-        return members[start]
+                break
+        else:
+            turn, member = start, members[start]
+        self._next = turn + 1  # after the one that got it, so that nobody gets the share of those passed over
+        return member

@@ -1,0 +1,102 @@
+"""Retained messages (§3.3.1.3) against a dict, and their bounds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.message import Message
+from broker.route.retained import Retained
+from broker.wire.topics import matches
+
+
+def message(topic: str, payload: bytes = b"x", expires_at: float = 0.0) -> Message:
+    return Message(topic.encode(), payload, 1, True, expires_at=expires_at)
+
+
+TOPIC = st.lists(st.sampled_from(["a", "b", "$a", ""]), min_size=1, max_size=3).map("/".join).filter(bool)
+STEP = st.one_of(
+    st.tuples(st.just("set"), TOPIC, st.binary(max_size=3), st.sampled_from([0.0, 3.0, 6.0])),
+    st.tuples(st.just("purge"), st.just(""), st.just(b""), st.sampled_from([2.0, 3.0, 4.0, 7.0])),
+)
+
+
+@given(st.lists(STEP, max_size=25))
+def test_keeps_the_last_of_each_topic(steps: list[tuple[str, str, bytes, float]]) -> None:
+    """Replace, remove with an empty payload [MQTT-3.3.1-6], purge: the count, the bytes and the matches agree."""
+    retained, model = Retained(), dict[str, Message]()
+    for what, topic, payload, at in steps:
+        if what == "set":
+            one = message(topic, payload, at)
+            retained.set(one)
+            model.pop(topic, None)
+            if payload:
+                model[topic] = one
+        else:
+            gone = [topic for topic, one in model.items() if 0 < one.expires_at <= at]
+            assert retained.purge(at) == len(gone)
+            for topic in gone:
+                del model[topic]
+        assert len(retained) == len(model)
+        assert list(retained) == list(model.values())
+        assert retained.bytes == sum(one.size for one in model.values())
+        for topic_filter in ("#", "+", "a/#", "$a/#", "+/+", "a", "/#"):
+            for now in (0.0, 3.0, 5.0):
+                expected = [
+                    one
+                    for topic, one in model.items()
+                    if matches(topic_filter, topic) and not 0 < one.expires_at <= now
+                ]
+                found = retained.match(topic_filter.encode(), now)
+                assert sorted(m.topic for m in found) == sorted(m.topic for m in expected)
+                assert all(any(m is e for e in expected) for m in found)
+    for topic in model:
+        retained.set(message(topic, b""))
+    assert retained.bytes == len(retained) == 0
+    assert retained._tree._root == {}
+
+
+def test_the_number_is_bounded() -> None:
+    retained = Retained(messages_max=2)
+    retained.set(message("a"))
+    retained.set(message("b"))
+    assert not retained.fits(message("c"))
+    assert retained.fits(message("b", b"y"))  # replaces one
+    assert retained.fits(message("c", b""))  # taking away is always possible
+    retained.set(message("a", b""))
+    assert retained.fits(message("c"))
+
+
+def test_the_bytes_are_bounded() -> None:
+    small, large = message("a"), message("a", b"x" * 500)
+    retained = Retained(bytes_max=large.size)
+    assert retained.fits(large)
+    retained.set(large)
+    assert not retained.fits(message("b"))
+    assert retained.fits(message("a", b"y" * 500))  # takes the place of the one that is there
+    assert not retained.fits(message("a", b"y" * 501))
+    retained.set(small)
+    assert retained.bytes == small.size
+    assert retained.fits(message("b"))
+
+
+def test_the_bounds_can_be_changed() -> None:
+    """What is over them already stays, and may be replaced by what is not larger once there is room."""
+    retained = Retained()
+    for topic in "abc":
+        retained.set(message(topic))
+    retained.bound(2, 1 << 20)
+    assert len(retained) == 3
+    assert not retained.fits(message("d"))
+    retained.set(message("a", b""))
+    assert not retained.fits(message("d"))
+    retained.set(message("b", b""))
+    assert retained.fits(message("d"))
+
+
+@pytest.mark.parametrize("topic_filter", [b"a", b"#", b"+"])
+def test_expired_ones_do_not_match(topic_filter: bytes) -> None:
+    """[MQTT-3.3.2-5], before they are purged, too."""
+    retained = Retained()
+    retained.set(message("a", expires_at=10.0))
+    assert len(retained.match(topic_filter, 9.9)) == 1
+    assert retained.match(topic_filter, 10.0) == []

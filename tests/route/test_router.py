@@ -1,0 +1,237 @@
+"""The router against brute force: after every step, every topic's route is what all filters one by one would give."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker.message import Message
+from broker.route.router import Route, Router
+from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Group, Subscription
+from broker.wire.topics import matches
+
+
+@dataclass(eq=False)
+class Receiver:
+    key: str
+    v5: bool = False
+    unlimited: bool = True
+    ready: bool = True
+
+    def __repr__(self) -> str:
+        return self.key
+
+
+Sub = Subscription[Receiver]
+ROUTES_MAX = 6
+FILTERS = ["a", "a/b", "b", "+", "#", "a/+", "a/#", "+/b", "+/+", "+/#", "/", "/+", "$s", "$s/+", "$s/#", "a/b/c/#"]
+TOPICS = ["a", "b", "a/b", "a/c", "a/b/c", "/", "/b", "$s", "$s/a", "a/"]
+OPTIONS = st.builds(
+    lambda qos, flags: qos | flags, st.integers(0, 2), st.sampled_from([0, 0, 0, NO_LOCAL, RETAIN_AS_PUBLISHED])
+)
+
+
+class RouterMachine(RuleBasedStateMachine):
+    """Everything that changes routes, in any order, with a cache so small that routes are evicted all the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = Router[Receiver](routes_max=ROUTES_MAX)
+        self.receivers = [Receiver(f"r{n}", v5=n % 2 == 1) for n in range(4)]
+        self.held: dict[tuple[Receiver, str, bytes], Sub] = {}
+        self.served: list[tuple[str, Any]] = []
+        self.asked: list[Route[Receiver]] = []
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    @rule(
+        who=st.integers(0, 3),
+        topic_filter=st.sampled_from(FILTERS),
+        group=st.sampled_from([b"", b"", b"g", b"h"]),
+        options=OPTIONS,
+        id=st.sampled_from([b"", b"", b"\x0b\x01"]),
+    )
+    def subscribe(self, who: int, topic_filter: str, group: bytes, options: int, id: bytes) -> None:
+        subscription = Sub(self.receivers[who], topic_filter.encode(), options, id, group)
+        self._changes(topic_filter, lambda: self.router.subscribe(subscription))
+        self.held[self.receivers[who], topic_filter, group] = subscription
+
+    @rule(data=st.data())
+    def unsubscribe(self, data: st.DataObject) -> None:
+        if self.held:
+            key = data.draw(st.sampled_from(list(self.held)))
+            subscription = self.held.pop(key)
+            self._changes(key[1], lambda: self.router.unsubscribe(subscription))
+
+    @rule(who=st.integers(0, 3), topic_filter=st.sampled_from(FILTERS), group=st.sampled_from([b"", b"g"]))
+    def unsubscribe_unknown(self, who: int, topic_filter: str, group: bytes) -> None:
+        if (self.receivers[who], topic_filter, group) not in self.held:
+            self.router.unsubscribe(Sub(self.receivers[who], topic_filter.encode(), 0, b"", group))
+
+    @rule(who=st.integers(0, 3), v5=st.booleans(), unlimited=st.booleans())
+    def reconnect(self, who: int, v5: bool, unlimited: bool) -> None:
+        receiver = self.receivers[who]
+        receiver.v5, receiver.unlimited = v5, unlimited
+        for subscription in self.held.values():
+            if subscription.session is receiver:
+                self.router.touch(subscription)
+
+    @rule(topic_filter=st.sampled_from(["a/+", "b", "+/b/#"]))
+    def serve(self, topic_filter: str) -> None:
+        if len(self.served) < 3:
+            service = Service()
+            self._changes(topic_filter, lambda: self.router.serve(topic_filter.encode(), service))
+            self.served.append((topic_filter, service))
+
+    @rule(topic=st.sampled_from(TOPICS))
+    def ask(self, topic: str) -> None:
+        """Whoever holds a route may go by it for as long as it is fresh."""
+        route = self.router.route(topic.encode())
+        assert route.any4 is not None
+        assert self.router.route(topic.encode()) is route
+        self.asked.append(route)
+
+    def _changes(self, topic_filter: str, change: Any) -> None:
+        """Precision: a change makes stale exactly the cached routes that its filter matches."""
+        fresh = [route for route in self.router._cache.values() if route.any4 is not None]
+        change()
+        for route in fresh:
+            assert (route.any4 is None) == matches(topic_filter, route.topic.decode()), (topic_filter, route.topic)
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def every_route_is_right_or_stale(self) -> None:
+        """A route that somebody still holds, evicted or not, is either recognisably stale or what brute force says."""
+        for route in self.asked:
+            if route.any4 is not None:
+                assert self.router._cache[route.topic] is route
+                self._check(route)
+
+    @invariant()
+    def the_cache_is_bounded(self) -> None:
+        assert len(self.router._cache) <= ROUTES_MAX
+        assert sum(1 for f in ("#", "$s/#") for _ in self.router._cached.match(f.encode())) == len(self.router._cache)
+
+    @invariant()
+    def nothing_is_counted_twice(self) -> None:
+        assert self.router.subscriptions == len(self.held)
+
+    def _check(self, route: Route[Receiver]) -> None:
+        topic = route.topic.decode()
+        found = [s for (_, f, group), s in self.held.items() if not group and matches(f, topic)]
+        assert route.any4 is not None
+        every: dict[Receiver, tuple[int, list[bytes], bool, bool]] = {}
+        for s in found:
+            qos, ids, local, kept = every.get(s.session, (0, [], True, False))
+            every[s.session] = (
+                max(qos, s.options & QOS),
+                sorted([*ids, s.id] if s.id else ids),
+                local and bool(s.options & NO_LOCAL),
+                kept or bool(s.options & RETAIN_AS_PUBLISHED),
+            )
+        assert len(route.every) == len(every)
+        for s in route.every:
+            ids = sorted([b"\x0b\x01"] * (len(s.id) // 2))
+            assert b"".join(ids) == s.id
+            flags = bool(s.options & NO_LOCAL), bool(s.options & RETAIN_AS_PUBLISHED)
+            assert (s.options & QOS, ids, *flags) == every[s.session]
+        plain = {r: e for r, e in every.items() if r.unlimited and not e[1] and not e[2] and not e[3]}
+        by_version = {v5: {r for r in plain if r.v5 is v5} for v5 in (False, True)}
+        assert_same(route.any4, by_version[False])
+        assert_same(route.any5, by_version[True])
+        assert_same(route.zero4, {r for r in by_version[False] if plain[r][0] == 0})
+        assert_same(route.zero5, {r for r in by_version[True] if plain[r][0] == 0})
+        assert_same(route.some4, {r for r in by_version[False] if plain[r][0]})
+        assert_same(route.some5, {r for r in by_version[True] if plain[r][0]})
+        assert_same(tuple(s.session for s in route.special), set(every) - set(plain))
+        shared = {
+            (f, group): {s.session for (_, f2, g2), s in self.held.items() if (f2, g2) == (f, group)}
+            for (_, f, group) in self.held
+            if group and matches(f, topic)
+        }
+        assert sorted(sorted(r.key for r in g.members) for g in route.groups) == sorted(
+            sorted(r.key for r in members) for members in shared.values()
+        )
+        for group in route.groups:
+            assert all(s.session is r for r, s in group.members.items())
+        assert list(route.services) == [service for f, service in self.served if matches(f, topic)]
+        assert route.extra == bool(route.special or route.groups or route.services)
+        assert route.empty == (not found and not shared and not route.services)
+
+    def teardown(self) -> None:
+        """Every route agrees; and pruning: when all have gone, the trees are as empty as they were."""
+        for topic in TOPICS:
+            self._check(self.router.route(topic.encode()))
+        for subscription in self.held.values():
+            self.router.unsubscribe(subscription)
+        assert self.router.subscriptions == 0
+        assert self.router._exact == {}
+        assert self.router._wild.children == {}
+        assert self.router._wild.here is self.router._wild.hash is None
+
+
+@dataclass(eq=False)
+class Service:
+    heard: list[Message] = field(default_factory=list)
+
+    def __call__(self, message: Message, origin: Receiver | None) -> None:
+        self.heard.append(message)
+
+
+def assert_same(found: tuple[Receiver, ...], expected: set[Receiver]) -> None:
+    """The same, and nobody twice."""
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+TestRouter = RouterMachine.TestCase
+TestRouter.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+
+
+# -- by name ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_evicted_route_is_stale_to_whoever_holds_it() -> None:
+    router = Router[Receiver](routes_max=8)
+    routes = [router.route(b"t%d" % n) for n in range(8)]
+    router.route(b"one more")
+    assert [route.any4 is None for route in routes] == [True] + [False] * 7
+    assert router.route(b"t0") is not routes[0]
+
+
+def test_a_cache_of_one() -> None:
+    router = Router[Receiver](routes_max=1)
+    first = router.route(b"a")
+    second = router.route(b"b")
+    assert first.any4 is None
+    assert second.any4 == ()
+    assert router.route(b"b") is second
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_group_serves_its_members_in_turn(count: int) -> None:
+    group = Group[Receiver](b"g")
+    members = [Receiver(f"r{n}") for n in range(count)]
+    for member in members:
+        group.members[member] = Sub(member, b"a", 1, b"", b"g")
+    assert [group.pick().session for _ in range(2 * count)] == members * 2
+
+
+def test_a_group_passes_over_those_who_are_not_ready_and_stays_fair() -> None:
+    group = Group[Receiver](b"g")
+    members = [Receiver(f"r{n}", ready=n != 0) for n in range(3)]
+    for member in members:
+        group.members[member] = Sub(member, b"a", 1, b"", b"g")
+    assert [group.pick().session for _ in range(4)] == [members[1], members[2]] * 2
+
+
+def test_a_group_of_which_nobody_is_ready_still_has_somebody() -> None:
+    group = Group[Receiver](b"g")
+    members = [Receiver(f"r{n}", ready=False) for n in range(2)]
+    for member in members:
+        group.members[member] = Sub(member, b"a", 1, b"", b"g")
+    assert [group.pick().session for _ in range(4)] == members * 2
