@@ -3,6 +3,7 @@
 import http.client
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Stream:
         self._path = path
         self._connection, self._response = _ask(path, operation, arguments)
         if self._response.status != http.HTTPStatus.OK:
-            _checked(self._response.read(), path)
+            with closing(self._connection):
+                _checked(self._response.read(), path)
 
     def next_within(self, seconds: float | None) -> Any:
         """The next thing; raises `TimeoutError` when it does not come in time, `StopIteration` at the end."""
@@ -94,6 +96,9 @@ def _ask(path: Path, operation: str, arguments: Mapping[str, Any]) -> tuple[_Con
     except (TimeoutError, http.client.HTTPException, OSError) as error:
         connection.close()
         raise _silent(path, error) from None
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _checked(body: bytes, path: Path) -> Any:
