@@ -19,7 +19,8 @@ def unit(tmp_path: Path) -> Path:
     text = (SYSTEMD / "pushbroker.service").read_text()
     path = tmp_path / "pushbroker.service"
     path.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", text, flags=re.MULTILINE))
-    shutil.copy(SYSTEMD / "pushbroker-admin.socket", tmp_path)
+    for other in (*SYSTEMD.glob("*.socket"), *SYSTEMD.glob("*.timer"), SYSTEMD / "pushbroker-reload.service"):
+        shutil.copy(other, tmp_path)
     return path
 
 
@@ -30,7 +31,9 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_units_are_valid(unit: Path) -> None:
-    result = analyze("verify", str(unit), str(unit.with_name("pushbroker-admin.socket")))
+    units = sorted(str(path) for path in unit.parent.iterdir())
+    assert len(units) == 4
+    result = analyze("verify", *units)
     # A name that systemd does not know is only a warning, and a directive that is ignored closes nothing.
     assert "pushbroker" not in result.stdout + result.stderr
     assert result.returncode == 0, result.stderr
