@@ -76,3 +76,18 @@ class Tester:
 
     def next(self, timeout: float = 10) -> MQTTMessage:
         return self.received.get(timeout=timeout)
+
+
+def session_present(port: int, client_id: str) -> bool:
+    """Whether the broker holds a session for this client id; taking a look ends the session."""
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+    client.username_pw_set("tester", "secret")
+    client.on_connect = lambda _client, _data, flags, _code, _properties: answers.put(flags.session_present)
+    client.connect("127.0.0.1", port, clean_start=False)
+    client.loop_start()
+    try:
+        return answers.get(timeout=10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
