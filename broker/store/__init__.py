@@ -1,0 +1,1 @@
+"""What outlives the process: the journal of messages, and the records of who is who."""

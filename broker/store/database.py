@@ -1,0 +1,210 @@
+"""Opens an SQLite database of ours: made whole or not at all, brought to this version's schema, never silently empty.
+
+Connections are in autocommit mode: who wants a transaction says BEGIN and COMMIT. What SQLite reports about the disk
+comes out as `Failed` with a remedy; any other of its errors is a bug and stays as it is.
+"""
+
+import os
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from broker.errors import Failed
+
+BUSY_TIMEOUT_MS: Final = 5000
+# quick_check reads the whole file, about 0.5 s for each GiB that the system has cached; a start must stay fast.
+CHECKED_BYTES_MAX: Final = 64 << 20
+
+_MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
+_CONFIGURE = (
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA synchronous = FULL",  # a commit that returned is on the disk
+    "PRAGMA trusted_schema = OFF",
+)
+
+
+async def open_database(path: Path, schema: str) -> aiosqlite.Connection:
+    """The database at `path`, made when there is none, at the newest version of `store/schema/{schema}`.
+
+    The caller holds the lock of the data directory, and closes the connection: its thread keeps the process alive.
+    Raises `Failed` when the file is damaged, is not ours, or was written by a newer version.
+    """
+    migrations = _migrations(schema)
+    with guarded(path):
+        if not _is_there(path):
+            await _create(path, schema, migrations)
+        db = await _connect(path)
+        try:
+            await _check(db, path, schema, newest=len(migrations))
+            await db.execute_fetchall("PRAGMA journal_mode = WAL")
+            await _migrate(db, migrations)
+        except BaseException:
+            await db.close()
+            raise
+    return db
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn what the system reports about the database at `path` into `Failed`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        failed = failure(path, error)
+        if failed is None:
+            raise
+        raise failed from error
+    except OSError as error:
+        raise Failed(
+            f"cannot use {path}: {error.strerror}",
+            remedy=f"Check the disk and the permissions: ls -ld {path.parent} {path}",
+        ) from error
+
+
+def failure(path: Path, error: sqlite3.Error) -> Failed | None:
+    """`error` as `Failed`, or None when it is a bug of ours (bad SQL, a broken constraint)."""
+    # The low byte is the primary code: https://www.sqlite.org/rescode.html. Errors of the module itself have none.
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return Failed(f"there is no room left for {path}", remedy=f"Make room on that disk: df -h {path.parent}")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Failed(f"another process is writing to {path}", remedy=f"Find it and stop it: fuser -v {path}")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return _damaged(path, str(error))
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return Failed(
+                f"cannot write to {path}: {error}",
+                remedy=f"Run as the user that owns it, or correct that: ls -ld {path.parent} {path}",
+            )
+        case sqlite3.SQLITE_IOERR:
+            return Failed(f"the disk failed under {path}: {error}", remedy="Look for disk errors: dmesg --level=err")
+        case _:
+            return None
+
+
+def _damaged(path: Path, how: str) -> Failed:
+    return Failed(
+        f"{path} is damaged: {how}",
+        remedy=f"Restore it from a backup, or save what can be read: sqlite3 {path} .recover | sqlite3 {path}.saved. "
+        f"To start empty on purpose, move {path}* away.",
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a database. An empty file, or a log alone, was one once, and SQLite would begin anew on it."""
+    if path.exists():
+        if path.stat().st_size == 0:
+            raise _damaged(path, "the file is empty")
+        return True
+    if _beside(path, "-wal").exists():
+        raise _damaged(path, f"the file is gone, but {path.name}-wal is there")
+    return False
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _migrations(schema: str) -> list[str]:
+    """The scripts of a schema, in order. Number N takes the database from version N - 1 to N."""
+    folder = resources.files("broker.store").joinpath("schema", schema)
+    scripts = {entry.name: entry for entry in folder.iterdir() if _MIGRATION.fullmatch(entry.name)}
+    if not scripts or [int(name[:4]) for name in sorted(scripts)] != list(range(1, len(scripts) + 1)):
+        raise ValueError(f"the migrations of {schema} are not numbered from 0001 without a gap")
+    return [scripts[name].read_text(encoding="utf-8") for name in sorted(scripts)]
+
+
+def application_id(schema: str) -> int:
+    """What marks a file as ours and as this schema's: 31 bits, never 0."""
+    return zlib.crc32(f"pushbroker {schema}".encode()) & 0x7FFFFFFF | 1
+
+
+def _uri(path: Path) -> str:
+    # mode=rw: SQLite itself never makes a file.
+    return f"{path.absolute().as_uri()}?mode=rw"
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    db = await aiosqlite.connect(_uri(path), uri=True, isolation_level=None)
+    try:
+        for statement in _CONFIGURE:
+            await db.execute_fetchall(statement)
+    except BaseException:
+        await db.close()
+        raise
+    return db
+
+
+async def _create(path: Path, schema: str, migrations: list[str]) -> None:
+    """Make the database beside its place and move it there when it is whole, so that a crash leaves none or all."""
+    new = _beside(path, ".new")
+    for left in (new, _beside(new, "-journal"), _beside(new, "-wal"), _beside(new, "-shm")):
+        _remove(left)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    db = await _connect(new)
+    try:
+        await db.execute_fetchall(f"PRAGMA application_id = {application_id(schema)}")
+        await _migrate(db, migrations)
+    finally:
+        await db.close()
+    _move(new, path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _move(new: Path, path: Path) -> None:
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+async def _check(db: aiosqlite.Connection, path: Path, schema: str, *, newest: int) -> None:
+    if _size(path) <= CHECKED_BYTES_MAX:
+        findings = [str(row[0]) for row in await db.execute_fetchall("PRAGMA quick_check(1)")]
+        if findings != ["ok"]:
+            raise _damaged(path, "; ".join(findings))
+    if await _pragma(db, "application_id") != application_id(schema):
+        raise Failed(
+            f"{path} is a database, but not one of pushbroker's {schema}",
+            remedy=f"Name the right data directory, or move {path} away.",
+        )
+    version = await _pragma(db, "user_version")
+    if version > newest:
+        raise Failed(
+            f"{path} was written by a newer pushbroker (schema {version}; this one knows {newest})",
+            remedy="Install that version again, or restore the backup from before the upgrade.",
+        )
+
+
+async def _migrate(db: aiosqlite.Connection, migrations: list[str]) -> None:
+    """Run what is missing, each script in a transaction of its own together with the version that it reaches."""
+    version = await _pragma(db, "user_version")
+    for number, script in enumerate(migrations[version:], version + 1):
+        try:
+            await db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except BaseException:
+            with suppress(sqlite3.OperationalError):  # none was begun
+                await db.execute_fetchall("ROLLBACK")
+            raise
+
+
+async def _pragma(db: aiosqlite.Connection, name: str) -> int:
+    ((value,),) = await db.execute_fetchall(f"PRAGMA {name}")
+    return int(value)

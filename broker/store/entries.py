@@ -1,0 +1,131 @@
+"""What the records hold: brands, users, stores, devices, and what proves who they are. Times are whole seconds, UTC.
+
+`""` is no user or no store; None is a time that has not come, or never will.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from broker.identity import Identity, Role
+
+
+class DeviceState(StrEnum):
+    """How far a device has come."""
+
+    PENDING = "pending"  # known, but it has nothing yet to sign in with
+    ACTIVE = "active"
+    REVOKED = "revoked"
+
+
+class Brand(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant, with the counts of what it has."""
+
+    name: str
+    title: str
+    created_at: datetime
+    users: int
+    stores: int
+    devices: int
+    tokens: int  # those that are neither revoked nor expired
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A person known to a brand."""
+
+    brand: str
+    name: str
+    title: str
+    created_at: datetime
+    devices: int  # how many belong to them
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in which devices stand."""
+
+    brand: str
+    name: str
+    title: str
+    created_at: datetime
+    devices: int  # how many stand there
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A kiosk, tablet or app installation. `user` and `store` are '' where it has none."""
+
+    brand: str
+    name: str
+    user: str
+    store: str
+    state: DeviceState
+    created_at: datetime
+    enrolled_at: datetime | None
+    code_expires_at: datetime | None  # of its latest enrolment code
+    certificate_not_after: datetime | None  # of the longest-lived certificate that is not revoked
+    password: bool  # whether it has one
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a brand server's token; never the token. `used_at` is coarse: up to an hour late."""
+
+    id: str
+    brand: str
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    used_at: datetime | None
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate that our CA issued. `serial` is lower-case hexadecimal."""
+
+    serial: str
+    identity: str
+    role: Role
+    brand: str
+    name: str
+    issued_at: datetime
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's enrolment code, as its hash, and what it was used for."""
+
+    brand: str
+    device: str
+    user: str
+    store: str
+    expires_at: datetime
+    key_hash: bytes | None
+    serial: str | None
+    certificate: bytes | None
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a certificate or a password is, and whether it still counts. `state` is None for all but devices."""
+
+    role: Role
+    brand: str
+    name: str
+    user: str
+    store: str
+    state: DeviceState | None
+    revoked_at: datetime | None = None
+    not_after: datetime | None = None
+    hash: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """As the rest of the broker knows it."""
+        return Identity(self.role, self.brand, self.name, self.user, self.store)
+
+    def __repr__(self) -> str:
+        return f"Holder({self.identity.path!r})"
+
+    def __rich_repr__(self) -> Any:
+        yield self.identity.path

@@ -1,0 +1,191 @@
+"""open_database: whole or not at all, at this version's schema, and never silently empty."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from broker.errors import Failed
+from broker.store import database
+from broker.store.database import application_id, failure, guarded, open_database
+
+
+async def value(db: aiosqlite.Connection, pragma: str) -> object:
+    ((found,),) = await db.execute_fetchall(f"PRAGMA {pragma}")
+    return found
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    db = await open_database(path, "records")
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+async def made(path: Path) -> None:
+    await (await open_database(path, "records")).close()
+
+
+async def refused(path: Path, schema: str = "records") -> Failed:
+    with pytest.raises(Failed) as caught:
+        await (await open_database(path, schema)).close()
+    assert caught.value.remedy
+    assert str(path) in caught.value.message
+    return caught.value
+
+
+async def test_a_new_one_is_durable_private_and_at_the_newest_version(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old = os.umask(0)
+    try:
+        async with opened(path) as db:
+            assert await value(db, "journal_mode") == "wal"
+            assert await value(db, "synchronous") == 2  # FULL
+            assert await value(db, "foreign_keys") == 1
+            assert await value(db, "busy_timeout") == 5000
+            assert await value(db, "application_id") == application_id("records")
+            assert await value(db, "user_version") == len(database._migrations("records"))
+            await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+            assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
+    finally:
+        os.umask(old)
+
+
+async def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    async with opened(path) as db:
+        await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+    async with opened(path) as db:
+        assert [tuple(row) for row in await db.execute_fetchall("SELECT name FROM brands")] == [("acme",)]
+
+
+async def test_every_schema_has_its_own_mark(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    await made(path)
+    assert "not one of pushbroker's journal" in (await refused(path, "journal")).message
+
+
+async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    assert "not one of pushbroker's records" in (await refused(path)).message
+    assert path.read_bytes() == before
+
+
+async def test_a_newer_store_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    await made(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 900")
+    failed = await refused(path)
+    assert "newer" in failed.message
+    assert "900" in failed.message
+    assert "Install that version" in failed.remedy
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (900,)
+
+
+@pytest.mark.parametrize("damage", ["text", "header", "truncated", "page", "empty"])
+async def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "records.db"
+    async with opened(path) as db:
+        await db.execute_fetchall(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+            " INSERT INTO brands SELECT 'brand-' || i, printf('%.100c', 'x'), 0 FROM n"
+        )
+    whole = path.read_bytes()
+    broken = {
+        "text": b"not a database at all\n" * 100,
+        "header": b"\0" * 100 + whole[100:],
+        "truncated": whole[: len(whole) // 2 // 4096 * 4096],
+        "page": whole[:4096] + b"\xff" * 4096 + whole[8192:],
+        "empty": b"",
+    }[damage]
+    path.write_bytes(broken)
+    failed = await refused(path)
+    assert "damaged" in failed.message
+    assert "backup" in failed.remedy
+    assert path.read_bytes() == broken
+
+
+async def test_a_log_without_its_database_is_no_empty_start(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    (tmp_path / "records.db-wal").write_bytes(b"what is left")
+    assert "records.db-wal" in (await refused(path)).message
+    assert not path.exists()
+
+
+async def test_a_start_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "records.db.new").write_bytes(b"")
+    (tmp_path / "records.db.new-journal").write_bytes(b"half")
+    await made(tmp_path / "records.db")
+    assert [file.name for file in tmp_path.iterdir()] == ["records.db"]
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    assert "No such file" in (await refused(tmp_path / "none" / "records.db")).message
+
+
+async def test_a_migration_runs_once_and_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.db"
+    await made(path)
+    first = database._migrations("records")
+    second = "CREATE TABLE more (x INTEGER);\nINSERT INTO more VALUES (1);"
+
+    monkeypatch.setattr(database, "_migrations", lambda schema: [*first, second + "INSERT INTO nowhere VALUES (1);"])
+    with pytest.raises(sqlite3.OperationalError, match="nowhere"):  # a bug of ours, and not dressed up
+        await open_database(path, "records")
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(first),)
+        assert db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'more'").fetchone() == (0,)
+
+    monkeypatch.setattr(database, "_migrations", lambda schema: [*first, second])
+    for _ in range(2):
+        async with opened(path) as db:
+            assert await value(db, "user_version") == len(first) + 1
+            assert [tuple(row) for row in await db.execute_fetchall("SELECT x FROM more")] == [(1,)]
+
+
+async def test_a_full_disk_is_said_and_does_not_end_the_connection(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    async with opened(path) as db:
+        pages = await value(db, "page_count")
+        await db.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(Failed, match="no room left") as caught, guarded(path):
+            await db.execute_fetchall("INSERT INTO brands VALUES ('acme', printf('%.99999c', 'x'), 0)")
+        assert "df -h" in caught.value.remedy
+        assert list(await db.execute_fetchall("SELECT * FROM brands")) == []
+
+
+async def test_another_writer_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    async with opened(path) as db:
+        await db.execute_fetchall("PRAGMA busy_timeout = 0")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Failed, match="another process"), guarded(path):
+                await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+
+
+def test_bugs_are_not_dressed_up_as_failures(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        for wrong in ("SELECT * FROM nowhere", "SELEKT"):
+            with pytest.raises(sqlite3.OperationalError) as caught, guarded(tmp_path):
+                db.execute(wrong)
+            assert failure(tmp_path, caught.value) is None
+
+
+async def test_the_schemas_are_shipped_as_package_data() -> None:
+    assert all("CREATE TABLE" in script for script in database._migrations("records")[:1])
+    with pytest.raises(FileNotFoundError):
+        database._migrations("no-such-schema")
