@@ -62,17 +62,19 @@ class Stream:
                 _checked(self._response.read(), path)
 
     def next_within(self, seconds: float | None) -> Any:
-        """The next thing; raises `TimeoutError` when it does not come in time, `StopIteration` at the end."""
+        """The next thing. Raises `TimeoutError` when it does not come in time, `Unreachable` when the broker is gone."""
         assert self._connection.sock is not None  # connected since the constructor
         self._connection.sock.settimeout(seconds)
         try:
             line = self._response.readline()
         except TimeoutError:
             raise
-        except (http.client.HTTPException, OSError) as error:
-            raise _silent(self._path, error) from None
-        if not line:
-            raise StopIteration
+        except (http.client.HTTPException, OSError):
+            line = b""
+        if not line:  # no stream ends by itself
+            raise Unreachable(
+                f"the broker behind {self._path} has hung up: it was stopped", remedy="pushbroker doctor says how it is"
+            )
         return _checked(line, self._path)
 
     def __iter__(self) -> Iterator[Any]:

@@ -49,15 +49,6 @@ def stream(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> 
         _wait(settings, held, deadline)
 
 
-def running(settings: Settings) -> bool:
-    """Whether a broker answers on the socket."""
-    try:
-        client.call(_socket(settings), "status", {})
-    except (client.NotListening, Unreachable):
-        return False
-    return True
-
-
 def _socket(settings: Settings) -> Path:
     if settings.admin_socket is None and settings.data == SYSTEM_DATA and SYSTEM_SOCKET.exists():
         return SYSTEM_SOCKET

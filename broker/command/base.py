@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -158,10 +158,10 @@ def confirm(question: str, *, yes: bool) -> None:
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-def read_secret(what: str, *, again: bool = False) -> str:
-    """A secret typed unseen, or else the first line of stdin. Never an argument: `ps` shows those to everyone."""
+def read_secret(what: str, *, again: bool = False, unseen: bool = True) -> str:
+    """A secret that is typed, or else the first line of stdin. Never an argument: `ps` shows those to everyone."""
     if sys.stdin.isatty():
-        return str(click.prompt(what.capitalize(), hide_input=True, confirmation_prompt=again, err=True))
+        return str(click.prompt(what.capitalize(), hide_input=unseen, confirmation_prompt=again, err=True))
     secret = sys.stdin.readline().strip()
     if not secret:
         raise click.UsageError(f"There is no {what}: write it to stdin, or run this on a terminal.")
@@ -185,12 +185,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return int(number) * unit
 
 
-def report(error: PushbrokerError, stream: TextIO | None = None) -> None:
+def report(error: PushbrokerError) -> None:
     """One line of what happened, one of what to do."""
-    out = stream or sys.stderr
-    out.write(f"error: {error.message or error}\n")
+    click.echo(f"error: {error.message or error}", err=True)
     if error.remedy:
-        out.write(f"  try: {error.remedy}\n")
+        click.echo(f"  try: {error.remedy}", err=True)
 
 
 def guarded(action: Callable[[], Any]) -> int:
@@ -217,8 +216,3 @@ def guarded(action: Callable[[], Any]) -> int:
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         return 1
     return result if isinstance(result, int) else 0
-
-
-def usage(message: str) -> NoReturn:
-    """Stop with a usage error."""
-    raise click.UsageError(message)

@@ -68,7 +68,7 @@ def enrol(run: Run, url: str, ca: Path | None, out: Path, timeout: int) -> None:
     import client_sdk  # noqa: PLC0415 - paho and cryptography, 150 ms, only where used
     from client_sdk import errors as sdk  # noqa: PLC0415
 
-    code = read_secret("code")
+    code = read_secret("code", unseen=False)  # nobody types 20 characters blind, and it is good only once
     try:
         credentials = client_sdk.enrol(url=url, code=code, directory=out, ca=ca, timeout=timeout)
     except ValueError as error:

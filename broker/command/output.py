@@ -37,7 +37,7 @@ def print_one(run: Run, thing: Mapping[str, Any]) -> None:
     flat = [(_heading(name).lower(), text(value)) for name, value in thing.items() if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in flat), default=0)
     for name, value in flat:
-        first, *more = value.splitlines() or [""]
+        first, *more = [printable(line) for line in value.splitlines()] or [""]
         click.echo(f"{click.style(f'{name:<{width}}', dim=True)}  {first}")
         for line in more:
             click.echo(f"{'':<{width}}  {line}")
@@ -65,6 +65,8 @@ def _heading(column: str) -> str:
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    # What a device or a message says must not drive the operator's terminal, nor break the lines of a script.
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
         for row in (headings, *rows):
@@ -78,11 +80,10 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        # As text, not as rich's markup: a title may hold brackets. Nor as terminal control: `printable` sees to that.
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(cell) for cell in row))  # not as rich's markup: a title may hold brackets
     Console().print(table)
 
 
 def printable(line: str) -> str:
-    """`line` without control characters: what a device or a message says must not drive the operator's terminal."""
+    """`line` without control characters."""
     return "".join(char if char.isprintable() else "�" for char in line)

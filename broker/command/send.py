@@ -1,7 +1,7 @@
 """`pushbroker send`: a message to a user, a device, a store or a topic, through the running broker."""
 
 import json
-import sys
+import os
 import time
 from typing import Any
 
@@ -108,11 +108,14 @@ def _content(text: str | None, title: str | None, json_body: str | None, file: s
             raise click.UsageError("--title goes with TEXT; put it into the file instead.")
         content = read_input(file or json_body or "-", limits.PACKET_BYTES_MAX)
         return (content, None) if file is not None else (_checked(content), RICH_CONTENT_TYPE)
-    body = sys.stdin.read(limits.PACKET_BYTES_MAX) if text == "-" else text
-    if title is not None:
-        rich = {"title": title} | ({"body": body} if body is not None else {})
+    body = read_input("-", limits.PACKET_BYTES_MAX) if text == "-" else os.fsencode(text or "")
+    if title is None:
+        return body, "text/plain" if text != "-" else None
+    try:
+        rich = {"title": title} | ({"body": body.decode()} if text is not None else {})
         return json.dumps(rich, ensure_ascii=False).encode(), RICH_CONTENT_TYPE
-    return (body or "").encode(), "text/plain" if text != "-" else None
+    except UnicodeError:
+        raise click.UsageError("A notification's title and body are UTF-8 text.") from None
 
 
 def _checked(content: bytes) -> bytes:

@@ -189,8 +189,10 @@ def test_status_and_connections(world: World) -> None:
     assert status["pid"] == world.broker.process.pid
     assert status["clients"] == 1
     assert status["listeners"] == world.broker.urls
-    assert "certificates" not in world.ok("status").err
-    assert "version" in world.ok("status").out
+    assert status["counters"]["protocol_errors"] == 0
+    people = world.ok("status").out
+    assert "connections_accepted" in people
+    assert "protocol_errors" not in people
     (connection,) = world.ok("connections", "list", "--json").json
     assert connection["identity"] == "acme/device/kiosk-1"
     assert "acme/device/kiosk-1" in world.ok("connections").out

@@ -7,12 +7,13 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.cli import Serving, ok, pushbroker, serving
+from support.cli import PUSHBROKER, Serving, environment, ok, pushbroker, serving
 
 LOOPBACK = ("--listen", "mqtt://127.0.0.1:0", "--listen", "mqtts://127.0.0.1:0")
 
@@ -81,6 +82,18 @@ def wait_for_log(broker: Serving, number: int, text: str) -> None:
     broker.process.send_signal(number)
     while text not in broker.process.stderr.readline():
         assert broker.process.poll() is None
+
+
+def test_a_tail_ends_with_its_broker(tmp_path: Path) -> None:
+    with serving("--data", tmp_path, *LOOPBACK) as broker:
+        command = [PUSHBROKER, "tail", "--data", tmp_path]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as tail:
+            assert tail.stderr is not None
+            assert "following" in tail.stderr.readline()
+            assert broker.stop()[0] == 0
+            _, err = tail.communicate(timeout=20)
+    assert tail.returncode == 5
+    assert "it was stopped" in err
 
 
 def test_anonymous_access_off_loopback_is_refused(tmp_path: Path) -> None:
