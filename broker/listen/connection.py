@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 READ_BYTES: Final = 65536
 RECORD_BYTES: Final = 16384  # the most that one TLS record carries (RFC 8446 §5.1)
 RECORDS_MAX: Final = 3  # read at once, after the first, from a peer that sends full ones
+# A peer that does not read so many answers is not read either, until it has: they would pile up without end.
+UNREAD_MAX: Final = 4096
 # What a TLS socket says instead of EWOULDBLOCK.
 _WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError)
 
@@ -20,7 +22,7 @@ _WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, In
 class Connection(Channel):
     """A channel on a socket. The reactor calls `readable` and `writable`, and `flush` at the end of each round."""
 
-    __slots__ = ("fd", "handshaking", "pending", "reactor", "reading", "sock", "tls")
+    __slots__ = ("fd", "handshaking", "pending", "reactor", "reading", "sock", "tls", "unread")
 
     def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool) -> None:
         super().__init__(reactor.core)
@@ -31,6 +33,7 @@ class Connection(Channel):
         self.handshaking = tls
         self.reading = True
         self.pending: bytes | memoryview | None = None  # what the socket did not take
+        self.unread = 0  # answers put out while it did not
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -65,6 +68,7 @@ class Connection(Channel):
             if not data:
                 self.close()
                 return
+            before = len(self.out)
             self.feed(data)
             if self.tls:
                 more = RECORDS_MAX
@@ -73,6 +77,10 @@ class Connection(Channel):
                     data = self.sock.recv(READ_BYTES)
                     self.core.counters.bytes_received += len(data)
                     self.feed(data)
+            if self.pending is not None:
+                self.unread += len(self.out) - before
+                if self.unread > UNREAD_MAX:
+                    self.pause()
         except _WAIT:
             return
         except OSError:
@@ -142,6 +150,8 @@ class Connection(Channel):
                 self.late_bytes = len(self.pending) + sum(map(len, self.out))
                 return
             self.pending = None
+        self.unread = 0
+        self.reading = True
         self.reactor.want(self, write=False)
         self.unblock()
 

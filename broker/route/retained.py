@@ -48,6 +48,10 @@ class Retained:
         elif known is not None:
             self._tree.remove(message.topic)
 
+    def get(self, topic: bytes) -> Message | None:
+        """The retained message of a topic."""
+        return self._messages.get(topic)
+
     def match(self, filter: bytes, now: float) -> list[Message]:
         """Those that `filter` matches and that have not expired at `now`."""
         if b"+" not in filter and b"#" not in filter:

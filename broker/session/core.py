@@ -224,7 +224,7 @@ class Core:
         lost = session.waiting + sum(m is not RELEASED for m in session.inflight.values())
         self.counters.messages_dropped_session_end += lost
         session.inflight.clear()
-        session.queue = session.received = None
+        session.queue = session.replay = session.received = None
         session.queue_bytes = 0
 
     def publish_will(self, session: Session) -> None:

@@ -15,6 +15,7 @@ An acknowledgement of the wrong kind for the state is a protocol error; one for 
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from broker.identity import Identity
@@ -27,6 +28,8 @@ from broker.wire.publish import PACKET_ID, parts
 if TYPE_CHECKING:
     from broker.session.channel import Channel
     from broker.session.core import Core
+
+REPLAY_BYTES: Final = 256 << 10  # of retained messages, written out before more are taken
 
 # Stands for a QoS 2 message of which only PUBREL and PUBCOMP are left.
 RELEASED: Final = Message(b"", b"", qos=2, tracked=True)
@@ -54,6 +57,7 @@ class Session:
         "queue",
         "queue_bytes",
         "received",
+        "replay",
         "resend",
         "subscriptions",
         "v5",
@@ -78,6 +82,8 @@ class Session:
         self.resend: deque[int] | None = None  # in flight, and still to be sent again on this connection
         self.queue: deque[Message] | None = None
         self.queue_bytes = 0
+        # Retained messages for new subscriptions, made as they are sent. While there are some, `queue` is not None.
+        self.replay: deque[Iterator[Message]] | None = None
         self.received: set[int] | None = None  # QoS 2 from the client: ids between PUBLISH and PUBREL
         self.subscriptions: dict[bytes, Subscription[Session]] = {}
         self.expiry_s = 0
@@ -196,8 +202,10 @@ class Session:
                 return
         if not self.resend:
             self.resend = None
+        if self.replay and not self._replayed():
+            return
         queue = self.queue
-        if not queue:
+        if queue is None:
             return
         now = self.core.now
         while queue and self.out is not None and len(self.inflight) < self.window:
@@ -209,6 +217,37 @@ class Session:
                 self._send(message)
         if not queue:
             self.queue = None
+
+    def send_retained(self, messages: Iterator[Message]) -> None:
+        """Send retained messages, as fast as the client takes them; they stay where they are until then."""
+        if self.replay is None:
+            self.replay = deque()
+        self.replay.append(messages)
+        if self.queue is None:
+            self.queue = deque()
+        self.refill()
+
+    def _replayed(self) -> bool:
+        """Send what is retained, as far as the window and the connection allow. False: there is more."""
+        channel, replay = self.channel, self.replay
+        unwritten = 0
+        while replay and channel is not None and self.out is not None and len(self.inflight) < self.window:
+            message = next(replay[0], None)
+            if message is None:
+                replay.popleft()
+                continue
+            if message.qos:
+                self._send(message)
+            else:
+                self._send0(message)
+            unwritten += message.size
+            if unwritten > REPLAY_BYTES:
+                unwritten = 0
+                channel.flush()  # if not all of it goes, `out` is None now
+        if replay:
+            return False
+        self.replay = None
+        return True
 
     def _resend(self, id: int) -> bool:
         """Send what is in flight under `id` again. False: the window is full, and `id` waits on."""

@@ -1,9 +1,11 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11), and the retained messages that a new subscription gets."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
 from broker.limits import SUBSCRIPTIONS_MAX
+from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Subscription
 from broker.wire.codes import Reason
@@ -65,10 +67,17 @@ def _send_retained(session: "Session", subscription: "Subscription[Session]", re
     """What is retained for a subscription (§3.3.1.3): as its Retain Handling says, and not for shared ones."""
     if subscription.group or request.retain_handling == 2 or (request.retain_handling == 1 and not new):
         return
-    core = session.core
-    for message in core.retained.match(subscription.filter, core.now):
-        qos = min(message.qos, subscription.options & QOS)
-        session.take(message.variant(qos, True, subscription.id))  # [MQTT-3.3.1-8]
+    if len(session.core.retained):
+        session.send_retained(_retained(session, subscription))
+
+
+def _retained(session: "Session", subscription: "Subscription[Session]") -> Iterator[Message]:
+    """What is retained, in the form of a subscription; looked up when the first of it is sent."""
+    retained = session.core.retained
+    for message in retained.match(subscription.filter, session.core.now):
+        if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
+            qos = min(message.qos, subscription.options & QOS)
+            yield message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
 
 
 def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:

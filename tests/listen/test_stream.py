@@ -1,4 +1,4 @@
-"""Bytes as networks and careless clients deliver them: in pieces, all at once, half-closed, announced and never sent."""
+"""Bytes as networks and careless clients deliver them: in pieces, all at once, half-closed, never sent."""
 
 import asyncio
 import time
