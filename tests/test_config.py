@@ -135,3 +135,15 @@ def test_socket_path_bound() -> None:
     check_socket_path(Path("/" + "x" * 106))
     with pytest.raises(Misconfigured, match="107 are allowed"):
         check_socket_path(Path("/" + "x" * 107))
+
+
+def test_every_setting_is_used() -> None:
+    """A setting that nothing reads would be a promise that nobody keeps."""
+    from broker.session.core import Limits
+
+    sources = (Path(__file__).parents[1] / "broker").rglob("*.py")
+    text = "\n".join(path.read_text() for path in sources)
+    derived = {"config": "config_path", "admin_socket": "admin_path"}
+    for setting in SETTINGS:
+        used = f"settings.{derived.get(setting.name, setting.name)}" in text
+        assert used or setting.name in Limits.__struct_fields__, setting.name

@@ -62,7 +62,7 @@ class Stream:
                 _checked(self._response.read(), path)
 
     def next_within(self, seconds: float | None) -> Any:
-        """The next thing. Raises `TimeoutError` when it does not come in time, `Unreachable` when the broker is gone."""
+        """The next thing. Raises `TimeoutError` when it is not there in time, `Unreachable` when the broker is gone."""
         assert self._connection.sock is not None  # connected since the constructor
         self._connection.sock.settimeout(seconds)
         try:
