@@ -67,7 +67,7 @@ async def test_not_reading(engine: Engine, pki: Pki, tls: bool, version: int, qo
     kept = COUNT - counters.messages_dropped_slow - counters.messages_dropped_queue_full
     for _ in range(kept):
         assert len((await slow.expect_message()).payload) == CHUNK
-    await until(lambda: engine.core.sessions["slow"].out is not None)
+    await until(lambda: engine.session("slow").out is not None)
     await sender.publish("t", b"news", qos=qos)
     await slow.expect_message(b"news")
     await other.expect_message(b"news")

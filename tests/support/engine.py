@@ -47,6 +47,10 @@ class Engine:
     def counters(self) -> Any:
         return self.core.counters
 
+    def session(self, client_id: str) -> Session:
+        """The session of a client."""
+        return next(session for session in self.core.sessions.values() if session.client_id == client_id)
+
     def _log(self, event: str, **fields: Any) -> None:
         error = fields.get("exc_info")
         if error is not None:

@@ -5,7 +5,6 @@ It never answers by itself, so a test sees, and sends, every packet of a convers
 
 import asyncio
 import ssl
-import weakref
 from contextlib import suppress
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -35,7 +34,7 @@ GONE = (ConnectionError, ssl.SSLError, EOFError)
 class Client:
     """One connection. `version` is how packets are encoded and read."""
 
-    _all: ClassVar[weakref.WeakSet["Client"]] = weakref.WeakSet()
+    _all: ClassVar[list["Client"]] = []
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: int) -> None:
         self.reader = reader
@@ -44,7 +43,7 @@ class Client:
         self.connack = Connack()
         self._buffer = bytearray()
         self._id = 0
-        self._all.add(self)
+        self._all.append(self)
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -91,7 +90,8 @@ class Client:
         """Drop what a test has left open."""
         for client in cls._all:
             client.abort()
-        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
+            await client.close()
+        cls._all.clear()
 
     async def disconnect(self, reason: int = 0, properties: Properties | None = None) -> None:
         """Say goodbye, and wait until the broker has closed."""

@@ -27,13 +27,13 @@ def key_and_csr() -> tuple[bytes, bytes]:
 
 
 class Pki:
-    """Two authorities of the same name, in a directory each; ours also as it was two years ago."""
+    """Two authorities of the same name; ours also as it was two years ago, so that what it issues is over."""
 
     def __init__(self, directory: Path) -> None:
+        past = datetime.now(UTC).replace(microsecond=0) - timedelta(days=730)
+        self.expired = Authority.ensure(directory / "ours", trust_domain=DOMAIN, clock=lambda: past)
         self.ours = Authority.ensure(directory / "ours", trust_domain=DOMAIN)
         self.other = Authority.ensure(directory / "other", trust_domain=DOMAIN)
-        past = datetime.now(UTC).replace(microsecond=0) - timedelta(days=730)
-        self.past = Authority.ensure(directory / "past", trust_domain=DOMAIN, clock=lambda: past)
         self._key, self._csr = key_and_csr()
 
     @property

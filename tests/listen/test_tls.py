@@ -1,0 +1,159 @@
+"""TLS handshakes that fail, stall or succeed with a client certificate, on a live listener."""
+
+import asyncio
+import ssl
+
+import pytest
+from cryptography import x509
+from support.engine import Engine, until
+from support.mqtt import GONE, Client
+from support.pki import KIOSK, Pki
+
+from broker.wire.encode import encode
+from broker.wire.packets import Connect
+
+HELLO = bytes.fromhex("16 03 01 00 c8 01 00 00 c4 03 03")  # how a ClientHello begins
+
+
+async def _fine(engine: Engine, pki: Pki) -> None:
+    """The listener goes on to serve, and nothing is left of those who failed."""
+    client = await Client.connected(engine.tls_port, "fine", tls=pki.client())
+    await client.silent()
+    await until(lambda: len(engine.reactor.connections) == 1)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\xff" * 100, encode(Connect("plain", 5), 5), HELLO + b"\xff" * 250],
+    ids=["http", "zeros", "ones", "plain MQTT", "bad hello"],
+)
+async def test_not_tls(engine: Engine, pki: Pki, sent: bytes) -> None:
+    client = await Client.open(engine.tls_port)
+    client.writer.write(sent)
+    try:
+        while await client.reader.read(1000):  # an alert, perhaps
+            pass
+    except GONE:
+        pass
+    await client.close()
+    await until(lambda: engine.counters.handshakes_failed == 1)
+    await _fine(engine, pki)
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO[:5], HELLO], ids=["nothing", "a header", "half a hello"])
+@pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
+async def test_gone_in_the_handshake(engine: Engine, pki: Pki, sent: bytes, abort: bool) -> None:
+    client = await Client.open(engine.tls_port)
+    client.writer.write(sent)
+    await until(lambda: engine.reactor.connections)
+    if abort:
+        client.abort()
+    else:
+        await client.close()
+    await until(lambda: engine.counters.handshakes_failed == 1)
+    await _fine(engine, pki)
+
+
+async def test_tls_on_the_plain_port(engine: Engine, pki: Pki) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await Client.open(engine.port, tls=pki.client())
+    assert engine.counters.protocol_errors == 1
+    await _fine(engine, pki)
+
+
+async def test_old_tls(engine: Engine, pki: Pki) -> None:
+    context = pki.client()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await Client.open(engine.tls_port, tls=context)
+    assert engine.counters.handshakes_failed == 1
+    await _fine(engine, pki)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_client_certificate(engine: Engine, pki: Pki, version: ssl.TLSVersion) -> None:
+    context = pki.client(pki.ours)
+    context.minimum_version = context.maximum_version = version
+    client = await Client.connected(engine.tls_port, "device", tls=context)
+    channel = engine.session("device").channel
+    assert channel is not None
+    assert channel.certificate is not None
+    uris = x509.load_der_x509_certificate(channel.certificate).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert KIOSK.path.split("/")[-1] in str(uris)
+    await client.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("issuer", ["other", "expired"])
+async def test_client_certificate_of_another_or_expired(
+    engine: Engine, pki: Pki, issuer: str, version: ssl.TLSVersion
+) -> None:
+    """With TLS 1.3 the client believes it is connected until it reads, so it may have sent its CONNECT already."""
+    authority = getattr(pki, issuer)
+    context = pki.client(authority)
+    context.minimum_version = context.maximum_version = version
+    with pytest.raises((AssertionError, *GONE)):  # noqa: PT012 - where it fails is up to the version
+        client = await Client.open(engine.tls_port, tls=context)
+        await client.send(Connect("intruder", 5))
+        assert await client.receive()
+    assert engine.counters.handshakes_failed == 1
+    assert not engine.core.sessions
+    await _fine(engine, pki)
+
+
+async def test_the_address_and_reason_are_logged(engine: Engine) -> None:
+    client = await Client.open(engine.tls_port)
+    client.writer.write(bytes(100))
+    await until(lambda: engine.counters.handshakes_failed == 1)
+    ((event, fields),) = engine.events
+    assert event == "TLS handshake failed"
+    assert fields["client"].startswith("127.0.0.1:")
+    assert fields["error"] == "wrong version number"
+
+
+async def test_many_at_once(engine: Engine, pki: Pki) -> None:
+    """More handshakes than one round does, and a client that waits for none of them."""
+    waiting = await Client.connected(engine.port, "waiting")
+    opening = [asyncio.create_task(Client.connected(engine.tls_port, f"c{n}", tls=pki.client())) for n in range(40)]
+    while not all(task.done() for task in opening):
+        await waiting.silent()
+    for client in await asyncio.gather(*opening):
+        await client.silent()
+    assert len(engine.core.sessions) == 41
+
+
+async def test_a_stalled_handshake_is_ended(engine: Engine) -> None:
+    """The time for CONNECT includes the handshake."""
+    client = await Client.open(engine.tls_port)
+    client.writer.write(HELLO)
+    await until(lambda: engine.reactor.connections)
+    engine.core.tick(engine.core.now + 22)
+    assert not engine.reactor.connections
+    await client.expect_end()
+
+
+async def test_no_connect(engine: Engine) -> None:
+    client = await Client.open(engine.port)
+    client.writer.write(b"\x10")
+    await until(lambda: engine.counters.bytes_received == 1)
+    engine.core.tick(engine.core.now + 22)
+    await client.expect_end()
+    assert engine.counters.connections_refused == 1
+
+
+async def test_the_context_can_change(engine: Engine, pki: Pki) -> None:
+    """New connections get what the listener's function returns then; those that are there stay."""
+    before = await Client.connected(engine.tls_port, tls=pki.client())
+    engine.reactor.listeners[1].tls = pki.other.server_context
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await Client.open(engine.tls_port, tls=pki.client())
+    after = await Client.connected(engine.tls_port, tls=pki.other.client_context())
+    await before.silent()
+    await after.silent()
