@@ -30,6 +30,7 @@ check: .venv/ready    ## style and types only
 	@$(BIN)/ruff format --quiet --check . || { echo "make format brings these files into shape:"; $(BIN)/ruff format --check .; exit 1; }
 	@echo "mypy --strict"
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary examples/*.py
 
 format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .
