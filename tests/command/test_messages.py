@@ -184,6 +184,19 @@ def wait_for_tails(world: World, number: int) -> None:
         pass
 
 
+def test_flags_from_the_environment(world: World) -> None:
+    env = {
+        "PUSHBROKER_DATA": str(world.data),
+        "PUSHBROKER_SEND_TITLE": "From the environment",
+        "PUSHBROKER_SEND_TTL": "1m",
+    }
+    ok("send", "acme/user/ada", "x", **env)
+    message = world.next()
+    assert message.notification is not None
+    assert message.notification.title == "From the environment"
+    assert message.expires_at is not None
+
+
 def test_status_and_connections(world: World) -> None:
     status = world.ok("status", "--json").json
     assert status["pid"] == world.broker.process.pid
