@@ -64,6 +64,11 @@ class Console:
         self.line(f"   {self.paint(f'{who:>6} |', who)} {text}")
 
 
+def brief(line: str) -> str:
+    """A line of the broker's log without its time, level and logger; any other line as it is."""
+    return re.sub(r"^\S+Z \[\w+ *\] (.*?) +\[\S+\] *", r"\1  ", line)
+
+
 class Program:
     """A process whose lines are shown as they come, and can be waited for."""
 
@@ -89,7 +94,7 @@ class Program:
         assert self._process.stdout
         for line in self._process.stdout:
             text = line.rstrip()
-            self._console.said(self.who, text)
+            self._console.said(self.who, brief(text))
             with self._news:
                 self.lines.append(text)
                 self._news.notify_all()
