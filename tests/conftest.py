@@ -3,6 +3,7 @@
 import ctypes
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -89,3 +90,10 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Like `tmp_path`, but short enough for the Unix sockets in it: 107 bytes are all that their names may have."""
+    with tempfile.TemporaryDirectory(prefix="pb-") as directory:
+        yield Path(directory)

@@ -21,8 +21,8 @@ def run(temporary: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_the_demo_shows_the_whole_way(tmp_path: Path) -> None:
-    with run(tmp_path) as demo:
+def test_the_demo_shows_the_whole_way(short_path: Path) -> None:
+    with run(short_path) as demo:
         output, _ = demo.communicate(timeout=WAIT_S_MAX)
     assert demo.returncode == 0, output
     # In this order; what two programs say at the same moment may come either way, so each has its own list.
@@ -38,12 +38,12 @@ def test_the_demo_shows_the_whole_way(tmp_path: Path) -> None:
                 lines.pop(0)
             assert lines, f"{who} never said {words!r}, or not in this order:\n{output}"
             lines.pop(0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_a_demo_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_demo_that_fails_says_why(short_path: Path) -> None:
     """In a directory whose name is too long for the admin socket the broker cannot start."""
-    temporary = tmp_path / ("x" * 100)
+    temporary = short_path / ("x" * 100)
     with run(temporary) as demo:
         output, _ = demo.communicate(timeout=WAIT_S_MAX)
     assert demo.returncode == 1, output
@@ -52,9 +52,9 @@ def test_a_demo_that_fails_says_why(tmp_path: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+def test_a_demo_that_is_stopped_leaves_nothing(short_path: Path) -> None:
     """Its programs too: the suite fails when a process is left behind."""
-    with run(tmp_path) as demo:
+    with run(short_path) as demo:
         assert demo.stdout
         for line in demo.stdout:
             if "connected" in line:
@@ -62,4 +62,4 @@ def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
                 break
         demo.communicate(timeout=WAIT_S_MAX)
     assert demo.returncode == 143
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []

@@ -102,8 +102,8 @@ class Output:
 
 
 @pytest.fixture
-def typist(tmp_path: Path, free_port: int) -> Typist:
-    return Typist(tmp_path, free_port)
+def typist(short_path: Path, free_port: int) -> Typist:
+    return Typist(short_path, free_port)
 
 
 def test_the_five_minutes_of_the_readme(typist: Typist) -> None:
