@@ -255,9 +255,9 @@ class Link:
                 client.loop_read()
             client.loop_misc()
         except Exception as error:
-            # paho raises for some packets that no broker should send, and would do so again for the same bytes.
-            log.exception("the broker sent something that cannot be read")
-            self._drop(Unreachable(f"the broker sent something that cannot be read: {error}"))
+            # A bug, paho's or ours, must not end the thread: a kiosk has nobody to restart it.
+            log.exception("the connection is given up because of a bug")
+            self._drop(Unreachable(f"the connection was given up because of a bug: {error!r}"))
             return
         self._flush()
         if self._stopping and client.socket() is not None and self._may_stop():

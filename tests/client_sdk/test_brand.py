@@ -214,6 +214,18 @@ def _all(data: bytearray, what: bytes) -> list[int]:
     return [first, data.index(what, first + 1)]
 
 
+def test_the_brokers_window_is_kept() -> None:
+    """Beyond its receive maximum a broker may close the connection [MQTT-3.3.4-9]."""
+    with MuteServer(bytes.fromhex("2006000003" + "210002")) as server, mute(server) as brand:
+        sending = [brand.submit(to_user="ada", payload=f"number {number}") for number in range(3)]
+        server.wait(b"number 1")
+        assert b"number 2" not in server.received
+        server.say(bytes.fromhex("40020001"))
+        assert sending[0].result(10)
+        server.wait(b"number 2")
+        brand.close(timeout=0)
+
+
 GARBAGE = {
     "not MQTT": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "an unknown packet": bytes.fromhex("f000"),
@@ -258,7 +270,7 @@ def test_a_bad_message_is_not_sent_for_ever() -> None:
     with MuteServer() as server, mute(server) as brand:
         sending = brand.submit(to_user="ada", payload="bad")
         server.wait(b"bad")
-        server._open[-1].sendall(disconnect)
+        server.say(disconnect)
         with pytest.raises(Refused, match="payload is not what its format says"):
             sending.result(10)
         with server.news:

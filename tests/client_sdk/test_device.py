@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import Client
 from support.authority import TestAuthority
 from support.kiosk import Handler, issue
 from support.mosquitto import Mosquitto
+from support.mute import CONNACK, MuteServer, publish
 from support.tester import Tester
 
 from client_sdk import (
@@ -478,9 +481,90 @@ def test_two_devices_with_one_identity_do_not_fight_in_a_tight_loop(
     assert mosquitto.log.count("New client connected") <= 12
 
 
+def test_a_bug_costs_the_connection_and_not_the_thread(
+    run: Callable[[], Device],
+    handler: Handler,
+    tester: Tester,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No bytes are known that make paho raise; should there be some, the device comes back all the same."""
+    read = Client.loop_read
+    bugs = [KeyError("packet")]
+
+    def read_badly(client: Client) -> object:
+        if bugs and client.is_connected() and not client._client_id.startswith(b"tester"):
+            raise bugs.pop()
+        return read(client)
+
+    with run() as device:
+        device.wait_connected(timeout=10)
+        monkeypatch.setattr(Client, "loop_read", read_badly)
+        tester.publish(ADA, "one", message_id="m1")
+        assert handler.next().id == "m1"
+    assert not bugs
+    assert "because of a bug" in caplog.text
+
+
 def test_a_closed_device_stays_closed(run: Callable[[], Device]) -> None:
     with run() as device:
         device.wait_connected(timeout=10)
         assert not device.wait(0.01)
     assert device.wait(1)
     device.close()
+
+
+def test_a_device_learns_where_it_belongs_now(credentials: Credentials, handler: Handler, quickly: Quickly) -> None:
+    """The broker may say so with each CONNACK, since an operator can give a device to another user at any time."""
+    told = b"\x26\x00\x04user\x00\x05grace" + b"\x26\x00\x05store\x00\x00"
+    connack = bytes([0x20, 3 + len(told), 0x01, 0x00, len(told)]) + told
+    with MuteServer(connack) as server:
+        elsewhere = dataclasses.replace(credentials, url=server.url)
+        with Device(elsewhere, on_message=handler, backoff=quickly()) as device:
+            server.wait(b"acme/user/grace")
+            assert (device.credentials.user, device.credentials.store) == ("grace", "")
+            device.close(timeout=0)
+        assert b"acme/store/milano" not in server.received
+    assert Credentials.load(credentials.directory).place.filters(frozenset()) == {
+        "acme/device/kiosk-7",
+        "acme/user/grace",
+    }
+
+
+def test_what_openssl_has_read_ahead_is_not_left_lying(
+    credentials: Credentials, handler: Handler, quickly: Quickly, mosquitto: Mosquitto
+) -> None:
+    """Many packets in one TLS record: after the first one is read, the socket never becomes readable again."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(mosquitto.directory / "server.crt", mosquitto.directory / "server.key")
+    batch = b"".join(publish(ADA, b"x", packet_id=number) for number in range(1, 31))
+    with MuteServer(CONNACK, context=context) as server:
+        elsewhere = dataclasses.replace(credentials, url=server.url)
+        with Device(elsewhere, on_message=handler, backoff=quickly()) as device:
+            server.wait(b"acme/user/ada")
+            server.say(batch)
+            for _ in range(30):
+                handler.next(timeout=1)
+            device.close(timeout=0)
+
+
+def test_a_late_acknowledgement_does_not_hit_another_message(
+    credentials: Credentials, handler: Handler, quickly: Quickly
+) -> None:
+    """Packet ids are used again: an acknowledgement counts only on the connection on which the message came."""
+    puback = bytes.fromhex("40020001")
+    handler.go.clear()
+    with MuteServer(CONNACK + publish(ADA, b"old", packet_id=1)) as server:
+        elsewhere = dataclasses.replace(credentials, url=server.url)
+        with Device(elsewhere, on_message=handler, backoff=quickly()) as device:
+            assert handler.next().text == "old"
+            server.greeting = CONNACK + publish(ADA, b"new", packet_id=1)
+            server.hang_up()
+            server.wait(b"acme/user/ada")
+            while device._core.link.connection < 2 or not device._core._inbox._waiting:
+                assert not device.wait(0.01)
+            handler.go.set()
+            assert handler.next().text == "new"
+            server.wait(puback)
+            device.close(timeout=0)
+        assert server.received.count(puback) == 1

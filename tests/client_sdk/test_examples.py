@@ -1,0 +1,92 @@
+"""The two example programs, as a reader of the README would run them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.ours import OurBroker
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[OurBroker]:
+    broker = OurBroker(tmp_path / "data")
+    broker.start()
+    broker.command("brand", "add", "acme")
+    broker.command("user", "add", "acme", "ada")
+    yield broker
+    broker.kill()
+
+
+def start(example: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / example), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def read_until(program: subprocess.Popen[str], word: str) -> str:
+    """What it says, up to the line with `word`."""
+    assert program.stdout
+    said = ""
+    for line in program.stdout:
+        said += line
+        if word in line:
+            return said
+    raise AssertionError(f"{word!r} was not said, but: {said}")
+
+
+def test_both_together(broker: OurBroker, tmp_path: Path) -> None:
+    code = broker.command("device", "code", "acme", "kiosk-7", "--user", "ada")["code"]
+    token = str(broker.command("brand", "token", "issue", "acme")["secret"])
+    kiosk = start(
+        "kiosk.py", "--url", broker.url, "--dir", tmp_path / "kiosk", "--ca", broker.ca, "--code", code, "--until", "1"
+    )
+    assert "enrolled as acme/device/kiosk-7" in read_until(kiosk, "connected")
+    server = start(
+        "brand_server.py",
+        *(
+            "--url",
+            broker.url,
+            "--ca",
+            broker.ca,
+            "--user",
+            "ada",
+            "--title",
+            "Ciao Ada",
+            "--body",
+            "It is \x1b[31mready",
+        ),
+        PUSHBROKER_TOKEN=token,
+    )
+    shown, _ = kiosk.communicate(timeout=20)
+    told, _ = server.communicate(timeout=20)
+    assert "┌─ Ciao Ada ─" in shown
+    assert "\x1b" not in shown  # what a brand sends does not command the terminal
+    assert [line.split()[0] for line in told.splitlines()] == ["accepted", "delivered", "displayed"]
+    assert (kiosk.returncode, server.returncode) == (0, 0)
+
+    kiosk = start("kiosk.py", "--dir", tmp_path / "kiosk")  # the directory is all that it needs now
+    read_until(kiosk, "connected")
+    kiosk.send_signal(signal.SIGINT)
+    left, _ = kiosk.communicate(timeout=20)
+    assert (left, kiosk.returncode) == ("", 0)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    kiosk = start("kiosk.py", "--dir", tmp_path / "kiosk")
+    said, _ = kiosk.communicate(timeout=20)
+    assert "give --url and --code, and --ca" in said
+    assert kiosk.returncode == 2
+    server = start("brand_server.py", "--url", "mqtts://localhost:1", "--user", "ada", PUSHBROKER_TOKEN="")
+    said, _ = server.communicate(timeout=20)
+    assert "PUSHBROKER_TOKEN" in said
+    assert server.returncode == 1
