@@ -15,8 +15,9 @@ PUBACK: Final = [b"\x40\x02" + id for id in PACKET_ID]
 def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
     """The bytes before and after the packet id (at QoS 0 they follow one another).
 
-    The Message Expiry Interval is what is left of it at `now` [MQTT-3.3.2-6], in whole seconds, rounded up. The
-    encoding stays with the message for the next receiver.
+    The Message Expiry Interval is what is left of it at `now` [MQTT-3.3.2-6], in whole seconds, rounded up; never more
+    than was given, for less than a millisecond is the clock's error. The encoding stays with the message for the next
+    receiver.
     """
     if v5:
         known = message.parts5
@@ -24,8 +25,8 @@ def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
             return known
         expiry = b""
         if message.expires_at:
-            left = int(message.expires_at - now) + 1
-            expiry = b"\x02" + max(1, left).to_bytes(4)
+            left = int(message.expires_at - now + 0.999)
+            expiry = b"\x02" + max(0, left).to_bytes(4)
             message.encoded_at = now
         properties = message.subscription_ids + expiry + message.properties
         tail = encode_varint(len(properties)) + properties + message.payload
