@@ -158,10 +158,11 @@ class Core:
     def open(self, channel: "Channel", identity: Identity, client_id: str, clean: bool) -> tuple[Session, bool]:
         """The session for a connection that was admitted, and whether it was there before (§3.1.2.4).
 
-        A connection that holds the session is taken over [MQTT-3.1.4-3]. The key begins with who the client is, so no
-        client id of one identity can reach another's session. Raises `Refused` (0x97) when there are too many.
+        A connection that holds the session is taken over [MQTT-3.1.4-3]. The key begins with who the client is, empty
+        for anonymous, and a line feed, which no path contains: no client id reaches another identity's session. Raises
+        `Refused` (0x97) when there are too many.
         """
-        key = f"{identity.path}\n{client_id}" if identity.path else client_id
+        key = f"{identity.path}\n{client_id}"
         session = self.sessions.get(key)
         if session is not None:
             if session.channel is not None:
@@ -177,8 +178,10 @@ class Core:
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
             session = self.sessions[key] = Session(self, key, client_id, identity)
         elif session.identity != identity:
-            # The device has moved to another user or store since: what it may no longer see goes.
+            # The device has moved to another user or store since: what it may no longer see goes, messages too.
             session.identity = identity
+            lost = session.forget(lambda topic: may_subscribe(identity, topic.decode()))
+            self.counters.messages_dropped_session_end += lost
             for name, subscription in list(session.subscriptions.items()):
                 if not may_subscribe(identity, subscription.filter.decode()):
                     self.unsubscribe(session, name)

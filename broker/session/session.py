@@ -15,7 +15,7 @@ An acknowledgement of the wrong kind for the state is a protocol error; one for 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from broker.identity import Identity
@@ -194,6 +194,18 @@ class Session:
         self.queue.append(message)
         self.queue_bytes += size
         return True
+
+    def forget(self, allowed: Callable[[bytes], bool]) -> int:
+        """Drop what is in flight or waits on topics that are not `allowed` any more; return how many."""
+        unseen = [id for id, m in self.inflight.items() if m is not RELEASED and not allowed(m.topic)]
+        for id in unseen:
+            del self.inflight[id]
+        waiting = self.queue or ()
+        kept = deque(m for m in waiting if allowed(m.topic))
+        lost = len(unseen) + len(waiting) - len(kept)
+        self.queue, self.queue_bytes = kept or None, sum(m.size for m in kept)
+        self.replay = None
+        return lost
 
     def refill(self) -> None:
         """Send what waits, as far as the window and the connection allow."""
