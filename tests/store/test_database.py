@@ -15,6 +15,10 @@ from broker.store import database
 from broker.store.database import application_id, failure, guarded, open_database
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
 async def value(db: aiosqlite.Connection, pragma: str) -> object:
     ((found,),) = await db.execute_fetchall(f"PRAGMA {pragma}")
     return found
@@ -53,8 +57,7 @@ async def test_a_new_one_is_durable_private_and_at_the_newest_version(tmp_path: 
             assert await value(db, "application_id") == application_id("records")
             assert await value(db, "user_version") == len(database._migrations("records"))
             await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
-            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
-            assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
+            assert modes_in(tmp_path) == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
     finally:
         os.umask(old)
 
@@ -129,7 +132,7 @@ async def test_a_start_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "records.db.new").write_bytes(b"")
     (tmp_path / "records.db.new-journal").write_bytes(b"half")
     await made(tmp_path / "records.db")
-    assert [file.name for file in tmp_path.iterdir()] == ["records.db"]
+    assert modes_in(tmp_path) == {"records.db": 0o600}
 
 
 async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
