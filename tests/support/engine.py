@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from support.mqtt import Client
+
 from broker.identity import ANONYMOUS, Identity
 from broker.listen.reactor import Reactor
 from broker.message import Message
@@ -76,6 +78,7 @@ async def running(limits: Limits | None = None, tls: ssl.SSLContext | None = Non
     try:
         yield engine
     finally:
+        await Client.abort_all()
         engine.close()
 
 
