@@ -432,6 +432,7 @@ class Channel:
         self.flush()
         self.shut()
         self.core.counters.connections_closed += 1
+        self.core.wheel.cancel(self)
         self.aliases = None
         self.tail = b""
         self.routes = _NO_ROUTES

@@ -219,6 +219,7 @@ class Core:
         """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2)."""
         if self.sessions.get(session.key) is session:
             del self.sessions[session.key]
+        self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
         for subscription in session.subscriptions.values():

@@ -20,15 +20,26 @@ class Wheel:
 
     def __init__(self, now: float) -> None:
         self._at = int(now)
-        self._buckets: dict[int, list[Timed]] = {}
+        self._buckets: dict[int, set[Timed]] = {}
 
     def schedule(self, item: Timed, when: float) -> None:
         """Ask `item` at `when` (monotonic seconds), or up to a second later; not again if it is asked before anyway."""
         second = max(int(when), self._at) + 1
-        if item.wheel_at and item.wheel_at <= second:
-            return
+        if item.wheel_at:
+            if item.wheel_at <= second:
+                return
+            self.cancel(item)
         item.wheel_at = second
-        self._buckets.setdefault(second, []).append(item)
+        self._buckets.setdefault(second, set()).add(item)
+
+    def cancel(self, item: Timed) -> None:
+        """Ask `item` no more. What has ended must not stay in memory until its time, 90 days at most."""
+        bucket = self._buckets.get(item.wheel_at)
+        if bucket is not None:
+            bucket.discard(item)
+            if not bucket:
+                del self._buckets[item.wheel_at]
+        item.wheel_at = 0
 
     def advance(self, now: float) -> None:
         """Ask all whose time has come."""
@@ -36,7 +47,7 @@ class Wheel:
             self._at = second
             for item in self._buckets.pop(second, ()):
                 if item.wheel_at != second:
-                    continue  # it was moved to an earlier second, and asked there
+                    continue  # cancelled or moved by one that was asked before it
                 item.wheel_at = 0
                 again = item.due(now)
                 if again:
