@@ -58,6 +58,7 @@ class Channel:
         "keep_alive_s",
         "lack",
         "late_bytes",
+        "names",
         "out",
         "packet_max",
         "routes",
@@ -83,6 +84,7 @@ class Channel:
         self.seen = core.now
         self.late_bytes = 0
         self.stamps = False  # its QoS 1 and 2 publishes get message ids
+        self.names = True  # it is told them in its acknowledgements
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
         self.aliases: dict[int, bytes] | None = None
         self.wheel_at = 0
@@ -145,133 +147,135 @@ class Channel:
         inflight = session.inflight
         v5, packet_max = self.v5, self.packet_max
         received = sent = delivered = 0
-        while pos + 2 <= end:
-            first, size, at = data[pos], data[pos + 1], pos + 2
-            if size & 128:
-                if at >= end:
-                    break
-                byte = data[at]
-                at += 1
-                size = size & 127 | (byte & 127) << 7
-                if byte & 128:
+        try:
+            while pos + 2 <= end:
+                first, size, at = data[pos], data[pos + 1], pos + 2
+                if size & 128:
                     if at >= end:
                         break
                     byte = data[at]
                     at += 1
-                    size |= (byte & 127) << 14
+                    size = size & 127 | (byte & 127) << 7
                     if byte & 128:
                         if at >= end:
                             break
                         byte = data[at]
                         at += 1
-                        size |= (byte & 127) << 21
+                        size |= (byte & 127) << 14
                         if byte & 128:
-                            raise ProtocolError("remaining length over four bytes", Reason.MALFORMED_PACKET)
-                if not byte:
-                    raise ProtocolError("remaining length longer than needed", Reason.MALFORMED_PACKET)
-            stop = at + size
-            if stop - pos > packet_max:
-                raise ProtocolError(f"a packet of {stop - pos} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
-            if stop > end:
-                self.lack = stop - end
-                break
+                            if at >= end:
+                                break
+                            byte = data[at]
+                            at += 1
+                            size |= (byte & 127) << 21
+                            if byte & 128:
+                                raise ProtocolError("remaining length over four bytes", Reason.MALFORMED_PACKET)
+                    if not byte:
+                        raise ProtocolError("remaining length longer than needed", Reason.MALFORMED_PACKET)
+                stop = at + size
+                if stop - pos > packet_max:
+                    raise ProtocolError(f"a packet of {stop - pos} bytes", Reason.PACKET_TOO_LARGE)  # §3.2.2.3.6
+                if stop > end:
+                    self.lack = stop - end
+                    break
 
-            if first == 0x30:  # PUBLISH, QoS 0
-                name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
-                body = name_end + v5
-                if body <= stop and not (v5 and data[name_end]):
-                    route = routes.get(data[at + 2 : name_end])
-                    if route is not None and route.any4 is not None:
-                        received += 1
-                        same, other = (route.any5, route.any4) if v5 else (route.any4, route.any5)
-                        if same:
-                            # The same bytes for all of its version: it goes out as it came in.
-                            packet = data[pos:stop]
-                            for to in same:
-                                chunks = to.out
-                                if not chunks:
-                                    if chunks is None:
-                                        to.late(packet)
+                if first == 0x30:  # PUBLISH, QoS 0
+                    name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
+                    body = name_end + v5
+                    if body <= stop and not (v5 and data[name_end]):
+                        route = routes.get(data[at + 2 : name_end])
+                        if route is not None and route.any4 is not None:
+                            received += 1
+                            same, other = (route.any5, route.any4) if v5 else (route.any4, route.any5)
+                            if same:
+                                # The same bytes for all of its version: it goes out as it came in.
+                                packet = data[pos:stop]
+                                for to in same:
+                                    chunks = to.out
+                                    if not chunks:
+                                        if chunks is None:
+                                            to.late(packet)
+                                            continue
+                                        dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
+                                    chunks.append(packet)
+                                sent += len(same)
+                            if other or route.extra:
+                                self._publish0(route, other, data[at + 2 : name_end], data[body:stop])
+                            if len(route.every) > WIDE:
+                                self._wide(len(route.every))
+                            if self.closed:
+                                break
+                            pos = stop
+                            continue
+                elif first == 0x32:  # PUBLISH, QoS 1
+                    name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
+                    body = name_end + 2 + v5
+                    if body <= stop and not (v5 and data[body - 1]) and not self.stamps:
+                        topic = data[at + 2 : name_end]
+                        route = routes.get(topic)
+                        id = data[name_end] << 8 | data[name_end + 1]
+                        if route is not None and route.any4 is not None and id:
+                            received += 1
+                            kept = True
+                            message = Message(topic, data[body:stop], 1, publisher=session.key)
+                            same = route.some5 if v5 else route.some4
+                            if same:
+                                # The packet id goes between the bytes that came before and after the publisher's.
+                                head, rest = data[pos:name_end], data[body - v5 : stop]
+                                for to in same:
+                                    chunks, flight = to.out, to.inflight
+                                    if chunks is None or to.queue is not None or len(flight) >= to.window:
+                                        kept &= to.hold(message)
                                         continue
-                                    dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
-                                chunks.append(packet)
-                            sent += len(same)
-                        if other or route.extra:
-                            self._publish0(route, other, data[at + 2 : name_end], data[body:stop])
-                        if len(route.every) > WIDE:
-                            self._wide(len(route.every))
-                        if self.closed:
-                            break
-                        pos = stop
-                        continue
-            elif first == 0x32:  # PUBLISH, QoS 1
-                name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
-                body = name_end + 2 + v5
-                if body <= stop and not (v5 and data[body - 1]) and not self.stamps:
-                    topic = data[at + 2 : name_end]
-                    route = routes.get(topic)
-                    id = data[name_end] << 8 | data[name_end + 1]
-                    if route is not None and route.any4 is not None and id:
-                        received += 1
-                        kept = True
-                        message = Message(topic, data[body:stop], 1, publisher=session.key)
-                        same = route.some5 if v5 else route.some4
-                        if same:
-                            # The packet id goes between the bytes that came before and after the publisher's.
-                            head, rest = data[pos:name_end], data[body - v5 : stop]
-                            for to in same:
-                                chunks, flight = to.out, to.inflight
-                                if chunks is None or to.queue is not None or len(flight) >= to.window:
-                                    kept &= to.hold(message)
-                                    continue
-                                number = to.next_id + 1
-                                if number > 65535 or number in flight:
-                                    number = to.free_id()
-                                to.next_id = number
-                                flight[number] = message
-                                if not chunks:
-                                    dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
-                                chunks += (head, PACKET_ID[number], rest)
-                                sent += 1
-                        if len(same) != len(route.every) or route.extra:
-                            kept &= self._publish1(route, message)
-                        if not kept:
-                            self._over_quota(id)
-                        else:
-                            if not out:
-                                dirty.append(self)
-                            if v5 and route.empty:
-                                out.append(b"\x40\x03" + PACKET_ID[id] + b"\x10")  # no matching subscribers
+                                    number = to.next_id + 1
+                                    if number > 65535 or number in flight:
+                                        number = to.free_id()
+                                    to.next_id = number
+                                    flight[number] = message
+                                    if not chunks:
+                                        dirty.append(to.channel)  # type: ignore[arg-type]  # where out is, it is
+                                    chunks += (head, PACKET_ID[number], rest)
+                                    sent += 1
+                            if len(same) != len(route.every) or route.extra:
+                                kept &= self._publish1(route, message)
+                            if not kept:
+                                self._over_quota(id)
                             else:
-                                out.append(PUBACK[id])
-                        if len(route.every) > WIDE:
-                            self._wide(len(route.every))
-                        if self.closed:
-                            break
-                        pos = stop
-                        continue
-            elif first == 0x40 and size == 2:  # PUBACK, success
-                id = data[at] << 8 | data[at + 1]
-                found = inflight.get(id)
-                if found is None or found.tracked:
-                    session.puback(id, 0)
-                else:
-                    del inflight[id]
-                    delivered += 1
-                    if session.queue is not None or session.resend is not None:
-                        session.refill()
-                pos = stop
-                continue
+                                if not out:
+                                    dirty.append(self)
+                                if v5 and route.empty:
+                                    out.append(b"\x40\x03" + PACKET_ID[id] + b"\x10")  # no matching subscribers
+                                else:
+                                    out.append(PUBACK[id])
+                            if len(route.every) > WIDE:
+                                self._wide(len(route.every))
+                            if self.closed:
+                                break
+                            pos = stop
+                            continue
+                elif first == 0x40 and size == 2:  # PUBACK, success
+                    id = data[at] << 8 | data[at + 1]
+                    found = inflight.get(id)
+                    if found is None or found.tracked:
+                        session.puback(id, 0)
+                    else:
+                        del inflight[id]
+                        delivered += 1
+                        if session.queue is not None or session.resend is not None:
+                            session.refill()
+                    pos = stop
+                    continue
 
-            self._packet(first, data[at:stop])
-            if self.closed:
-                break
-            routes = self.routes
-            pos = stop
-        counters = core.counters
-        counters.messages_received += received
-        counters.messages_sent += sent
-        counters.messages_delivered += delivered
+                self._packet(first, data[at:stop])
+                if self.closed:
+                    break
+                routes = self.routes
+                pos = stop
+        finally:
+            counters = core.counters
+            counters.messages_received += received
+            counters.messages_sent += sent
+            counters.messages_delivered += delivered
         if pos < end and not self.closed:
             self.tail = bytearray(memoryview(data)[pos:])
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from broker.session.session import Session
 
 _NEVER = 0xFFFFFFFF  # a session expiry that means: keep for ever (§3.1.2.11.2)
+_NAMED_ACK_BYTES = 64  # PUBACK or PUBREC with a message id in it
 
 
 def received(channel: "Channel", packet: Connect) -> None:
@@ -64,6 +65,8 @@ def accepted(channel: "Channel", identity: Identity) -> None:
     channel.session = session
     channel.packet_max = limits.packet_bytes_max
     channel.stamps = identity.role is Role.SERVER
+    # [MQTT-3.1.2-29], [MQTT-3.4.2-3], [MQTT-3.5.2-3]
+    channel.names = asked.request_problem_info != 0 and (asked.maximum_packet_size or 1024) > _NAMED_ACK_BYTES
     v5 = bool(channel.v5)
 
     # What MQTT 5 says in one number, 3.1.1 says with its clean session flag [MQTT-3.1.2-6].

@@ -60,7 +60,8 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         message.id = core.bridge.stamp(session.identity, topic)
         if message.id:
             name = ("message-id", message.id)
-            acknowledgement.user_properties = [name]
+            if channel.names:
+                acknowledgement.user_properties = [name]
             given = [pair for pair in properties.user_properties if pair[0] != "message-id"]
             properties.user_properties = [*given, name]
             message.receipt = ("receipt", "delivered") in given

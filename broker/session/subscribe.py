@@ -75,6 +75,8 @@ def _retained(session: "Session", subscription: "Subscription[Session]") -> Iter
     """What is retained, in the form of a subscription; looked up when the first of it is sent."""
     retained = session.core.retained
     for message in retained.match(subscription.filter, session.core.now):
+        if message.publisher == session.key and subscription.options & NO_LOCAL:
+            continue  # [MQTT-3.8.3-3]
         if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
             qos = min(message.qos, subscription.options & QOS)
             yield message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]

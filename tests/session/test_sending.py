@@ -1,0 +1,367 @@
+"""QoS 1 and 2 to the client (§4.3, §4.4): the table of session.py, state by event, and the in-flight window."""
+
+from collections.abc import Callable
+
+import pytest
+from support.loopback import Client, Lab
+
+from broker.limits import IN_FLIGHT_MAX
+from broker.session.session import RELEASED
+from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+
+ID = 1  # the first packet id that a session uses
+
+
+def setting(version: int, state: str) -> tuple[Lab, Client]:
+    """A client with one message under packet id 1 in `state`, or with none (`unknown`)."""
+    lab = Lab()
+    kept = {"session_expiry": 3600} if version == 5 else {}
+    client = lab.connect("c", version, clean=False, **kept)
+    qos = 2 if state in ("sent 2", "released") else 1
+    client.subscribe("a", qos)
+    if state != "unknown":
+        lab.connect("p").publish("a", b"one", qos)
+        (message,) = client.messages()
+        assert (message.qos, message.packet_id, message.dup) == (qos, ID, False)
+    if state == "released":
+        client.send(Pubrec(ID))
+        assert client.packets() == [Pubrel(ID)]
+    return lab, client
+
+
+def state_of(client: Client) -> str:
+    message = client.session.inflight.get(ID)
+    if message is None:
+        return "unknown"
+    return "released" if message is RELEASED else f"sent {message.qos}"
+
+
+PUBLISH_AGAIN = "PUBLISH with DUP"
+CLOSED = "closed"
+Answer = list[Packet] | str
+
+# Every state and every event. Next state, what is sent, how many are delivered by it.
+TABLE: list[tuple[str, str, str, Answer, int]] = [
+    ("sent 1", "PUBACK", "unknown", [], 1),
+    ("sent 1", "PUBACK failure", "unknown", [], 0),
+    ("sent 1", "PUBREC", CLOSED, [], 0),
+    ("sent 1", "PUBREC failure", CLOSED, [], 0),
+    ("sent 1", "PUBCOMP", CLOSED, [], 0),
+    ("sent 1", "comes back", "sent 1", PUBLISH_AGAIN, 0),  # [MQTT-4.4.0-1], [MQTT-3.3.1-1]
+    ("sent 2", "PUBACK", CLOSED, [], 0),
+    ("sent 2", "PUBACK failure", CLOSED, [], 0),
+    ("sent 2", "PUBREC", "released", [Pubrel(ID)], 1),  # [MQTT-4.3.3-4]
+    ("sent 2", "PUBREC failure", "unknown", [], 0),  # [MQTT-4.3.3-4], [MQTT-4.3.3-3]
+    ("sent 2", "PUBCOMP", CLOSED, [], 0),
+    ("sent 2", "comes back", "sent 2", PUBLISH_AGAIN, 0),
+    ("released", "PUBACK", CLOSED, [], 0),
+    ("released", "PUBACK failure", CLOSED, [], 0),
+    ("released", "PUBREC", "released", [Pubrel(ID)], 0),
+    ("released", "PUBREC failure", "unknown", [], 0),
+    ("released", "PUBCOMP", "unknown", [], 0),
+    ("released", "comes back", "released", [Pubrel(ID)], 0),  # [MQTT-4.3.3-6]: PUBLISH is not sent again
+    ("unknown", "PUBACK", "unknown", [], 0),
+    ("unknown", "PUBACK failure", "unknown", [], 0),
+    ("unknown", "PUBREC", "unknown", [Pubrel(ID, 0x92)], 0),
+    ("unknown", "PUBREC failure", "unknown", [Pubrel(ID, 0x92)], 0),
+    ("unknown", "PUBCOMP", "unknown", [], 0),
+    ("unknown", "comes back", "unknown", [], 0),
+]
+EVENTS: dict[str, Callable[[], Packet]] = {
+    "PUBACK": lambda: Puback(ID),
+    "PUBACK failure": lambda: Puback(ID, 0x80),
+    "PUBREC": lambda: Pubrec(ID),
+    "PUBREC failure": lambda: Pubrec(ID, 0x80),
+    "PUBCOMP": lambda: Pubcomp(ID),
+}
+
+
+def test_the_table_is_complete() -> None:
+    states = {state for state, *_ in TABLE}
+    assert {(state, event) for state, event, *_ in TABLE} == {
+        (state, event) for state in states for event in [*EVENTS, "comes back"]
+    }
+    assert len(TABLE) == len(states) * (len(EVENTS) + 1)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize(("state", "event", "after", "answer", "delivered"), TABLE)
+def test_state_and_event(version: int, state: str, event: str, after: str, answer: Answer, delivered: int) -> None:
+    if version == 4 and event.endswith("failure"):
+        return  # 3.1.1 has no reason codes
+    lab, client = setting(version, state)
+    before = lab.core.counters.messages_delivered
+    if event == "comes back":
+        client.drop()
+        kept = {"session_expiry": 3600} if version == 5 else {}
+        client = lab.connect("c", version, clean=False, **kept)
+        got = client.early
+    else:
+        client.send(EVENTS[event]())
+        if after == CLOSED:
+            assert client.goodbye() == (0x82 if version == 5 else None)
+            return
+        got = client.packets()
+    assert state_of(client) == after
+    assert lab.core.counters.messages_delivered - before == delivered
+    if answer == PUBLISH_AGAIN:
+        (message,) = got
+        assert isinstance(message, Publish)
+        assert (message.dup, message.packet_id, message.payload) == (True, ID, b"one")
+        assert message.qos == int(state[-1])
+    elif version == 4:
+        assert got == [Pubrel(p.packet_id) for p in answer if isinstance(p, Pubrel)]
+    else:
+        assert got == answer
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_whole_qos_2_delivery(version: int) -> None:
+    """§4.3.3, figure 4.3."""
+    lab, client = setting(version, "sent 2")
+    client.send(Pubrec(ID))
+    assert client.packets() == [Pubrel(ID)]
+    client.send(Pubcomp(ID))
+    assert client.packets() == []
+    assert client.session.inflight == {}
+    assert lab.core.counters.messages_delivered == 1
+
+
+# -- packet ids ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["fast", "general"])
+def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
+    """[MQTT-2.2.1-3]: an id is used again only after its message is done; 0 is none."""
+    lab = Lab()
+    client = lab.connect("c", 4)
+    client.subscribe("a", 1)
+    sender = lab.connect("p", 4 if way == "fast" else 5)
+    for _ in range(3):
+        sender.publish("a", b"x", 1)
+    held = client.messages()
+    assert [m.packet_id for m in held] == [1, 2, 3]
+    client.session.next_id = 65533
+    ids = []
+    for _ in range(5):
+        sender.publish("a", b"x", 1)
+        (message,) = client.messages()
+        ids.append(message.packet_id)
+        client.ack(message)
+    assert ids == [65534, 65535, 4, 5, 6]
+    client.ack(held[1])
+    client.session.next_id = 65535
+    sender.publish("a", b"x", 1)
+    assert [m.packet_id for m in client.messages()] == [2]
+
+
+# -- the window ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["fast", "general"])
+def test_no_more_in_flight_than_the_client_takes(way: str) -> None:
+    """[MQTT-3.3.4-9], and in order [MQTT-4.6.0-6] when room comes."""
+    lab = Lab()
+    client = lab.connect("c", receive_maximum=3)
+    client.subscribe("a", 2)
+    sender = lab.connect("p", 5 if way == "fast" else 4)
+    for number in range(8):
+        sender.publish("a", b"%d" % number, 1)
+    first = client.messages()
+    assert [m.payload for m in first] == [b"0", b"1", b"2"]
+    client.ack(first[1])
+    assert client.payloads() == [b"3"]
+    client.ack(first[0], first[2])
+    assert client.payloads() == [b"4", b"5"]
+    assert client.session.waiting == 2
+
+
+def test_qos_2_leaves_the_window_with_pubcomp() -> None:
+    """§4.9: the quota is given back by PUBCOMP or by a PUBREC that refuses, not by PUBREC."""
+    lab = Lab()
+    client = lab.connect("c", receive_maximum=1)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    for number in range(4):
+        sender.publish("a", b"%d" % number, 2)
+    (message,) = client.messages()
+    client.send(Pubrec(message.packet_id))
+    assert client.packets() == [Pubrel(message.packet_id)]
+    client.send(Pubcomp(message.packet_id))
+    (message,) = client.messages()
+    client.send(Pubrec(message.packet_id, 0x97))
+    assert client.payloads() == [b"2"]
+
+
+def test_qos_0_needs_no_window() -> None:
+    """§4.9: only QoS 1 and 2 count."""
+    lab = Lab()
+    client = lab.connect("c", receive_maximum=1)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    for qos in (1, 1, 0):
+        sender.publish("a", b"%d" % qos, qos)
+    assert client.payloads() == [b"1", b"0"]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_our_own_window_bounds_all(version: int) -> None:
+    lab = Lab(queue_messages_max=10)
+    client = lab.connect("c", version)
+    client.subscribe("a", 1)
+    sender = lab.connect("p", version)
+    for _ in range(IN_FLIGHT_MAX + 5):
+        sender.publish("a", b"x", 1)
+    assert len(client.messages()) == IN_FLIGHT_MAX
+    assert client.session.waiting == 5
+
+
+# -- coming back -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_was_in_flight_comes_again_in_order_then_what_waited(version: int) -> None:
+    """[MQTT-4.4.0-1], [MQTT-4.6.0-1], with the original packet ids; PUBREL where PUBREC had come."""
+    lab = Lab()
+    kept = {"session_expiry": 3600} if version == 5 else {}
+    client = lab.connect("c", version, clean=False, **kept)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    for number, qos in enumerate((1, 2, 1, 2)):
+        sender.publish("a", b"%d" % number, qos)
+    messages = client.messages()
+    client.send(Pubrec(messages[1].packet_id))
+    client.ack(messages[0])
+    client.drop()
+    sender.publish("a", b"4", 1)
+    sender.publish("a", b"lost", 0)
+    sender.publish("a", b"5", 2)
+    for _ in range(2):  # the same each time
+        back = lab.connect("c", version, clean=False, **kept)
+        pubrel, *rest = back.early
+        assert pubrel == Pubrel(messages[1].packet_id)
+        shown = [(m.payload, m.packet_id, m.dup, m.qos) for m in rest if isinstance(m, Publish)]
+        assert [s[0] for s in shown] == [b"2", b"3", b"4", b"5"]
+        assert [s[1] for s in shown[:2]] == [m.packet_id for m in messages[2:]]
+        assert [s[2] for s in shown[:2]] == [True, True]
+        assert [s[3] for s in shown] == [1, 2, 1, 2]
+        assert len({s[1] for s in shown} | {pubrel.packet_id}) == 5
+        back.drop()
+    last = lab.connect("c", version, clean=False, **kept)
+    assert all(m.dup for m in last.early if isinstance(m, Publish))
+
+
+def test_a_smaller_window_after_coming_back() -> None:
+    """[MQTT-3.3.4-9] holds for what is sent again, too; the order stays."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("a", 1)
+    sender = lab.connect("p")
+    for number in range(5):
+        sender.publish("a", b"%d" % number, 1)
+    client.drop()
+    back = lab.connect("c", clean=False, session_expiry=60, receive_maximum=2)
+    sender.publish("a", b"5", 1)
+    sender.publish("a", b"6", 1)
+    got = [m for m in back.early if isinstance(m, Publish)]
+    assert [m.payload for m in got] == [b"0", b"1"]
+    for number in range(2, 7):
+        back.ack(got[number - 2])
+        got += back.messages()
+        assert got[-1].payload == b"%d" % number
+        assert got[-1].dup is (number < 5)
+    assert len(got) == 7
+
+
+def test_acknowledged_before_the_resend_reached_it() -> None:
+    """An id that is done while its resend still waits is not sent any more."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("a", 1)
+    sender = lab.connect("p")
+    for number in range(3):
+        sender.publish("a", b"%d" % number, 1)
+    client.drop()
+    back = lab.connect("c", clean=False, session_expiry=60, receive_maximum=1)
+    (first,) = [m for m in back.early if isinstance(m, Publish)]
+    back.send(Puback(2))
+    assert back.packets() == []
+    back.ack(first)
+    assert back.payloads() == [b"2"]
+    back.send(Puback(3))
+    assert back.packets() == []
+    assert back.session.inflight == {}
+    assert back.session.resend is None
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_qos_1_is_not_sent_again_on_the_same_connection(version: int) -> None:
+    """[MQTT-4.4.0-1]: only after a reconnection."""
+    lab, client = setting(version, "sent 1")
+    for _ in range(20):
+        client.feed(b"\xc0\0")
+        lab.advance(30)
+    assert all(p != Publish for p in map(type, client.packets()))
+
+
+# -- receipts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_receipt_is_given_when_the_receiver_has_it(qos: int) -> None:
+    from broker.identity import ANONYMOUS, Identity, Role
+
+    server = Identity(Role.SERVER, "acme", "crm")
+    lab = Lab(admit=lambda p: server if p.client_id == "s" else ANONYMOUS)
+    lab.bridge.named = b"acme/user/"
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("acme/#", qos)
+    sender = lab.connect("s")
+    sender.publish("acme/user/ada", b"x", qos, user_properties=[("receipt", "delivered"), ("message-id", "forged")])
+    (answer,) = sender.packets()
+    assert isinstance(answer, Puback if qos == 1 else Pubrec)
+    assert answer.properties.user_properties == [("message-id", "m1")]
+    (message,) = client.messages()
+    assert message.properties.user_properties == [("receipt", "delivered"), ("message-id", "m1")]
+    assert lab.bridge.receipts == []
+    if qos == 1:
+        client.ack(message)
+    else:
+        client.send(Pubrec(message.packet_id), Pubrec(message.packet_id), Pubcomp(message.packet_id))
+    assert lab.bridge.receipts == [("c", "m1")]
+    sender.publish("acme/user/ada", b"x", qos)
+    (message,) = [p for p in client.packets() if isinstance(p, Publish)]
+    client.send(Puback(message.packet_id) if qos == 1 else Pubrec(message.packet_id))
+    assert lab.bridge.receipts == [("c", "m1")]  # none was asked for
+
+
+def test_no_names_for_those_who_want_no_properties() -> None:
+    """[MQTT-3.1.2-29]: with Request Problem Information 0 no user property goes into an acknowledgement."""
+    from broker.identity import Identity, Role
+
+    lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
+    lab.bridge.named = b"acme/"
+    watcher = lab.connect("w")
+    watcher.subscribe("acme/#", 1)
+    for qos in (1, 2):
+        sender = lab.connect("s", request_problem_info=0)
+        sender.publish("acme/user/ada", b"x", qos)
+        (answer,) = sender.packets()
+        assert isinstance(answer, Puback | Pubrec)
+        assert answer.properties.user_properties == []
+        (message,) = watcher.messages()
+        assert message.properties.user_properties == [("message-id", f"m{qos}")]
+
+
+def test_no_names_that_make_an_acknowledgement_too_large() -> None:
+    """[MQTT-3.4.2-3], [MQTT-3.5.2-3]: the user property is left out rather than the maximum packet size broken."""
+    from broker.identity import Identity, Role
+
+    lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
+    lab.bridge.named = b"acme/"
+    sender = lab.connect("s", maximum_packet_size=20)
+    sender.publish("acme/user/ada", b"x", 1)
+    assert len(sender.channel.raw) <= 20 + 40  # CONNACK was there before
+    (answer,) = sender.packets()
+    assert isinstance(answer, Puback)
+    assert answer.properties.user_properties == []
