@@ -33,7 +33,8 @@ def check_name(kind: str, name: str) -> str:
         raise Refused(
             f"{name!r} cannot name a {kind}",
             reason=0x90,
-            remedy=f"Use 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '@' and '-', with a letter or digit at both ends.",
+            remedy=f"Use 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '@' and '-', "
+            "with a letter or digit at both ends.",
         )
     return name
 

@@ -4,7 +4,7 @@ import msgspec
 
 
 class Properties(msgspec.Struct, omit_defaults=True):
-    """MQTT 5 properties (§2.2.2). None, or an empty list: not present. Times are in seconds, all else as on the wire."""
+    """MQTT 5 properties (§2.2.2). None, or an empty list: not present. Times are in seconds, else as on the wire."""
 
     payload_format: int | None = None
     message_expiry: int | None = None
