@@ -27,7 +27,7 @@ check: .venv/ready    ## style and types only
 	@echo "ruff check"
 	@$(BIN)/ruff check --quiet .
 	@echo "ruff format --check"
-	@$(BIN)/ruff format --quiet --check . || { echo "make format brings these files into shape:"; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff format --quiet --check . || { echo "make format brings them into shape"; exit 1; }
 	@echo "mypy --strict"
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary examples/*.py

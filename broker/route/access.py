@@ -32,9 +32,7 @@ def may_publish(identity: Identity, topic: bytes) -> bool:
                 return False
             return not (levels[1] == b"device" and len(levels) > 3 and levels[3] == b"up")
         case Role.DEVICE:
-            return topic == ENROL_REQUEST or topic.startswith(
-                f"{identity.brand}/device/{identity.name}/up/".encode()
-            )
+            return topic == ENROL_REQUEST or topic.startswith(f"{identity.brand}/device/{identity.name}/up/".encode())
         case Role.ENROLLING:
             return topic == ENROL_REQUEST
         case Role.ADMIN:

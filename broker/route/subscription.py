@@ -35,9 +35,7 @@ class Subscription(Generic[R]):
 
     __slots__ = ("filter", "group", "id", "options", "session")
 
-    def __init__(
-        self, session: R, filter: bytes, options: int, id: bytes = b"", group: bytes = b""
-    ) -> None:
+    def __init__(self, session: R, filter: bytes, options: int, id: bytes = b"", group: bytes = b"") -> None:
         self.session = session
         self.filter = filter  # without $share/group/
         self.options = options
