@@ -143,20 +143,10 @@ class Reactor:
                     if event & OUT and not connection.closed:
                         connection.writable()
                 except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
-                    self._unexpected(connection, error)
+                    core.unexpected(error, connection)
             core.flush()
             if len(events) < EVENTS_MAX:
                 break
-
-    def _unexpected(self, connection: Connection, error: Exception) -> None:
-        self.core.counters.unexpected_errors += 1
-        self.core.log("unexpected error", client=connection.label, exc_info=error)
-        try:
-            connection.close()
-        except Exception as again:  # noqa: BLE001
-            self.core.log("unexpected error", exc_info=again)
-            self.forget(connection)
-            connection.sock.close()
 
     def want(self, connection: Connection, *, write: bool) -> None:
         """Watch a connection for reading, if it reads, and for writing if `write`."""
@@ -175,14 +165,19 @@ class Reactor:
         self.lag_s = max(0.0, now - self._tick_at)
         self._tick_at = now + TICK_S
         self._timer = self.loop.call_at(self._tick_at, self._tick)
-        self.core.tick(time.monotonic())
+        try:
+            self.core.tick(time.monotonic())
+        except Exception as error:  # noqa: BLE001 - time goes on
+            self.core.unexpected(error)
         self.core.flush()
 
     def run(self, work: Callable[[], object]) -> None:
         """Do something to the core from outside of a round, and write out what it has put out."""
         self.core.now = time.monotonic()
-        work()
-        self.core.flush()
+        try:
+            work()
+        finally:
+            self.core.flush()
 
     def close(self) -> None:
         """Stop altogether. Close the connections before."""

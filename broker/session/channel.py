@@ -431,18 +431,20 @@ class Channel:
         if self.closed:
             return
         self.closed = True
-        if reason is not None and self.v5 and self.session is not None:
-            self.send(Disconnect(reason))
-        self.flush()
-        self.shut()
-        self.core.counters.connections_closed += 1
-        self.core.wheel.cancel(self)
-        self.aliases = None
-        self.tail = b""
-        self.routes = _NO_ROUTES
-        session, self.session = self.session, None
-        if session is not None and session.channel is self:
-            self.core.leave(session)
+        try:
+            if reason is not None and self.v5 and self.session is not None:
+                self.send(Disconnect(reason))
+            self.flush()
+        finally:
+            self.shut()
+            self.core.counters.connections_closed += 1
+            self.core.wheel.cancel(self)
+            self.aliases = None
+            self.tail = b""
+            self.routes = _NO_ROUTES
+            session, self.session = self.session, None
+            if session is not None and session.channel is self:
+                self.core.leave(session)
 
     @property
     def label(self) -> str:

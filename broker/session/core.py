@@ -153,6 +153,16 @@ class Core:
         """The error for an acknowledgement that does not fit the state."""
         return ProtocolError(what, Reason.PROTOCOL_ERROR)
 
+    def unexpected(self, error: Exception, channel: "Channel | None" = None) -> None:
+        """A bug of ours: tell it, and give up the connection that met it."""
+        self.counters.unexpected_errors += 1
+        self.log("unexpected error", client=channel.label if channel is not None else "", exc_info=error)
+        if channel is not None:
+            try:
+                channel.close()
+            except Exception as again:  # noqa: BLE001
+                self.log("unexpected error", client=channel.label, exc_info=again)
+
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def open(self, channel: "Channel", identity: Identity, client_id: str, clean: bool) -> tuple[Session, bool]:
@@ -302,7 +312,10 @@ class Core:
         while dirty:
             now, dirty[:] = dirty[:], []
             for channel in now:
-                channel.flush()
+                try:
+                    channel.flush()
+                except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
+                    self.unexpected(error, channel)
 
     def connected(self) -> Iterator[Session]:
         """The sessions that have a connection."""

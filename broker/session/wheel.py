@@ -42,13 +42,20 @@ class Wheel:
         item.wheel_at = 0
 
     def advance(self, now: float) -> None:
-        """Ask all whose time has come."""
+        """Ask all whose time has come. What fails is raised when all were asked."""
+        errors: list[Exception] = []
         for second in range(self._at + 1, int(now) + 1):
             self._at = second
             for item in self._buckets.pop(second, ()):
                 if item.wheel_at != second:
                     continue  # cancelled or moved by one that was asked before it
                 item.wheel_at = 0
-                again = item.due(now)
+                try:
+                    again = item.due(now)
+                except Exception as error:  # noqa: BLE001 - one bug must not keep the others from being asked
+                    errors.append(error)
+                    continue
                 if again:
                     self.schedule(item, again)
+        if errors:
+            raise ExceptionGroup("deadlines", errors)
