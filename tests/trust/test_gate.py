@@ -138,6 +138,14 @@ async def test_an_identity_that_counts_no_more(directory: Directory, gate: Gate,
     assert (await refused(gate, shown(certificate)))[0] == 0x87
 
 
+async def test_a_record_that_is_of_someone_else(directory: Directory, gate: Gate) -> None:
+    """Certificate and record must say the same: a serial alone makes nobody another."""
+    found = await directory.cert_issue(Role.SERVER, "acme", "crm", request_for(new_key()))
+    async with directory.records.transaction():
+        await directory.records._run("UPDATE certificates SET name = 'shop'")
+    assert (await refused(gate, shown(found.certificate_pem)))[0] == 0x87
+
+
 async def test_a_certificate_that_has_ended(directory: Directory, gate: Gate, clock: Clock) -> None:
     certificate = await kiosk(directory)
     clock.turn(days=365)

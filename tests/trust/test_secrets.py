@@ -101,7 +101,10 @@ async def test_without_a_hash_it_is_the_same_work(hasher: PasswordHasher, monkey
 
     with pytest.raises(argon2.exceptions.VerifyMismatchError):
         hasher._argon2.verify(hasher._nobody, b"anything")
+    against: list[str] = []
+    monkeypatch.setattr(hasher, "_verify", lambda password_hash, password: against.append(password_hash))
     assert not await hasher.verify(None, b"anything")
+    assert against == [hasher._nobody]
 
 
 @pytest.mark.parametrize("password", ["", "short", "x" * 1025])
