@@ -111,7 +111,7 @@ class Item:
 
 
 @given(
-    st.floats(0, 1e6),
+    st.floats(1, 1e6),
     st.lists(st.tuples(st.floats(0, 300), st.floats(0, 30)), min_size=1, max_size=10),
     st.lists(st.floats(0, 200), max_size=3),
 )
