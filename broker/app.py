@@ -426,6 +426,7 @@ def _bind(listener: Listener) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen()  # only now does a second socket on the same address fail
     except OSError as error:
         sock.close()
         remedy = {
