@@ -129,9 +129,7 @@ def test_asked_in_time_and_not_before(start: float, moves: list[tuple[float, flo
         wheel.advance(now)
         if now > deadline + 1:
             assert item.wants != deadline
-    for _ in range(1500):
-        if not item.wants:
-            break
+    while item.wants:
         deadline = item.wants
         now += 0.5
         wheel.advance(now)
@@ -139,7 +137,6 @@ def test_asked_in_time_and_not_before(start: float, moves: list[tuple[float, flo
             assert now < deadline + 1
         else:
             assert deadline <= now < deadline + 1.5
-    assert item.wants == 0
     wheel.advance(now + 400)
     assert item.wheel_at == 0
     assert wheel._buckets == {}

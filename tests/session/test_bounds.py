@@ -1,0 +1,303 @@
+"""Bounds on what waits for one client: its queue, its maximum packet size, its slowness."""
+
+import pytest
+from support.loopback import Client, Lab
+
+from broker.limits import OUT_BYTES_MAX
+from broker.wire.packets import Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe
+
+# -- the queue -------------------------------------------------------------------------------------------------------
+
+
+def away(lab: Lab, client_id: str = "c", qos: int = 2) -> None:
+    client = lab.connect(client_id, session_expiry=3600)
+    client.subscribe("a", qos)
+    client.drop()
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("way", ["first", "later"])
+def test_a_full_queue_is_no_success_for_mqtt_5(qos: int, way: str) -> None:
+    """0x97, and the connection goes on; what was accepted before is still there, in order."""
+    lab = Lab(queue_messages_max=3)
+    away(lab)
+    sender = lab.connect("p")
+    if way == "later":
+        sender.publish("a", b"lost, as promised")
+    for number in range(5):
+        sender.publish("a", b"%d" % number, qos, id=number + 1)
+    answers = [p for p in sender.packets() if isinstance(p, Puback | Pubrec)]
+    assert [a.reason for a in answers] == [0, 0, 0, 0x97, 0x97]
+    sender.send(*(Pubrel(n + 1) for n in range(3) if qos == 2))
+    back = lab.connect("c", clean=False, session_expiry=3600)
+    assert [p.payload for p in back.early if isinstance(p, Publish)] == [b"0", b"1", b"2"]
+    counters = lab.core.counters
+    assert (counters.messages_dropped_queue_full, counters.publishes_refused) == (2, 2)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("way", ["first", "later"])
+def test_a_full_queue_closes_3_1_1_without_an_acknowledgement(qos: int, way: str) -> None:
+    """3.1.1 [MQTT-3.3.5-2] knows no refusal: it must not take a lost message for a kept one."""
+    lab = Lab(queue_messages_max=1)
+    away(lab)
+    sender = lab.connect("p", 4)
+    if way == "later":
+        sender.publish("a", b"lost, as promised")
+    sender.publish("a", b"1", qos, id=1)
+    assert len(sender.packets()) == 1
+    sender.publish("a", b"2", qos, id=2)
+    assert sender.closed
+    assert sender.packets() == []
+
+
+def test_a_refused_qos_2_message_may_come_again() -> None:
+    """§4.3.3: after a PUBREC that refuses, the id is free, and the next PUBLISH with it is a new message."""
+    lab = Lab(queue_messages_max=1)
+    away(lab)
+    sender = lab.connect("p")
+    sender.publish("a", b"1", 2, id=1)
+    sender.publish("a", b"2", 2, id=2)
+    lab.connect("c", clean=False, session_expiry=3600)
+    sender.publish("a", b"2", 2, id=2)
+    assert [p.reason for p in sender.packets() if isinstance(p, Pubrec)] == [0, 0x97, 0]
+
+
+def test_others_get_what_one_could_not_keep() -> None:
+    lab = Lab(queue_messages_max=1)
+    away(lab)
+    reader, late = lab.connect("r"), lab.connect("r4", 4)
+    reader.subscribe("a", 1)
+    late.subscribe("a", 1)
+    sender = lab.connect("p")
+    for _ in range(3):
+        sender.publish("a", b"x", 1)
+    assert len(reader.messages()) == len(late.messages()) == 3
+
+
+def test_the_bytes_are_bounded() -> None:
+    lab = Lab(queue_bytes_max=2500)
+    away(lab)
+    sender = lab.connect("p")
+    for size in (1000, 2000, 500, 900):
+        sender.publish("a", b"x" * size, 1)
+    assert [p.reason for p in sender.packets() if isinstance(p, Puback)] == [0, 0x97, 0, 0x97]
+    (session,) = [s for s in lab.core.sessions.values() if s.client_id == "c"]
+    assert session.queue_bytes == sum(m.size for m in session.queue or ()) <= 2500
+    back = lab.connect("c", clean=False, session_expiry=3600)
+    assert back.session.queue_bytes == 0
+    assert back.session.queue is None
+
+
+def test_a_session_that_promised_nothing_drops_quietly() -> None:
+    """With session expiry 0 nothing outlives the connection anyway: a slow reader of that kind loses, nobody waits."""
+    lab = Lab(queue_messages_max=2)
+    client = lab.connect("c", receive_maximum=1)
+    client.subscribe("a", 1)
+    sender = lab.connect("p")
+    for _ in range(5):
+        sender.publish("a", b"x", 1)
+    assert [p.reason for p in sender.packets() if isinstance(p, Puback)] == [0] * 5
+    assert lab.core.counters.messages_dropped_queue_full == 2
+
+
+def test_qos_0_waits_for_nobody() -> None:
+    lab = Lab()
+    away(lab)
+    sender = lab.connect("p")
+    for _ in range(2):
+        sender.publish("a", b"x", 0)
+    assert lab.connect("c", clean=False, session_expiry=3600).early == []
+    assert lab.core.counters.messages_sent == 0
+
+
+# -- the client's maximum packet size --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_what_is_too_large_for_a_client_is_not_sent(qos: int) -> None:
+    """[MQTT-3.1.2-24], [MQTT-3.1.2-25]: dropped as if it had been delivered; exactly the maximum is not too large."""
+    lab = Lab()
+    client, other = lab.connect("c", maximum_packet_size=50), lab.connect("o")
+    client.subscribe("a", 2)
+    other.subscribe("a", 2)
+    sender = lab.connect("p")
+    overhead = 2 + 3 + (2 if qos else 0) + 1
+    for size in (51, 50, 49, 51):
+        sender.publish("a", b"x" * (size - overhead), qos)
+    assert [len(m.payload) + overhead for m in client.messages()] == [50, 49]
+    assert len(other.messages()) == 4
+    assert all(p.reason == 0 for p in sender.packets() if isinstance(p, Puback | Pubrec))
+    assert lab.core.counters.messages_dropped_too_large == 2
+    assert len(client.session.inflight) == (2 if qos else 0)
+
+
+def test_what_waits_may_be_too_large_for_the_next_connection() -> None:
+    """The same for what is sent again and for what was queued: it takes no packet id and no room."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    sender.publish("a", b"x" * 100, 1)
+    sender.publish("a", b"x" * 100, 2)
+    sender.publish("a", b"y", 1)
+    assert len(client.messages()) == 3
+    client.drop()
+    sender.publish("a", b"x" * 100, 1)
+    sender.publish("a", b"z", 1)
+    back = lab.connect("c", clean=False, session_expiry=60, maximum_packet_size=60)
+    assert [p.payload for p in back.early if isinstance(p, Publish)] == [b"y", b"z"]
+    assert len(back.session.inflight) == 2
+    assert lab.core.counters.messages_dropped_too_large == 3
+    back.drop()
+    sender.publish("a", b"x" * 100, 1)
+    again = lab.connect("c", clean=False, session_expiry=60)
+    assert [p.payload for p in again.early if isinstance(p, Publish)] == [b"y", b"z", b"x" * 100]
+
+
+def test_a_subscription_identifier_counts() -> None:
+    lab = Lab()
+    client = lab.connect(maximum_packet_size=40)
+    client.subscribe("a", id=200)
+    sender = lab.connect("p")
+    sender.publish("a", b"x" * (40 - 6))
+    sender.publish("a", b"x" * (40 - 9))
+    assert len(client.messages()) == 1
+
+
+# -- slow clients ----------------------------------------------------------------------------------------------------
+
+
+def slow(lab: Lab, version: int = 5, **options: int) -> Client:
+    """A client whose socket takes nothing more."""
+    client = lab.connect("slow", version, **options)
+    client.subscribe("a", 1)
+    client.channel.stuck = True
+    client.feed(b"\xc0\0")
+    assert client.session.out is None
+    return client
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("sender_version", [4, 5])
+def test_a_slow_client_gets_all_when_it_reads_again(version: int, sender_version: int) -> None:
+    """QoS 1 is kept back, QoS 0 put behind what waits; nothing is lost, QoS 1 stays in order."""
+    lab = Lab()
+    client = slow(lab, version)
+    sender = lab.connect("p", sender_version)
+    for number in range(6):
+        sender.publish("a", b"%d" % number, number % 2)
+    assert client.session.waiting == 3
+    client.channel.unstick()
+    _, *messages = client.packets()
+    assert [m.payload for m in messages if isinstance(m, Publish) and m.qos] == [b"1", b"3", b"5"]
+    assert [m.payload for m in messages if isinstance(m, Publish) and not m.qos] == [b"0", b"2", b"4"]
+    assert client.session.out is client.channel.out
+    sender.publish("a", b"now")
+    assert client.payloads() == [b"now"]
+    assert lab.core.counters.messages_sent == 7
+    assert lab.core.counters.messages_dropped_slow == 0
+
+
+def test_qos_0_for_a_slow_client_is_bounded() -> None:
+    """4 MiB wait, more is dropped and counted; those who read are not held up, and it recovers."""
+    lab = Lab()
+    client, other = slow(lab), lab.connect("o")
+    other.subscribe("a")
+    sender = lab.connect("p")
+    count = OUT_BYTES_MAX // 100_000 + 10
+    for _ in range(count):
+        sender.publish("a", b"x" * 100_000)
+    assert len(other.messages()) == count
+    dropped = lab.core.counters.messages_dropped_slow
+    assert 10 <= dropped <= 11
+    assert lab.core.counters.messages_sent == 2 * count - dropped
+    client.channel.unstick()
+    assert len(client.packets()) == count - dropped + 1
+    sender.publish("a", b"x" * 100_000)
+    assert len(client.messages()) == 1
+
+
+def test_qos_1_for_a_slow_client_is_bounded_by_its_queue() -> None:
+    lab = Lab(queue_messages_max=2)
+    slow(lab, session_expiry=60)
+    sender = lab.connect("p")
+    for _ in range(3):
+        sender.publish("a", b"x", 1)
+    assert [p.reason for p in sender.packets() if isinstance(p, Puback)] == [0, 0, 0x97]
+
+
+def test_a_slow_client_goes_away_and_comes_back() -> None:
+    """What waited in its socket is lost with it; QoS 1 is not."""
+    lab = Lab()
+    client = slow(lab, session_expiry=60)
+    sender = lab.connect("p")
+    sender.publish("a", b"0", 0)
+    sender.publish("a", b"1", 1)
+    client.drop()
+    back = lab.connect("slow", clean=False, session_expiry=60)
+    assert [p.payload for p in back.early if isinstance(p, Publish)] == [b"1"]
+    assert back.session.out is back.channel.out
+
+
+def test_a_slow_client_is_taken_over() -> None:
+    """The old socket may say later what it wants: it has nothing to do with the session any more."""
+    lab = Lab()
+    old = slow(lab, session_expiry=60)
+    sender = lab.connect("p")
+    sender.publish("a", b"1", 1)
+    new = lab.connect("slow", clean=False, session_expiry=60)
+    assert old.closed
+    old.channel.unblock()
+    assert new.session.out is new.channel.out
+    sender.publish("a", b"2", 1)
+    assert [p.payload for p in [*new.early, *new.packets()] if isinstance(p, Publish)] == [b"1", b"2"]
+
+
+def test_a_client_that_turns_slow_while_it_is_served() -> None:
+    """More waits for it than its socket takes: what is in flight stays so, the rest stays in the queue."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60, receive_maximum=2)
+    client.subscribe("a", 1)
+    sender = lab.connect("p")
+    for number in range(5):
+        sender.publish("a", b"%d" % number, 1)
+    first = client.messages()
+    client.channel.stuck = True
+    client.ack(*first)
+    assert client.messages() == []
+    assert client.session.out is None
+    assert (len(client.session.inflight), client.session.waiting) == (2, 1)
+    client.channel.unstick()
+    second = client.messages()
+    assert [m.payload for m in second] == [b"2", b"3"]
+    client.ack(*second)
+    assert client.payloads() == [b"4"]
+
+
+def test_a_slow_client_is_closed_for_its_own_silence_only() -> None:
+    """[MQTT-3.1.2-22]: it may read slowly for as long as it says something."""
+    lab = Lab()
+    client = slow(lab)
+    for _ in range(5):
+        client.feed(b"\xc0\0")
+        lab.advance(60)
+    assert not client.closed
+    lab.advance(60)
+    assert client.closed
+
+
+def test_retained_messages_for_a_slow_client() -> None:
+    """They stay where they are until it reads; a message that comes meanwhile is not lost."""
+    lab = Lab()
+    sender = lab.connect("p")
+    for number in range(20):
+        sender.publish(f"r/{number}", b"x" * 100_000, number % 2, retain=True)
+    client = slow(lab)
+    client.send(Subscribe(5, [Request("r/+", 1)]))
+    sender.publish("r/live", b"live", 1)
+    client.channel.unstick()
+    packets = client.packets()
+    assert any(isinstance(p, Suback) for p in packets)
+    topics = [p.topic for p in packets if isinstance(p, Publish)]
+    assert len(topics) == len(set(topics)) == 21
