@@ -40,7 +40,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     message_id: str
     event: str
     device: str
-    at: datetime
+    at: str  # UTC, to the millisecond
     user: str = ""
     store: str = ""
 
@@ -74,14 +74,15 @@ class Receipts:
             receipt = self._decode(message.payload)
             if not _MESSAGE_ID.fullmatch(receipt.message_id):
                 raise msgspec.ValidationError("message_id is not one")
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            at = receipt.at or datetime.now(UTC)
+            at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError) as error:
             self._log("receipt refused", client=origin.identity.path, error=str(error))
             return
-        at = receipt.at or datetime.now(UTC)
-        self._tell(origin.identity, receipt.message_id, receipt.event, at if at.tzinfo else at.replace(tzinfo=UTC))
+        self._tell(origin.identity, receipt.message_id, receipt.event, at)
 
     def _tell(self, device: Identity, message_id: str, event: str, at: datetime) -> None:
-        at = at.replace(microsecond=at.microsecond // 1000 * 1000)
-        receipt = Receipt(message_id, event, device.name, at, device.user, device.store)
+        said = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        receipt = Receipt(message_id, event, device.name, said, device.user, device.store)
         topic = f"{device.brand}/receipts/{message_id}".encode()
         self._publish(Message(topic, self._encode(receipt), 1, properties=_JSON))
