@@ -5,6 +5,7 @@ import errno
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -33,10 +34,12 @@ from broker.store.lock import DataLock
 from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
 from broker.trust.gate import Gate, Presented
-from broker.wire.codes import Reason
+from broker.wire.codes import PacketType, Reason
 from broker.wire.packets import Connect, Properties
+from broker.wire.primitives import encode_varint
+from broker.wire.properties import decode_properties
 from broker.wire.publish import forwarded
-from broker.wire.topics import check_filter, check_topic_name
+from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
 _CODES_MAX: Final = 1000
@@ -109,7 +112,7 @@ class Broker:
         self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
         enrolment = Enrolment(
             sign=self._sign,
-            code_of=lambda session: self._codes.pop(session.key, ""),
+            code_of=lambda session: self._codes.get(session.key, ""),
             run=self._spawn,
             reply=self._reply,
             log=self._log,
@@ -282,6 +285,10 @@ class Broker:
             "listeners": self.addresses,
             "open_mode": self.settings.allow_anonymous,
             "durability": "at clean stop",
+            "certificates": {
+                "server_not_after": _iso(self.authority.server.not_after),
+                "ca_not_after": _iso(self.authority.ca.not_after),
+            },
             "connections": len(self.reactor.connections),
             "clients": len(connected),
             "sessions": len(core.sessions),
@@ -373,22 +380,31 @@ class Broker:
         return {"message_id": id, "recipients": recipients}
 
     async def tail(self, filters: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-        """Messages that match, as they are published. Raises `Refused` for a filter that is not one."""
+        """What is retained, then what is published, on topics that match. Raises `Refused` for a bad filter."""
         try:
             for filter in filters:
                 check_filter(filter)
         except ProtocolError as error:
             raise Refused(error.message, reason=error.reason) from None
-        tail = Tail(self.core, [filter.encode() for filter in filters])
+        if any(filter.startswith(SHARE_PREFIX) for filter in filters):
+            raise Refused("a shared subscription cannot be followed", remedy="Name the filter behind $share/GROUP/.")
+        names = [filter.encode() for filter in filters]
+        tail = Tail(self.core.router, names)
+        kept = {m.topic: m for name in names for m in self.core.retained.match(name, time.monotonic())}
+        waiting = deque(kept.values())
         try:
             while True:
-                message = await tail.next()
+                message = waiting.popleft() if waiting else await tail.next()
+                encoded = message.properties
+                properties, _ = decode_properties(encode_varint(len(encoded)) + encoded, 0, PacketType.PUBLISH)
                 yield {
                     "at": _iso(datetime.now(UTC)),
                     "topic": message.topic.decode(),
                     "payload": message.payload,
                     "qos": message.qos,
                     "retain": message.retain,
+                    "content_type": properties.content_type or "",
+                    "user_properties": properties.user_properties,
                     "message_id": message.id,
                     "from": message.publisher.partition("\n")[0],
                     "dropped": tail.dropped,

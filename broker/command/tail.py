@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS_MAX = 500
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @pass_run
 def command(run: Run, filters: tuple[str, ...], count: int | None) -> None:
-    """Follow messages, from now on, whose topics match a filter.
+    """Follow messages whose topics match a filter: what is retained, then what is published.
 
     Without a filter, all of them. With --json one object on each line.
     """
@@ -55,8 +55,8 @@ def _words(message: dict[str, Any]) -> str:
     if "payload_base64" in message:
         return click.style(f"[{message['bytes']} bytes that are no text]", dim=True)
     payload = str(message["payload"])
-    if payload.startswith("{"):
-        with suppress(ValueError, AttributeError, TypeError, RecursionError):  # no notification: shown as it came
+    if message.get("content_type") == RICH_CONTENT_TYPE:
+        with suppress(ValueError, AttributeError, TypeError, RecursionError):  # broken: shown as it came
             rich = json.loads(payload)
             payload = " - ".join(str(rich[part]) for part in ("title", "body") if rich.get(part)) or payload
     shown = payload[:_SHOWN_CHARACTERS_MAX] + ("..." if len(payload) > _SHOWN_CHARACTERS_MAX else "")

@@ -12,6 +12,7 @@ from broker.limits import ROUTES_CACHED_MAX
 from broker.message import Message
 from broker.route.subscription import QOS, Group, R, Subscription
 from broker.route.topictree import TopicTree
+from broker.wire.topics import matches
 
 # A part of this process that gets a topic's messages, and who published them (None: this process itself).
 Service = Callable[[Message, R | None], None]
@@ -29,7 +30,7 @@ class Route(Generic[R]):
     way. extra: there is someone for whom the plain way is not right.
     """
 
-    __slots__ = ("any4", "any5", "every", "extra", "groups", "services", "some4", "some5", "special", "topic",
+    __slots__ = ("any4", "any5", "empty", "every", "extra", "groups", "services", "some4", "some5", "special", "topic",
                  "zero4", "zero5")  # fmt: skip
 
     def __init__(self, topic: bytes) -> None:
@@ -47,10 +48,7 @@ class Route(Generic[R]):
     services: tuple[Service[R], ...]
     extra: bool
 
-    @property
-    def empty(self) -> bool:
-        """Nobody gets this topic."""
-        return not (self.every or self.groups or self.services)
+    empty: bool  # nobody gets this topic; one who only watches does not count
 
 
 class _Node(Generic[R]):
@@ -71,6 +69,7 @@ class Router(Generic[R]):
         self._exact: dict[bytes, Subscription[R] | _Bucket[R]] = {}
         self._wild = _Node[R]()
         self._services: list[tuple[bytes, Service[R]]] = []
+        self._watchers: list[tuple[bytes, Service[R]]] = []
         self._cache: dict[bytes, Route[R]] = {}
         self._cached = TopicTree[Route[R]]()
         self._routes_max = routes_max
@@ -81,6 +80,16 @@ class Router(Generic[R]):
     def serve(self, filter: bytes, service: Service[R]) -> None:
         """Hand every message on topics that match `filter` to a part of this process, too."""
         self._services.append((filter, service))
+        self._stale(filter)
+
+    def watch(self, filter: bytes, service: Service[R]) -> None:
+        """Show a part of this process what passes on topics that match `filter`; publishers are not told of it."""
+        self._watchers.append((filter, service))
+        self._stale(filter)
+
+    def unwatch(self, filter: bytes, service: Service[R]) -> None:
+        """End what `watch` began."""
+        self._watchers.remove((filter, service))
         self._stale(filter)
 
     def subscribe(self, subscription: Subscription[R]) -> None:
@@ -280,8 +289,10 @@ class Router(Generic[R]):
         route.every = tuple(found)
         route.special = special
         route.groups = tuple(groups)
-        route.services = tuple(service for filter, service in self._services if _service_matches(filter, route.topic))
+        services = _heard(self._services, route.topic)
+        route.services = services + _heard(self._watchers, route.topic)
         route.extra = bool(special or groups or route.services)
+        route.empty = not (found or groups or services)
         zero = [s for s in plain if not s.options & QOS]
         some = [s for s in plain if s.options & QOS]
         route.any5 = tuple(s.session for s in plain if s.session.v5)
@@ -298,13 +309,12 @@ def _wild(filter: bytes) -> bool:
     return b"+" in filter or b"#" in filter
 
 
-def _service_matches(filter: bytes, topic: bytes) -> bool:
-    """Service filters are ours and few: literal levels, `+`, and perhaps a last `#`."""
-    wanted, given = filter.split(b"/"), topic.split(b"/")
-    if wanted[-1] == b"#":
-        wanted.pop()
-        given = given[: len(wanted)]
-    return len(wanted) == len(given) and all(w in (b"+", g) for w, g in zip(wanted, given, strict=True))
+def _heard(services: list[tuple[bytes, Service[R]]], topic: bytes) -> tuple[Service[R], ...]:
+    """The services whose filter matches: they are few, and asked only when a route is made."""
+    if not services:
+        return ()
+    name = topic.decode()
+    return tuple(service for filter, service in services if matches(filter.decode(), name))
 
 
 def _one_each(found: list[Subscription[R]]) -> list[Subscription[R]]:
