@@ -188,7 +188,7 @@ class Broker:
             for name in ("listen", "data", "trust_domain"):
                 if getattr(settings, name) != getattr(self.settings, name):
                     self.log.warning("setting needs a restart", setting=name)
-        self._note_certificates(self.authority.reload())
+        self._note_certificates(self.authority.reload(None if settings is None else settings.names))
         self._context = self.authority.server_context()
         if settings is not None:
             self.settings = settings

@@ -70,11 +70,14 @@ class Authority:
         keyfiles.make_private_directory(directory)
         return cls(directory, trust_domain=trust_domain, names=names, clock=clock)
 
-    def reload(self) -> list[str]:
+    def reload(self, names: Sequence[str] | None = None) -> list[str]:
         """Read the server's certificate and key again, and renew ours when it is near its end; returns the notices.
 
-        When that fails, `Failed` is raised and the context of before stays.
+        `names` replaces the additional names of before; ours is issued anew when one is missing in it. When that
+        fails, `Failed` is raised and the context of before stays.
         """
+        if names is not None:
+            self._names = names
         self._server, self._context = self._load_server()
         return list(self.notices)
 

@@ -303,6 +303,14 @@ def test_a_name_that_a_certificate_of_another_ca_lacks_is_said(tmp_path: Path) -
     assert "not for 192.0.2.7" in notice
 
 
+def test_a_reload_takes_over_names(tmp_path: Path) -> None:
+    authority = Authority.ensure(tmp_path, trust_domain="pushbroker.local", names=["old.example"])
+    authority.reload(["new.example"])
+    shown = authority.server.names
+    assert "new.example" in shown
+    assert authority.reload(["new.example"]) == []
+
+
 def test_a_reload_that_fails_leaves_what_was(tmp_path: Path) -> None:
     authority = ensure(tmp_path)
     server, context = authority.server, authority.server_context()
