@@ -241,7 +241,7 @@ class Broker:
                 self._remember_code(channel.session.key, (presented.password or b"").decode("ascii", "replace"))
             channel.resume()
 
-        self.reactor.run(enter)
+        self.reactor.run(enter, channel)
 
     def _remember_code(self, key: str, code: str) -> None:
         if len(self._codes) >= _CODES_MAX:
@@ -420,7 +420,12 @@ class Broker:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.core.unexpected(error)
 
     def _log(self, event: str, **fields: Any) -> None:
         """What the pure rooms have to say. A bug is an error, all else an operator asks for when needed."""

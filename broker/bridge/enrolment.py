@@ -66,6 +66,10 @@ class Enrolment:
         except PushbrokerError as error:
             answer = {"error": error.message, "remedy": error.remedy}
             self._log("enrolment refused", client=session.identity.path, error=error.message)
+        except Exception:
+            remedy = "Try again later; the broker's log says why."
+            self._answer(session, {"error": "the certificate could not be made", "remedy": remedy})
+            raise
         finally:
             self._under_way -= 1
         self._answer(session, answer)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker.listen.connection import Connection
+from broker.session.channel import Channel
 from broker.session.core import Core
 
 IN: Final = select.EPOLLIN
@@ -171,13 +172,17 @@ class Reactor:
             self.core.unexpected(error)
         self.core.flush()
 
-    def run(self, work: Callable[[], object]) -> None:
-        """Do something to the core from outside of a round, and write out what it has put out."""
+    def run(self, work: Callable[[], object], channel: Channel | None = None) -> None:
+        """Do something to the core from outside of a round, and write out what it has put out.
+
+        A bug in it costs `channel`, if it is for one.
+        """
         self.core.now = time.monotonic()
         try:
             work()
-        finally:
-            self.core.flush()
+        except Exception as error:  # noqa: BLE001 - as in a round
+            self.core.unexpected(error, channel)
+        self.core.flush()
 
     def close(self) -> None:
         """Stop altogether. Close the connections before."""
