@@ -71,9 +71,8 @@ def accepted(channel: "Channel", identity: Identity) -> None:
 
     # What MQTT 5 says in one number, 3.1.1 says with its clean session flag [MQTT-3.1.2-6].
     wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
-    if identity.role is Role.ENROLLING:
-        wanted = 0  # it comes back under its own name
-    session.expiry_s = min(wanted, limits.session_expiry_max_s)
+    # Who enrols comes back under its own name.
+    session.expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
     session.will = will
     core.configure(session, v5, asked.maximum_packet_size or 0, asked.receive_maximum or 65535)
 

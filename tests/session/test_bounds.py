@@ -1,7 +1,7 @@
 """Bounds on what waits for one client: its queue, its maximum packet size, its slowness."""
 
 import pytest
-from support.loopback import Client, Lab
+from support.loopback import Client, Lab, Loopback
 
 from broker.limits import OUT_BYTES_MAX
 from broker.wire.packets import Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe
@@ -301,3 +301,49 @@ def test_retained_messages_for_a_slow_client() -> None:
     assert any(isinstance(p, Suback) for p in packets)
     topics = [p.topic for p in packets if isinstance(p, Publish)]
     assert len(topics) == len(set(topics)) == 21
+
+
+def test_a_retained_message_that_is_replaced_before_its_turn() -> None:
+    """The new one is sent, once; the old one is not."""
+    lab = Lab()
+    sender = lab.connect("p")
+    for topic in ("r/1", "r/2", "r/3"):
+        sender.publish(topic, b"old", 1, retain=True)
+    client = lab.connect("c", receive_maximum=1)
+    client.subscribe("r/+", 1)
+    (first,) = client.messages()
+    others = sorted({b"r/1", b"r/2", b"r/3"} - {first.topic})
+    sender.publish(others[0].decode(), b"new", 1, retain=True)
+    sender.publish(others[1].decode(), b"", 1, retain=True)
+    got = []
+    while messages := ([first] if not got else client.messages()):
+        got += messages
+        client.ack(*messages)
+    assert [(m.topic, m.payload, m.retain) for m in got] == [
+        (first.topic, b"old", True),
+        (others[0], b"new", False),
+        (others[1], b"", False),
+    ]
+
+
+def test_retained_messages_are_written_out_in_between() -> None:
+    """A filter may match more than fits the memory: no more than a part of it is put out before it is written."""
+    lab = Lab()
+    sender = lab.connect("p")
+    for number in range(100):
+        sender.publish(f"r/{number}", b"x" * 50_000, retain=True)
+    most = 0
+
+    class Watch(Loopback):
+        __slots__ = ()
+
+        def flush(self) -> None:
+            nonlocal most
+            most = max(most, sum(map(len, self.out)))
+            super().flush()
+
+    client = lab.connect("c")
+    client.channel.__class__ = Watch
+    client.subscribe("r/+")
+    assert len(client.messages()) == 100
+    assert most < 400_000

@@ -436,6 +436,33 @@ def test_a_device_that_moved_loses_what_it_may_no_longer_see() -> None:
     assert lab.core.router.subscriptions == 1
 
 
+def test_a_device_that_moved_loses_what_is_retained_for_its_former_user() -> None:
+    """What a new subscription was still to get goes, too."""
+    users = iter(["ada", "bob"])
+    lab = Lab(admit=lambda p: Identity(Role.DEVICE, "acme", "k", next(users)) if p.client_id == "k" else ANONYMOUS)
+    sender = lab.connect("p")
+    sender.publish("acme/user/ada", b"1", 1, retain=True)
+    device = lab.connect("k", session_expiry=60, receive_maximum=1)
+    sender.publish("acme/device/k", b"fills the window", 1)
+    device.subscribe("acme/device/k", 1)
+    sender.publish("acme/device/k", b"fills the window", 1)
+    assert len(device.messages()) == 1
+    device.subscribe("acme/user/ada", 1)
+    device.drop()
+    back = lab.connect("k", clean=False, session_expiry=60)
+    assert [m.payload for m in back.early if isinstance(m, Publish)] == [b"fills the window"]
+    assert back.session.queue is None
+
+
+def test_who_enrols_leaves_no_session() -> None:
+    """It comes back under its own name; the answer says that its expiry is not what it asked for."""
+    lab = Lab(admit=lambda _: Identity(Role.ENROLLING, "acme", "k"))
+    client = lab.connect(session_expiry=60)
+    assert client.connack.properties.session_expiry == 0
+    client.drop()
+    assert lab.core.sessions == {}
+
+
 # -- goodbye ---------------------------------------------------------------------------------------------------------
 
 

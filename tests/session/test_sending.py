@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from support.loopback import Client, Lab
 
+from broker.identity import ANONYMOUS, Identity, Role
 from broker.limits import IN_FLIGHT_MAX
 from broker.session.session import RELEASED
 from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
@@ -150,9 +151,10 @@ def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
         client.ack(message)
     assert ids == [65534, 65535, 4, 5, 6]
     client.ack(held[1])
-    client.session.next_id = 65535
-    sender.publish("a", b"x", 1)
-    assert [m.packet_id for m in client.messages()] == [2]
+    for last, expected in ((65535, 2), (2, 4), (0, 5)):
+        client.session.next_id = last
+        sender.publish("a", b"x", 1)
+        assert [m.packet_id for m in client.messages()] == [expected]
 
 
 # -- the window ------------------------------------------------------------------------------------------------------
@@ -309,8 +311,6 @@ def test_qos_1_is_not_sent_again_on_the_same_connection(version: int) -> None:
 
 @pytest.mark.parametrize("qos", [1, 2])
 def test_a_receipt_is_given_when_the_receiver_has_it(qos: int) -> None:
-    from broker.identity import ANONYMOUS, Identity, Role
-
     server = Identity(Role.SERVER, "acme", "crm")
     lab = Lab(admit=lambda p: server if p.client_id == "s" else ANONYMOUS)
     lab.bridge.named = b"acme/user/"
@@ -329,7 +329,10 @@ def test_a_receipt_is_given_when_the_receiver_has_it(qos: int) -> None:
     else:
         client.send(Pubrec(message.packet_id), Pubrec(message.packet_id), Pubcomp(message.packet_id))
     assert lab.bridge.receipts == [("c", "m1")]
-    sender.publish("acme/user/ada", b"x", qos)
+    sender.publish("acme/user/ada", b"x", qos)  # plain, on a topic that is known by now: named all the same
+    (answer,) = sender.packets()
+    assert isinstance(answer, Puback | Pubrec)
+    assert answer.properties.user_properties == [("message-id", "m2")]
     (message,) = [p for p in client.packets() if isinstance(p, Publish)]
     client.send(Puback(message.packet_id) if qos == 1 else Pubrec(message.packet_id))
     assert lab.bridge.receipts == [("c", "m1")]  # none was asked for
@@ -337,8 +340,6 @@ def test_a_receipt_is_given_when_the_receiver_has_it(qos: int) -> None:
 
 def test_no_names_for_those_who_want_no_properties() -> None:
     """[MQTT-3.1.2-29]: with Request Problem Information 0 no user property goes into an acknowledgement."""
-    from broker.identity import Identity, Role
-
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     lab.bridge.named = b"acme/"
     watcher = lab.connect("w")
@@ -355,8 +356,6 @@ def test_no_names_for_those_who_want_no_properties() -> None:
 
 def test_no_names_that_make_an_acknowledgement_too_large() -> None:
     """[MQTT-3.4.2-3], [MQTT-3.5.2-3]: the user property is left out rather than the maximum packet size broken."""
-    from broker.identity import Identity, Role
-
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     lab.bridge.named = b"acme/"
     sender = lab.connect("s", maximum_packet_size=20)

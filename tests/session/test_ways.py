@@ -89,7 +89,7 @@ def test_byte_by_byte() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([4, 5]), st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_noise_gives_the_same_and_hurts_nobody(version: int, noise: bytes, cuts: list[int]) -> None:
-    """Whatever comes after CONNECT and a PUBLISH: no exception, no difference, and what the others get is well-formed."""
+    """Whatever comes after CONNECT and a PUBLISH: no exception, no difference, and all others get is well-formed."""
     stream = encode(Connect("c", version, keep_alive=60), version) + encode(Publish(b"a", b"x"), version)
     base = len(stream)
     stream += noise
@@ -245,6 +245,36 @@ def test_receivers_of_both_versions(version: int, qos: int, size: int) -> None:
             asked = min(qos, int(client.session.client_id[1]))
             expected = Publish(b"a", payload, asked, packet_id=number + 1 if asked else 0, properties=Properties())
             assert message == expected
+
+
+@pytest.mark.parametrize("sender_version", [4, 5])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_receiver_that_comes_back_as_another(sender_version: int, qos: int) -> None:
+    """Routes sort receivers by version and limits: who changes them is sorted anew, for those who publish all along."""
+    lab = Lab()
+    client = lab.connect("c", 5, session_expiry=60)
+    client.subscribe("a", 1)
+    sender = lab.connect("p", sender_version, keep_alive=0)
+    for version, properties in (
+        (5, {"session_expiry": 60}),
+        (4, {}),
+        (5, {"session_expiry": 60, "maximum_packet_size": 30}),
+        (5, {"session_expiry": 60}),
+        (5, {"session_expiry": 60, "maximum_packet_size": 30}),
+        (4, {}),
+    ):
+        client.disconnect()
+        client = lab.connect("c", version, clean=False, **properties)
+        assert client.connack.session_present
+        for _ in range(2):
+            sender.publish("a", b"x" * 20, qos)
+            (message,) = client.messages()
+            assert message.payload == b"x" * 20
+            client.ack(message) if qos else None
+        sender.publish("a", b"x" * 30, qos)
+        messages = client.messages()
+        assert len(messages) == ("maximum_packet_size" not in properties)
+        client.ack(*messages) if qos else None
 
 
 def test_a_round_with_very_many_receivers_is_written_out_in_between() -> None:
