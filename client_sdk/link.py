@@ -269,7 +269,8 @@ class Link:
             self._mailbox.wait(left_s)
 
     def _may_stop(self) -> bool:
-        return time.monotonic() >= self._stop_by or not (self._waiting or self._in_flight)
+        # A receipt that was asked for before the end may still be on its way from the mailbox to `_waiting`.
+        return time.monotonic() >= self._stop_by or not (self._waiting or self._in_flight or self._mailbox.busy)
 
     def _say_goodbye(self) -> None:
         self._client.disconnect(properties=self._goodbye)

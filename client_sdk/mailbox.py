@@ -40,6 +40,11 @@ class Mailbox:
             self._wake_write.send(b"\0")
         return True
 
+    @property
+    def busy(self) -> bool:
+        """Whether something that was asked for has not run yet."""
+        return bool(self._calls)
+
     def call_later(self, delay_s: float, function: Callable[[], None]) -> None:
         """Run `function` after a while, unless the mailbox is closed before."""
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._timer_count), function))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.kiosk import until
 from support.mosquitto import Mosquitto
 from support.mute import MuteServer
 from support.tester import Tester
@@ -240,6 +241,7 @@ async def test_refusals_and_time_limits(brand: Callable[..., AsyncBrand], mosqui
             await acme.send(to_device="forbidden", payload="x")
         assert caught.value.reason == 0x87
         await apart(mosquitto.stop)
+        await apart(until, lambda: not acme._core.link.is_up)
         with pytest.raises(Unreachable, match="nothing has been sent"):
             await acme.send(to_user="ada", payload="x", timeout=0.1)
     with pytest.raises(Unreachable, match="cannot be reached"):
@@ -264,6 +266,7 @@ async def test_an_answer_that_does_not_come() -> None:
 async def test_a_cancelled_send_is_not_sent_later(brand: Callable[..., AsyncBrand], mosquitto: Mosquitto) -> None:
     async with brand() as acme:
         await apart(mosquitto.stop)
+        await apart(until, lambda: not acme._core.link.is_up)
         sending = asyncio.create_task(acme.send(to_user="ada", payload="x"))
         await asyncio.sleep(0.05)
         sending.cancel()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.kiosk import Handler
+from support.kiosk import Handler, until
 from support.mosquitto import Mosquitto
 from support.mute import MuteServer
 from support.tester import Tester, session_present
@@ -137,6 +137,7 @@ def test_only_a_named_server_leaves_a_session_behind(
 def test_it_comes_back_and_sends_what_waited(make: Make, mosquitto: Mosquitto) -> None:
     with make() as brand:
         mosquitto.stop()
+        until(lambda: not brand._core.link.is_up)
         waiting = brand.submit(to_user="ada", payload="later")
         with pytest.raises(Unreachable, match="nothing has been sent"):
             brand.send(to_user="ada", payload="never", timeout=0.2)
@@ -149,6 +150,7 @@ def test_it_comes_back_and_sends_what_waited(make: Make, mosquitto: Mosquitto) -
 def test_a_message_does_not_outlive_its_ttl_in_the_queue(make: Make, mosquitto: Mosquitto) -> None:
     with make() as brand:
         mosquitto.stop()
+        until(lambda: not brand._core.link.is_up)
         late = brand.submit(to_user="ada", payload="late", ttl=1)
         threading.Event().wait(1.1)
         mosquitto.start()

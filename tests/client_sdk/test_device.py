@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from paho.mqtt.client import Client
 from support.authority import TestAuthority
-from support.kiosk import Handler, issue
+from support.kiosk import Handler, issue, until
 from support.mosquitto import Mosquitto
 from support.mute import CONNACK, MuteServer, publish
 from support.tester import Tester
@@ -323,6 +323,23 @@ def test_receipts_are_published(credentials: Credentials, quickly: Quickly, test
     assert datetime.fromisoformat(receipts[0]["at"]).tzinfo is not None
 
 
+def test_receipts_are_sent_before_it_closes(credentials: Credentials, quickly: Quickly, tester: Tester) -> None:
+    shown = threading.Event()
+
+    def handler(message: Message) -> None:
+        message.displayed()
+        shown.set()
+
+    tester.subscribe("acme/device/kiosk-7/up/#")
+    for number in range(20):
+        with Device(credentials, on_message=handler, backoff=quickly()) as device:
+            device.wait_connected(timeout=10)
+            tester.publish(ADA, "x", message_id=f"m{number}")
+            assert shown.wait(10)
+            shown.clear()
+        assert json.loads(tester.next(timeout=2).payload)["message_id"] == f"m{number}"
+
+
 def test_a_receipt_survives_a_restart_without_network(
     run: Callable[[], Device], handler: Handler, tester: Tester, mosquitto: Mosquitto
 ) -> None:
@@ -561,8 +578,7 @@ def test_a_late_acknowledgement_does_not_hit_another_message(
             server.greeting = CONNACK + publish(ADA, b"new", packet_id=1)
             server.hang_up()
             server.wait(b"acme/user/ada")
-            while device._core.link.connection < 2 or not device._core._inbox._waiting:
-                assert not device.wait(0.01)
+            until(lambda: device._core.link.connection == 2 and device._core._inbox._waiting)
             handler.go.set()
             assert handler.next().text == "new"
             server.wait(puback)

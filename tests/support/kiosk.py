@@ -3,6 +3,8 @@
 import json
 import queue
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from support.mosquitto import Mosquitto
@@ -53,3 +55,11 @@ class Handler:
     @property
     def idle(self) -> bool:
         return self.messages.empty()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that has no event, ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
