@@ -98,10 +98,10 @@ class Core:
                 return Reason.QUOTA_EXCEEDED
             self.retained.set(kept)
         route = self.router.route(message.topic)
-        kept = self._hand_out(route, route.every, message, origin)
+        all_kept = self._hand_out(route, route.every, message, origin)
         if route.empty:
             return Reason.NO_MATCHING_SUBSCRIBERS
-        return Reason.SUCCESS if kept else Reason.QUOTA_EXCEEDED
+        return Reason.SUCCESS if all_kept else Reason.QUOTA_EXCEEDED
 
     def hand_out_extra(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
         """The receivers of a route for whom the plain way is not right. False: one of them was full."""

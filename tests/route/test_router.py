@@ -43,6 +43,7 @@ class RouterMachine(RuleBasedStateMachine):
         self.receivers = [Receiver(f"r{n}", v5=n % 2 == 1) for n in range(4)]
         self.held: dict[tuple[Receiver, str, bytes], Sub] = {}
         self.served: list[tuple[str, Any]] = []
+        self.watching: list[tuple[str, Any]] = []
         self.asked: list[Route[Receiver]] = []
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -85,6 +86,19 @@ class RouterMachine(RuleBasedStateMachine):
             service = Service()
             self._changes(topic_filter, lambda: self.router.serve(topic_filter.encode(), service))
             self.served.append((topic_filter, service))
+
+    @rule(topic_filter=st.sampled_from(["a/#", "#", "$s/+"]))
+    def watch(self, topic_filter: str) -> None:
+        if len(self.watching) < 3:
+            service = Service()
+            self._changes(topic_filter, lambda: self.router.watch(topic_filter.encode(), service))
+            self.watching.append((topic_filter, service))
+
+    @rule(data=st.data())
+    def unwatch(self, data: st.DataObject) -> None:
+        if self.watching:
+            topic_filter, service = self.watching.pop(data.draw(st.integers(0, len(self.watching) - 1)))
+            self._changes(topic_filter, lambda: self.router.unwatch(topic_filter.encode(), service))
 
     @rule(topic=st.sampled_from(TOPICS))
     def ask(self, topic: str) -> None:
@@ -158,9 +172,11 @@ class RouterMachine(RuleBasedStateMachine):
         )
         for group in route.groups:
             assert all(s.session is r for r, s in group.members.items())
-        assert list(route.services) == [service for f, service in self.served if matches(f, topic)]
+        served = [service for f, service in self.served if matches(f, topic)]
+        watching = [service for f, service in self.watching if matches(f, topic)]
+        assert list(route.services) == served + watching
         assert route.extra == bool(route.special or route.groups or route.services)
-        assert route.empty == (not found and not shared and not route.services)
+        assert route.empty == (not found and not shared and not served)
 
     def teardown(self) -> None:
         """Every route agrees; and pruning: when all have gone, the trees are as empty as they were."""

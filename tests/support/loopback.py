@@ -72,7 +72,7 @@ class Loopback(Channel):
         self.paused = False
         if self.tail and not self.closed:
             rest, self.tail = self.tail, b""
-            self.feed(rest)
+            self.feed(bytes(rest))
 
     def shut(self) -> None:
         assert not self.shut_at, "closed twice"
