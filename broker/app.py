@@ -374,9 +374,7 @@ class Broker:
         reason = self.core.publish(message)
         self.core.flush()
         if reason == Reason.QUOTA_EXCEEDED:
-            raise Refused(
-                f"a queue for {topic} is full", reason=reason, remedy="See how much waits: pushbroker status"
-            )
+            raise Refused(f"a queue for {topic} is full", reason=reason, remedy="See how much waits: pushbroker status")
         return {"message_id": id, "recipients": recipients}
 
     async def tail(self, filters: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
