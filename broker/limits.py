@@ -28,6 +28,13 @@ SUBSCRIPTIONS_MAX: Final = 1000
 IN_FLIGHT_MAX: Final = 1024
 QUEUE_MESSAGES_MAX: Final = 1000
 QUEUE_BYTES_MAX: Final = 1 << 20
+# A session that ends with its connection promises nothing; while it is slow it may queue OUT_BYTES_MAX, in any number:
+# a small message counts as 400 bytes and more, so 10,000 of them. A client that does not read costs 3 x 4 MiB in large
+# messages: in flight, written out and not taken, queued.
+# In flight, messages of LARGE_BYTES or less are bounded by number (IN_FLIGHT_MAX x 16 KiB = 16 MiB at worst). A larger
+# one goes only while what is in flight, were all of it as large, is less than OUT_BYTES_MAX: 4 MiB of equal ones,
+# 20 MiB where each is a little smaller than the one before (the sum of 4 MiB / n).
+LARGE_BYTES: Final = 16 << 10
 SESSION_EXPIRY_MAX_S: Final = 90 * 86400  # "never" (0xFFFFFFFF) is answered with this
 
 # -- the whole broker ------------------------------------------------------------------------------------------------
@@ -35,4 +42,9 @@ CONNECTIONS_MAX: Final = 100_000
 SESSIONS_MAX: Final = 1_000_000
 RETAINED_MESSAGES_MAX: Final = 100_000
 RETAINED_BYTES_MAX: Final = 256 << 20
+RETAINED_OF_DEVICE_MAX: Final = 100  # on a device's own up/; a kiosk retains a state or two
 ROUTES_CACHED_MAX: Final = 50_000
+# A level of a topic that is kept costs a dict and its name. A topic of 32 levels would cost 9 KB in a cache that is
+# bounded by topics alone (50,000 of them: 400 MB); 200,000 nodes are 60 MB.
+TREE_NODE_BYTES: Final = 300
+ROUTE_NODES_MAX: Final = 200_000

@@ -6,13 +6,16 @@ next message asks for it.
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic
+from typing import Final, Generic
 
-from broker.limits import ROUTES_CACHED_MAX
+from broker.limits import ROUTE_NODES_MAX, ROUTES_CACHED_MAX
 from broker.message import Message
 from broker.route.subscription import QOS, Group, R, Subscription
 from broker.route.topictree import TopicTree
 from broker.wire.topics import matches
+
+# Below this many nodes a walk through the cache takes less than a millisecond.
+WALK_MIN: Final = 2000
 
 # A part of this process that gets a topic's messages, and who published them (None: this process itself).
 Service = Callable[[Message, R | None], None]
@@ -65,7 +68,7 @@ class _Node(Generic[R]):
 class Router(Generic[R]):
     """All subscriptions, and the cache of routes. Pure: it knows receivers only by their protocol."""
 
-    def __init__(self, routes_max: int = ROUTES_CACHED_MAX) -> None:
+    def __init__(self, routes_max: int = ROUTES_CACHED_MAX, nodes_max: int = ROUTE_NODES_MAX) -> None:
         self._exact: dict[bytes, Subscription[R] | _Bucket[R]] = {}
         self._wild = _Node[R]()
         self._services: list[tuple[bytes, Service[R]]] = []
@@ -73,6 +76,7 @@ class Router(Generic[R]):
         self._cache: dict[bytes, Route[R]] = {}
         self._cached = TopicTree[Route[R]]()
         self._routes_max = routes_max
+        self._nodes_max = nodes_max
         self.subscriptions = 0
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ class Router(Generic[R]):
         """Who gets `topic` (checked UTF-8 without wildcards), from the cache if it is fresh there."""
         route = self._cache.get(topic)
         if route is None:
-            if len(self._cache) >= self._routes_max:
+            if len(self._cache) >= self._routes_max or self._cached.nodes >= self._nodes_max:
                 self._evict()
             route = self._cache[topic] = Route(topic)
             self._cached.add(topic, route)
@@ -225,16 +229,35 @@ class Router(Generic[R]):
             self._resolve(route)
         return route
 
+    def route_once(self, topic: bytes) -> Route[R]:
+        """Who gets `topic`, for a topic that hardly comes again and should push no other out of the cache."""
+        route = self._cache.get(topic)
+        if route is None or route.any4 is None:
+            route = Route(topic)
+            self._resolve(route)
+        return route
+
     def _evict(self) -> None:
         """Drop the oldest eighth of the cache; whoever still holds one of those routes finds it stale."""
-        for topic in list(islice(self._cache, max(1, self._routes_max // 8))):
+        for topic in list(islice(self._cache, max(1, len(self._cache) // 8))):
             self._cache.pop(topic).any4 = None
             self._cached.remove(topic)
+
+    def _drop(self) -> None:
+        """Drop the whole cache."""
+        for route in self._cache.values():
+            route.any4 = None
+        self._cache.clear()
+        self._cached = TopicTree()
 
     def _stale(self, filter: bytes) -> None:
         if _wild(filter):
             for route in self._cached.match(filter):
                 route.any4 = None
+            # Looking for stale routes has cost as much as looking at all of them twice: making them anew is cheaper by
+            # now, and a peer that goes on subscribing finds nothing more to look through.
+            if self._cached.walked > max(WALK_MIN, 2 * self._cached.nodes):
+                self._drop()
         else:
             found = self._cache.get(filter)
             if found is not None:

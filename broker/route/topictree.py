@@ -14,12 +14,17 @@ _Node = dict[object, object]
 
 
 class TopicTree(Generic[T]):
-    """Topics (bytes) with a value each. Adding costs the topic's levels; matching, what the filter meets."""
+    """Topics (bytes) with a value each. Adding costs the topic's levels; matching, what the filter meets.
 
-    __slots__ = ("_root",)
+    `nodes` are held, about `limits.TREE_NODE_BYTES` each; `walked` counts those that `match` has met so far.
+    """
+
+    __slots__ = ("_root", "nodes", "walked")
 
     def __init__(self) -> None:
         self._root: _Node = {}
+        self.nodes = 0
+        self.walked = 0
 
     def add(self, topic: bytes, value: T) -> None:
         """Put `value` at `topic`, replacing what was there."""
@@ -28,8 +33,20 @@ class TopicTree(Generic[T]):
             child = node.get(level)
             if child is None:
                 child = node[level] = {}
+                self.nodes += 1
             node = cast("_Node", child)
         node[_HERE] = value
+
+    def lacks(self, topic: bytes) -> int:
+        """How many nodes it would take to add `topic`."""
+        node = self._root
+        levels = topic.split(b"/")
+        for depth, level in enumerate(levels):
+            child = node.get(level)
+            if child is None:
+                return len(levels) - depth
+            node = cast("_Node", child)
+        return 0
 
     def remove(self, topic: bytes) -> None:
         """Take `topic` out, with the branches that it leaves empty."""
@@ -45,6 +62,7 @@ class TopicTree(Generic[T]):
         while path and not node:
             node, level = path.pop()
             del node[level]
+            self.nodes -= 1
 
     def match(self, filter: bytes) -> Iterator[T]:
         """The values of all topics that `filter` matches (§4.7); `$` topics are hidden from a leading wildcard."""
@@ -54,6 +72,7 @@ class TopicTree(Generic[T]):
         stack: list[tuple[_Node, int]] = [(self._root, 0)]
         while stack:
             node, depth = stack.pop()
+            self.walked += 1
             if depth == last:
                 if _HERE in node:
                     yield cast("T", node[_HERE])
@@ -62,6 +81,7 @@ class TopicTree(Generic[T]):
             if level == b"#":
                 yield from self._below(node, hidden=depth == 0)
             elif level == b"+":
+                self.walked += len(node)
                 for name, child in node.items():
                     if name is _HERE or (depth == 0 and cast("bytes", name)[:1] == b"$"):  # [MQTT-4.7.2-1]
                         continue
@@ -71,12 +91,12 @@ class TopicTree(Generic[T]):
                 if found is not None:
                     stack.append((cast("_Node", found), depth + 1))
 
-    @staticmethod
-    def _below(node: _Node, hidden: bool) -> Iterator[T]:
+    def _below(self, node: _Node, hidden: bool) -> Iterator[T]:
         """All values at and under `node`: `a/#` matches `a` too (§4.7.1.2)."""
         stack = [node]
         while stack:
             top = stack.pop()
+            self.walked += len(top)
             for name, child in top.items():
                 if name is _HERE:
                     yield cast("T", child)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.limits import RETAINED_OF_DEVICE_MAX, TREE_NODE_BYTES
 from broker.message import Message
 from broker.route.retained import Retained
 from broker.wire.topics import matches
@@ -38,7 +39,8 @@ def test_keeps_the_last_of_each_topic(steps: list[tuple[str, str, bytes, float]]
                 del model[topic]
         assert len(retained) == len(model)
         assert list(retained) == list(model.values())
-        assert retained.bytes == sum(one.size for one in model.values())
+        nodes = {tuple(topic.split("/")[: depth + 1]) for topic in model for depth in range(topic.count("/") + 1)}
+        assert retained.bytes == sum(one.size for one in model.values()) + TREE_NODE_BYTES * len(nodes)
         for topic_filter in ("#", "+", "a/#", "$a/#", "+/+", "a", "/#"):
             for now in (0.0, 3.0, 5.0):
                 expected = [
@@ -67,16 +69,40 @@ def test_the_number_is_bounded() -> None:
 
 
 def test_the_bytes_are_bounded() -> None:
-    small, large = message("a"), message("a", b"x" * 500)
-    retained = Retained(bytes_max=large.size)
+    small, large = message("a"), message("a", b"x" * 2000)
+    retained = Retained(bytes_max=large.size + TREE_NODE_BYTES)
     assert retained.fits(large)
     retained.set(large)
     assert not retained.fits(message("b"))
-    assert retained.fits(message("a", b"y" * 500))  # takes the place of the one that is there
-    assert not retained.fits(message("a", b"y" * 501))
+    assert retained.fits(message("a", b"y" * 2000))  # takes the place of the one that is there
+    assert not retained.fits(message("a", b"y" * 2001))
     retained.set(small)
-    assert retained.bytes == small.size
+    assert retained.bytes == small.size + TREE_NODE_BYTES
+    assert not retained.fits(message("b", b"x" * 2000))
     assert retained.fits(message("b"))
+
+
+def test_deep_topics_count_for_what_they_cost() -> None:
+    """A topic of 32 levels holds 9 KB of tree: 100,000 of them were 800 MB that no bound saw."""
+    shallow, deep = message("a"), message("b" + "/x" * 31)
+    retained = Retained(bytes_max=10 * TREE_NODE_BYTES)
+    assert retained.fits(shallow)
+    assert not retained.fits(deep)
+
+
+def test_one_device_cannot_use_up_what_all_share() -> None:
+    """A device's up/ has a bound of its own; what others say, and other devices, have nothing to do with it."""
+    retained = Retained()
+    for number in range(RETAINED_OF_DEVICE_MAX):
+        one = message(f"acme/device/kiosk-7/up/{number}")
+        assert retained.fits(one)
+        retained.set(one)
+    assert not retained.fits(message("acme/device/kiosk-7/up/one/more"))
+    assert retained.fits(message("acme/device/kiosk-7/up/0", b"y"))  # replaces
+    for topic in ("acme/device/kiosk-7", "acme/device/kiosk-77/up/0", "rival/device/kiosk-7/up/0", "acme/topic/a/up/b"):
+        assert retained.fits(message(topic))
+    retained.set(message("acme/device/kiosk-7/up/0", b""))
+    assert retained.fits(message("acme/device/kiosk-7/up/one/more"))
 
 
 def test_the_bounds_can_be_changed() -> None:

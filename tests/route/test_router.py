@@ -219,6 +219,31 @@ def test_an_evicted_route_is_stale_to_whoever_holds_it() -> None:
     assert router.route(b"t0") is not routes[0]
 
 
+def test_deep_topics_use_up_the_cache_sooner() -> None:
+    """50,000 topics of 32 levels were 400 MB: the cache is bounded by the nodes of its tree, too."""
+    router = Router[Receiver](nodes_max=100)
+    for number in range(50):
+        router.route(b"%d" % number + b"/x" * 9)
+    assert router._cached.nodes <= 110
+    assert len(router._cache) <= 11
+
+
+@pytest.mark.parametrize("topic_filter", ["#", "a/#", "a/+", "a/+/{}"])
+def test_many_subscriptions_do_not_walk_through_the_cache_again_and_again(topic_filter: str) -> None:
+    """A thousand filters in one SUBSCRIBE, each looking through 50,000 routes, were a stall of minutes."""
+    router = Router[Receiver]()
+    routes = [router.route(b"a/%d" % number) for number in range(5000)]
+    for number in range(1000):
+        before = router._cached
+        router.subscribe(Sub(Receiver("r"), topic_filter.format(f"no-{number}").encode(), 1))
+        if router._cached is not before:
+            break
+    assert before.walked < 40_000, "it would have gone on"
+    assert router._cached.nodes == 0
+    assert all(route.any4 is None for route in routes)  # who holds one asks again
+    assert router.route(b"a/1").every == router.route(b"a/2").every
+
+
 def test_a_cache_of_one() -> None:
     router = Router[Receiver](routes_max=1)
     first = router.route(b"a")

@@ -38,6 +38,12 @@ def test_what_is_removed_leaves_nothing_behind(steps: list[tuple[bool, str]]) ->
             model.pop(topic, None)
         everything = [*tree.match(b"#"), *tree.match(b"$/#"), *tree.match(b"$a/#")]
         assert sorted(everything) == sorted(model.values())
+        nodes = {tuple(t.split("/")[: depth + 1]) for t in model for depth in range(t.count("/") + 1)}
+        assert tree.nodes == len(nodes)
+        known = {("/".join(levels)) for levels in nodes}
+        assert tree.lacks(topic.encode()) == sum(
+            "/".join(topic.split("/")[: depth + 1]) not in known for depth in range(topic.count("/") + 1)
+        )
     for topic in model:
         tree.remove(topic.encode())
     assert tree._root == {}
