@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for it to be delivered (a minute)")
     try:
         return asyncio.run(send(parser.parse_args()))
-    except (PushError, ValueError) as error:
+    except (PushError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

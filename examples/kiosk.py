@@ -20,12 +20,13 @@ def box(message: Message) -> str:
     """The message as a person should see it."""
     shown = message.notification
     title = shown.title if shown else ""
-    lines = textwrap.wrap(shown.body if shown else message.text, WIDTH) or [""]
+    lines = textwrap.wrap(shown.body if shown else message.text, WIDTH)
     if shown and shown.actions:
         lines += ["", "   ".join(f"[ {action.title} ]" for action in shown.actions)]
     clean = ["".join(c if c.isprintable() else "?" for c in line) for line in [title, *lines]]
     rows = [f"│ {line:<{WIDTH}} │" for line in clean[1:]]
-    return "\n".join([f"┌─ {clean[0]} ".ljust(WIDTH + 3, "─") + "┐", *rows, "└" + "─" * (WIDTH + 2) + "┘"])
+    top = f"┌─ {clean[0]} " if title else "┌"
+    return "\n".join([top.ljust(WIDTH + 3, "─") + "┐", *rows, "└" + "─" * (WIDTH + 2) + "┘"])
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def main() -> int:
             for topic in options.follow:
                 device.follow(topic)
             done.wait()
-    except PushError as error:
+    except (PushError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

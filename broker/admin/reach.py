@@ -90,4 +90,7 @@ def _directly(settings: Settings, operation: str, arguments: Mapping[str, Any]) 
 
 
 def _no_data(settings: Settings) -> NotFound:
-    return NotFound(f"there is no data directory {settings.data}", remedy=f"pushbroker init --data {settings.data}")
+    return NotFound(
+        f"there is no data directory {settings.data}",
+        remedy=f"pushbroker init --data {settings.data}, or name another with --data or PUSHBROKER_DATA",
+    )

@@ -38,4 +38,7 @@ def decode_error(value: Any) -> PushbrokerError | None:
 
 def no_broker(settings: Settings) -> Unreachable:
     """The error of an operation that needs a running broker."""
-    return Unreachable(f"no broker is running on {settings.data}", remedy=f"pushbroker serve --data {settings.data}")
+    return Unreachable(
+        f"no broker is running on {settings.data}",
+        remedy=f"pushbroker serve --data {settings.data}, or name another with --data or PUSHBROKER_DATA",
+    )

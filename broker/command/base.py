@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker.errors import PushbrokerError
+from broker.errors import Failed, PushbrokerError
 
 if TYPE_CHECKING:
     from broker.admin.client import Stream
@@ -78,7 +78,7 @@ def data_option() -> click.Option:
     """`--data`, which the group and every command take."""
     return click.Option(
         ["--data"],
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),  # who may not read it is told what to do
         metavar="DIR",
         expose_value=False,
         is_eager=True,
@@ -143,6 +143,11 @@ def standard(
 ) -> Mapping[str, Any]:
     """The keywords that make a click command one of ours: `@click.command("status", **standard(examples=[...]))`."""
     return {"cls": kind, "examples": examples, "json": json, "data": data}
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 recipient`, `2 recipients`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -213,6 +218,7 @@ def guarded(action: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        remedy = "Run as the user that the data belongs to, with sudo, or name another directory with --data."
+        report(Failed(f"{where}{error.strerror or error}", remedy=remedy if isinstance(error, PermissionError) else ""))
         return 1
     return result if isinstance(result, int) else 0

@@ -127,6 +127,8 @@ def show(run: Run, certificate: str) -> None:
 
         print_one(run, describe(Path(certificate)))
         return
+    if "/" in certificate or certificate.endswith((".crt", ".pem")):
+        raise NotFound(f"there is no file {certificate}", remedy="pushbroker cert list, for those that were issued")
     found = [issued for issued in run.call("cert.list", brand=None) if issued["serial"] == certificate]
     if not found:
         raise NotFound(f"there is no certificate {certificate!r}", remedy="pushbroker cert list")

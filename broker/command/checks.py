@@ -106,7 +106,7 @@ def schemas(settings: Settings) -> Iterator[Check]:
             yield Check(name, "failed", f"{path} is damaged: {whole}", "Restore it from a backup: docs/operations.md.")
         elif version > newest:
             words = f"{path} has schema {version}, this program knows {newest}"
-            yield Check(name, "failed", words, "pip install --upgrade 'pushbroker[server]'")
+            yield Check(name, "failed", words, "Use the version that wrote it: git pull && make install")
         elif version < newest:
             words = f"{path} has schema {version} of {newest}: it is migrated at the next start"
             yield Check(name, "warning", words, "Make a backup, then restart the broker.")

@@ -1,5 +1,6 @@
 """`pushbroker device`: kiosks, tablets, app installations, and how they get their certificates."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def enrol(run: Run, url: str, ca: Path | None, out: Path, timeout: int) -> None:
     from client_sdk import errors as sdk  # noqa: PLC0415
 
     code = read_secret("code", unseen=False)  # nobody types 20 characters blind, and it is good only once
+    run.say(f"asking {url}, for at most {timeout} s")
+    logging.getLogger("client_sdk").addHandler(logging.NullHandler())  # what it logs is in the error, too
     try:
         credentials = client_sdk.enrol(url=url, code=code, directory=out, ca=ca, timeout=timeout)
     except ValueError as error:
@@ -78,8 +81,11 @@ def enrol(run: Run, url: str, ca: Path | None, out: Path, timeout: int) -> None:
             str(error), remedy=f"Use another directory, or rm -r {out} when it is no longer needed."
         ) from None
     except sdk.Refused as error:
-        raise Refused(error.message, reason=error.reason, remedy=error.remedy) from None
+        remedy = error.remedy or "Ask the broker's operator for a new code: pushbroker device code BRAND DEVICE"
+        raise Refused(error.message, reason=error.reason, remedy=remedy) from None
     except sdk.PushError as error:
+        if "not trusted" in error.message:
+            error.remedy = "Give the broker's own authority with --ca: pushbroker cert ca prints it, at the broker."
         remedy = error.remedy or f"Check {url} and --ca, then run this again: the code is still good."
         raise Unreachable(error.message, remedy=remedy) from None
     result = {"identity": credentials.identity, "directory": str(out), "not_after": credentials.not_after}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.command.base import Run, pass_run, standard
+from broker.command.base import Run, counted, pass_run, standard
 from broker.command.output import print_json
 from broker.errors import PushbrokerError, Unreachable
 
@@ -93,7 +93,9 @@ def _of_broker(run: Run, settings: "Settings", status: dict[str, Any] | None, *,
         yield from checks.free_ports(settings)
         return
     listeners = [parse_listen(url) for url in status["listeners"]]
-    yield checks.Check("broker", "ok", f"running, version {status['version']}, {status['connections']} connections")
+    yield checks.Check(
+        "broker", "ok", f"running, version {status['version']}, {counted(status['connections'], 'connection')}"
+    )
     yield from checks.open_ports(settings, listeners)
     if push:
         yield from probe.push(run, listeners)

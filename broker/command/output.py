@@ -55,7 +55,8 @@ def text(value: Any) -> str:
         case list() | tuple():
             return ", ".join(text(item) for item in value)
         case dict():
-            return "\n".join(f"{name} {text(item)}" for name, item in value.items())
+            width = max((len(name) for name in value), default=0)
+            return "\n".join(f"{name.replace('_', ' '):<{width}}  {text(item)}" for name, item in value.items())
         case _:
             return str(value)
 

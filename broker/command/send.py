@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from broker import limits
-from broker.command.base import Duration, Run, pass_run, standard
+from broker.command.base import Duration, Run, counted, pass_run, standard
 from broker.command.files import read_input
 from broker.command.output import print_json
 from broker.command.tail import RICH_CONTENT_TYPE
@@ -45,7 +45,7 @@ _DEFAULT_WAIT_S = 10
     type=Duration(),
     is_flag=False,
     flag_value=_DEFAULT_WAIT_S,
-    help=f"Wait so long ({_DEFAULT_WAIT_S}s) until all who were subscribed have it; exit 1 when they have not.",
+    help=f"Wait so long ({_DEFAULT_WAIT_S}s) until all who are subscribed have it; exit 1 when not all have.",
 )
 @pass_run
 def command(
@@ -86,17 +86,33 @@ def command(
         print_json(sent)
     elif sent.get("message_id"):
         click.echo(sent["message_id"])
-    run.say(
-        f"accepted for {sent['recipients']} recipients"
-        if sent["recipients"]
-        else f"accepted; nobody is subscribed to {topic}"
-    )
+    if sent["recipients"]:
+        run.say(f"accepted for {counted(sent['recipients'], 'recipient')}")
+    elif wait is None:
+        run.say(f"accepted, but nobody is subscribed to {topic}\n  try: {_why_nobody(topic)}")
+    else:
+        raise Failed(f"nobody is subscribed to {topic}, so nobody has it", remedy=_why_nobody(topic))
     if wait is not None and len(sent["receipts"]) < sent["recipients"]:
         got = len(sent["receipts"])
         raise Failed(
-            f"{got} of {sent['recipients']} recipients had it after {wait} s; it still waits for the others",
+            f"delivered to {got} of {sent['recipients']} within {wait} s; the others may get it later",
             remedy=f"pushbroker tail '{topic.split('/', maxsplit=1)[0]}/receipts/{sent['message_id']}'",
         )
+
+
+def _why_nobody(topic: str) -> str:
+    """What to look at when a message was for nobody."""
+    match topic.split("/"):
+        case [brand, "user", user]:
+            return f"pushbroker user show {brand} {user}; pushbroker device list {brand} --user {user}"
+        case [brand, "store", store]:
+            return f"pushbroker store show {brand} {store}; pushbroker device list {brand} --store {store}"
+        case [brand, "device", device]:
+            return f"pushbroker device show {brand} {device}"
+        case [brand, "topic", _]:
+            return f"pushbroker device list {brand}; a device gets a topic once it follows it"
+        case _:
+            return "devices get BRAND/user/NAME, BRAND/device/NAME, BRAND/store/NAME and BRAND/topic/NAME"
 
 
 def _content(text: str | None, title: str | None, json_body: str | None, file: str | None) -> tuple[bytes, str | None]:

@@ -1,8 +1,10 @@
 """`pushbroker status`: what the running broker says of itself."""
 
+from typing import Any
+
 import click
 
-from broker.command.base import Run, pass_run, standard
+from broker.command.base import Run, counted, pass_run, standard
 from broker.command.output import print_one
 
 
@@ -14,6 +16,25 @@ def command(run: Run) -> None:
     Counters count since its start; those that are 0 are left out, but not from --json.
     """
     status = run.call("status")
-    if not run.json:
-        status["counters"] = {name: count for name, count in status["counters"].items() if count}
-    print_one(run, status)
+    print_one(run, status if run.json else _for_people(status))
+
+
+def _for_people(status: dict[str, Any]) -> dict[str, Any]:
+    """The same with units, and without counters of 0."""
+    seconds = round(status["uptime_s"])
+    days, clock = divmod(seconds, 86400)
+    hours, minutes, seconds = clock // 3600, clock // 60 % 60, clock % 60
+    shown: dict[str, Any] = {"up_for": f"{counted(days, 'day')} {hours:02}:{minutes:02}:{seconds:02}"}
+    for name, value in status.items():
+        match name:
+            case "uptime_s":
+                continue
+            case "loop_lag_ms":
+                shown["loop_lag"] = f"{value} ms"
+            case "counters":
+                shown[name] = {counter: f"{count:,}" for counter, count in value.items() if count}
+            case "pid":
+                shown[name] = value
+            case _:
+                shown[name] = f"{value:,}" if type(value) is int else value
+    return shown

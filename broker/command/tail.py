@@ -8,6 +8,7 @@ import click
 
 from broker.command.base import Run, pass_run, standard
 from broker.command.output import print_json, printable
+from broker.errors import Refused
 
 RICH_CONTENT_TYPE = "application/vnd.push+json"
 # More of a payload than this says little on a terminal; --json has all of it.
@@ -28,11 +29,16 @@ _SHOWN_CHARACTERS_MAX = 500
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @pass_run
 def command(run: Run, filters: tuple[str, ...], count: int | None) -> None:
-    """Follow messages whose topics match a filter: what is retained, then what is published.
+    """Follow messages whose topics match a filter.
 
-    Without a filter, all of them. With --json one object on each line.
+    First what is retained, then what is published. Without a filter, all of them. With --json one object on each line.
     """
-    messages = run.stream("tail", filters=filters or ("#",))
+    try:
+        messages = run.stream("tail", filters=filters or ("#",))
+    except Refused as error:
+        if not error.remedy:
+            error.remedy = "Write it like 'acme/#' or 'acme/user/+': + stands for one level, # for all that follow."
+        raise
     run.say("following; Ctrl-C ends it")
     for number, message in enumerate(messages, 1):
         if run.json:

@@ -62,7 +62,7 @@ def test_databases(settings: Settings) -> None:
     database.close()
     states = {check.name: check for check in checks.schemas(settings)}
     assert states["records"].state == "failed"
-    assert "pip install --upgrade" in states["records"].remedy
+    assert "make install" in states["records"].remedy
     settings.records_path.write_bytes(b"no database at all, but text" * 100)
     states = {check.name: check for check in checks.schemas(settings)}
     assert states["records"].state == "failed"

@@ -131,13 +131,31 @@ def test_send_as_json_and_to_nobody(world: World) -> None:
     world.next()
 
 
+@pytest.mark.parametrize(
+    ("topic", "next_command"),
+    [
+        ("acme/user/bob", "pushbroker device list acme --user bob"),
+        ("acme/store/roma", "pushbroker device list acme --store roma"),
+        ("acme/device/kiosk-9", "pushbroker device show acme kiosk-9"),
+        ("acme/usr/ada", "BRAND/user/NAME"),
+    ],
+)
+def test_a_message_for_nobody_says_where_to_look(world: World, topic: str, next_command: str) -> None:
+    """It is accepted all the same; but who waits for a delivery is told that there is none."""
+    sent, waited = (pushbroker("send", topic, "x", *more, "--data", world.data) for more in ([], ["--wait", "9s"]))
+    assert (sent.code, waited.code) == (0, 1)
+    assert "nobody is subscribed" in sent.err
+    assert next_command in sent.err
+    assert next_command in waited.err
+
+
 def test_waiting_in_vain(quiet: World) -> None:
     """The device has a session and is away: the message is kept, and the command says so and fails."""
     with Device(quiet.credentials, on_message=quiet.note) as device:
         device.wait_connected(timeout=20)
     done = pushbroker("send", "acme/user/ada", "for later", "--wait", "0s", "--data", quiet.data)
     assert done.code == 1
-    assert "0 of 1 recipients" in done.err
+    assert "delivered to 0 of 1" in done.err
     assert "pushbroker tail 'acme/receipts/m" in done.err
     quiet.got.clear()
     with Device(quiet.credentials, on_message=quiet.note):
@@ -204,7 +222,7 @@ def test_status_and_connections(world: World) -> None:
     assert status["listeners"] == world.broker.urls
     assert status["counters"]["protocol_errors"] == 0
     people = world.ok("status").out
-    assert "connections_accepted" in people
+    assert "connections accepted" in people
     assert "protocol_errors" not in people
     (connection,) = world.ok("connections", "list", "--json").json
     assert connection["identity"] == "acme/device/kiosk-1"
