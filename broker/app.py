@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import resource
 import secrets
 import socket
 import time
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from broker.bridge.enrolment import Enrolment
@@ -43,6 +45,8 @@ from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
 _CODES_MAX: Final = 1000
+# Descriptors for the store, the log, listeners, admin commands.
+_DESCRIPTORS_OURS: Final = 64
 # A loop that is later than this does not serve; a supervisor may as well restart the process.
 LAG_MAX_S: Final = 5.0
 
@@ -458,7 +462,13 @@ def _bind(listener: Listener) -> socket.socket:
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(**{field: getattr(settings, field) for field in Limits.__struct_fields__})
+    """The bounds of the settings; never more connections than descriptors, less what store and listeners need."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = Limits(**{field: getattr(settings, field) for field in Limits.__struct_fields__})
+    if descriptors == resource.RLIM_INFINITY:
+        return limits
+    room = max(1, descriptors - _DESCRIPTORS_OURS)
+    return msgspec.structs.replace(limits, connections_max=min(limits.connections_max, room))
 
 
 def _iso(at: datetime) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import sqlite3
 import ssl
 import subprocess
@@ -242,3 +243,18 @@ async def test_restart_on_the_same_port_at_once(tmp_path: Path, free_port: int) 
         async with running(tmp_path, listen=listen, allow_anonymous=True):
             client = await Client.connected(free_port)
             await client.silent()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "asked", "granted"),
+    [(1000, 100_000, 936), (1000, 50, 50), (10, 100, 1), (resource.RLIM_INFINITY, 100_000, 100_000)],
+)
+async def test_no_more_connections_than_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descriptors: int, asked: int, granted: int
+) -> None:
+    """Some are kept for the store and for admin commands; a reload changes nothing in that."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, resource.RLIM_INFINITY))
+    async with running(tmp_path, connections_max=asked) as broker:
+        assert broker.core.limits.connections_max == granted
+        await broker.reload(settings(tmp_path, connections_max=asked + 1))
+        assert broker.core.limits.connections_max == (granted if granted < asked else asked + 1)
