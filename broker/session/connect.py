@@ -107,7 +107,8 @@ def refused(channel: "Channel", error: Refused) -> None:
     core.log("connection refused", client=channel.address, reason=f"0x{error.reason:02x}", error=error.message)
     packet = channel.admitting
     properties = Properties()
-    if packet is not None and packet.properties.request_problem_info != 0 and channel.v5:
+    asked = packet.properties if packet is not None else properties
+    if channel.v5 and asked.request_problem_info != 0 and asked.maximum_packet_size is None:  # [MQTT-3.2.2-19]
         properties.reason_string = error.message
     channel.send(Connack(False, error.reason, properties))
     channel.close()

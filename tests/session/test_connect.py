@@ -168,6 +168,14 @@ def test_no_explanation_for_those_who_want_none() -> None:
     assert client.connack.properties.reason_string is None
 
 
+@pytest.mark.parametrize("maximum", [20, 60, 1000])
+def test_no_explanation_for_those_who_bound_their_packets(maximum: int) -> None:
+    """[MQTT-3.2.2-19]: it would have to fit, and who has little room has none for words."""
+    client = Lab(admit=lambda _: Refused("no" * 20, reason=0x87)).connect(maximum_packet_size=maximum)
+    assert client.connack.reason == 0x87
+    assert len(client.channel.raw) < 20
+
+
 def test_an_admission_that_takes_its_time() -> None:
     """What the client sends meanwhile waits (§3.1.4), then is served in order."""
     lab = Lab(admit=lambda _: None)
