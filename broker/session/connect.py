@@ -7,6 +7,7 @@ from broker.identity import Identity, Role
 from broker.limits import CLIENT_ID_BYTES_MAX, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
 from broker.route.access import may_publish
 from broker.wire.codes import V5, Reason
+from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Properties
 from broker.wire.topics import check_topic_name
 
@@ -94,6 +95,11 @@ def accepted(channel: "Channel", identity: Identity) -> None:
             maximum_packet_size=limits.packet_bytes_max,
             topic_alias_maximum=TOPIC_ALIASES_MAX,
         )
+        if identity.role is Role.DEVICE:
+            # Whose it is and where it stands may have changed since it enrolled: it subscribes accordingly.
+            answer.properties.user_properties = [("user", identity.user), ("store", identity.store)]
+            if asked.maximum_packet_size and len(encode(answer, V5)) > asked.maximum_packet_size:
+                answer.properties.user_properties = []  # [MQTT-3.2.2-20]
     channel.send(answer)
     session.resume(channel)
 

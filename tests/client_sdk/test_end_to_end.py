@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kiosk import Handler
+from support.kiosk import Handler, until
 from support.ours import OurBroker
 
 from client_sdk import (
@@ -296,3 +296,26 @@ async def test_the_asyncio_faces(broker: OurBroker, kiosk: Credentials, token: s
         order = [(await asyncio.wait_for(got.get(), 10)).text for _ in range(100)]
     assert order == [str(n) for n in range(100)]
     assert len({s.message_id for s in many}) == 100
+
+
+def test_moved_to_another_user(
+    broker: OurBroker, kiosk: Credentials, run: Callable[[], Device], handler: Handler, brand: Callable[..., Brand]
+) -> None:
+    """It hears what is for its new user and no more what is for the old one, and remembers it."""
+    broker.command("user", "add", "acme", "bob")
+    with brand() as acme:
+        with run() as device:
+            device.wait_connected(timeout=10)
+            first = acme.send(to_user="ada", title="Ciao Ada")
+            assert handler.next().id == first.message_id
+            broker.command("device", "assign", "acme", "kiosk-7", "--user", "bob")
+            until(lambda: not acme.send(to_user="bob", title="Ciao Bob").no_subscribers)
+            assert acme.send(to_user="ada", title="Not for you").no_subscribers
+            last = acme.send(to_store="milano", title="All of you")
+            titles = []
+            while (message := handler.next()).id != last.message_id:
+                assert message.notification is not None
+                titles.append(message.notification.title)
+            assert set(titles) == {"Ciao Bob"}
+        moved = Credentials.load(kiosk.directory)
+        assert (moved.user, moved.store) == ("bob", "milano")

@@ -49,6 +49,25 @@ def test_mqtt_5_is_told_the_bounds() -> None:
     )
 
 
+@pytest.mark.parametrize("maximum", [None, 30, 1000])
+def test_a_device_is_told_whose_it_is(maximum: int | None) -> None:
+    """So that it can subscribe accordingly; not if its CONNACK would be too large for it [MQTT-3.2.2-20]."""
+    place = {"user": "ada", "store": ""}
+    lab = Lab(admit=lambda _: Identity(Role.DEVICE, "acme", "k", **place))
+    told = lab.connect("c", maximum_packet_size=maximum).connack.properties.user_properties
+    assert told == ([] if maximum == 30 else [("user", "ada"), ("store", "")])
+    place = {"user": "bob", "store": "milano"}
+    told = lab.connect("c", clean=False).connack.properties.user_properties
+    assert told == [("user", "bob"), ("store", "milano")]
+    assert lab.connect("c", 4).connack.reason == 0
+
+
+@pytest.mark.parametrize("role", [Role.SERVER, Role.ENROLLING])
+def test_others_are_not(role: Role) -> None:
+    lab = Lab(admit=lambda _: Identity(role, "acme", "crm"))
+    assert lab.connect("c").connack.properties.user_properties == []
+
+
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize(
     "packet", [Pingreq(), Publish(b"a"), Subscribe(1, [Request("a")]), Disconnect(), Puback(1)], ids=repr
