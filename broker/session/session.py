@@ -275,7 +275,7 @@ class Session:
             del self.inflight[id]
             self.core.expired(self, message)
             return True
-        # The order of dict and deque is the same: so many before this one have been sent and are not yet answered.
+        # What is in flight and not in the deque has been sent on this connection, and is not yet answered.
         if len(self.inflight) - len(self.resend or ()) > self.window:
             if self.resend is not None:
                 self.resend.appendleft(id)
@@ -317,7 +317,8 @@ class Session:
             self.refill()
             return None
         if message is not RELEASED:
-            self.inflight[id] = RELEASED
+            del self.inflight[id]
+            self.inflight[id] = RELEASED  # at the end: PUBREL is sent again in the order of PUBREC [MQTT-4.6.0-4]
             self.core.delivered(self, message)
         return Reason.SUCCESS
 

@@ -240,8 +240,9 @@ def test_what_was_in_flight_comes_again_in_order_then_what_waited(version: int) 
     sender.publish("a", b"5", 2)
     for _ in range(2):  # the same each time
         back = lab.connect("c", version, clean=False, **kept)
-        pubrel, *rest = back.early
-        assert pubrel == Pubrel(messages[1].packet_id)
+        pubrel = Pubrel(messages[1].packet_id)
+        assert back.early[2] == pubrel  # after what was sent later, before what was never sent
+        rest = [p for p in back.early if p != pubrel]
         shown = [(m.payload, m.packet_id, m.dup, m.qos) for m in rest if isinstance(m, Publish)]
         assert [s[0] for s in shown] == [b"2", b"3", b"4", b"5"]
         assert [s[1] for s in shown[:2]] == [m.packet_id for m in messages[2:]]
@@ -251,6 +252,60 @@ def test_what_was_in_flight_comes_again_in_order_then_what_waited(version: int) 
         back.drop()
     last = lab.connect("c", version, clean=False, **kept)
     assert all(m.dup for m in last.early if isinstance(m, Publish))
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_pubrel_comes_again_in_the_order_of_pubrec(version: int) -> None:
+    """[MQTT-4.6.0-4]."""
+    lab = Lab()
+    kept = {"session_expiry": 3600} if version == 5 else {}
+    client = lab.connect("c", version, clean=False, **kept)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    for _ in range(4):
+        sender.publish("a", b"x", 2)
+    one, two, three, four = (m.packet_id for m in client.messages())
+    client.send(Pubrec(three), Pubrec(one), Pubrec(four), Pubrec(three))
+    client.packets()
+    client.drop()
+    back = lab.connect("c", version, clean=False, **kept)
+    publish, *rest = back.early
+    assert isinstance(publish, Publish)
+    assert publish.packet_id == two
+    assert rest == [Pubrel(three), Pubrel(one), Pubrel(four)]
+
+
+def test_pubrec_while_the_rest_waits_to_be_sent_again() -> None:
+    """What is released goes behind what is not: the window still holds, and nothing is left behind."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("a", 2)
+    sender = lab.connect("p")
+    for number in range(6):
+        sender.publish("a", b"%d" % number, 2)
+    ids = [m.packet_id for m in client.messages()]
+    client.send(Pubrec(ids[5]), Pubrec(ids[1]))
+    client.packets()
+    client.drop()
+    back = lab.connect("c", clean=False, session_expiry=60, receive_maximum=2)
+    got, open_ids, most = [], [], 0
+    packets: list[Packet] = back.early
+    while packets:
+        for packet in packets:
+            if isinstance(packet, Publish):
+                got.append(packet.payload)
+                open_ids.append(packet.packet_id)
+                most = max(most, len(open_ids))
+                back.send(Pubrec(packet.packet_id))
+            elif isinstance(packet, Pubrel):
+                if packet.packet_id in open_ids:
+                    open_ids.remove(packet.packet_id)
+                back.send(Pubcomp(packet.packet_id))
+        packets = back.packets()
+    assert got == [b"0", b"2", b"3", b"4"]
+    assert most <= 2
+    assert back.session.inflight == {}
+    assert back.session.resend is None
 
 
 def test_a_smaller_window_after_coming_back() -> None:
