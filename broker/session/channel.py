@@ -342,7 +342,7 @@ class Channel:
         assert session is not None
         message = Message(topic, payload, publisher=session.key)
         if other:
-            packet = b"".join(parts(message, not self.v5, core.now))
+            packet = b"".join((*parts(message, not self.v5, core.now), payload))
             for to in other:
                 if to.out is None:
                     to.late(packet)

@@ -147,28 +147,29 @@ class Session:
         channel = self.channel
         if channel is None:
             return  # QoS 0 is for those who are there
-        head, tail = parts(message, self.v5, self.core.now)
-        if self.packet_max and len(head) + len(tail) > self.packet_max:
+        head, between = parts(message, self.v5, self.core.now)
+        payload = message.payload
+        if self.packet_max and len(head) + len(between) + len(payload) > self.packet_max:
             self.core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-25]
             return
         self.core.counters.messages_sent += 1
         if self.out is None:
-            self.late(head + tail)
+            self.late(head + between + payload)
         else:
-            channel.write(head, tail)
+            channel.write(head, between, payload)
 
     def _send(self, message: Message) -> None:
         """Give `message` (QoS 1 or 2) the next free packet id and send it; `out` is not None."""
         channel = self.channel
         assert channel is not None
-        head, tail = parts(message, self.v5, self.core.now)
-        if self.packet_max and len(head) + 2 + len(tail) > self.packet_max:
+        head, between = parts(message, self.v5, self.core.now)
+        if self.packet_max and len(head) + 2 + len(between) + len(message.payload) > self.packet_max:
             self.core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-25]: as if it had been delivered
             return
         id = self.free_id()
         self.inflight[id] = message
         self.core.counters.messages_sent += 1
-        channel.write(head, PACKET_ID[id], tail)
+        channel.write(head, PACKET_ID[id], between, message.payload)
 
     def free_id(self) -> int:
         """The next packet id that is not in use [MQTT-2.2.1-3]. The window keeps the table from being full."""
@@ -280,12 +281,12 @@ class Session:
             if self.resend is not None:
                 self.resend.appendleft(id)
             return False
-        head, tail = parts(message, self.v5, now)
-        if self.packet_max and len(head) + 2 + len(tail) > self.packet_max:
+        head, between = parts(message, self.v5, now)
+        if self.packet_max and len(head) + 2 + len(between) + len(message.payload) > self.packet_max:
             del self.inflight[id]
             self.core.counters.messages_dropped_too_large += 1
             return True
-        channel.write(bytes((head[0] | 0x08,)), head[1:], PACKET_ID[id], tail)  # DUP [MQTT-3.3.1-1]
+        channel.write(bytes((head[0] | 0x08,)), head[1:], PACKET_ID[id], between, message.payload)  # DUP [MQTT-3.3.1-1]
         self.core.counters.messages_sent += 1
         return True
 

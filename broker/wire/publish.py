@@ -13,11 +13,11 @@ PUBACK: Final = [b"\x40\x02" + id for id in PACKET_ID]
 
 
 def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
-    """The bytes before and after the packet id (at QoS 0 they follow one another).
+    """The bytes before the packet id, and those between it and the payload (at QoS 0 they follow one another).
 
     The Message Expiry Interval is what is left of it at `now` [MQTT-3.3.2-6], in whole seconds, rounded up; never more
     than was given, for less than a millisecond is the clock's error. The encoding stays with the message for the next
-    receiver.
+    receiver; the payload is not in it, for it would be in memory twice.
     """
     if v5:
         known = message.parts5
@@ -29,12 +29,12 @@ def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
             expiry = b"\x02" + max(0, left).to_bytes(4)
             message.encoded_at = now
         properties = message.subscription_ids + expiry + message.properties
-        tail = encode_varint(len(properties)) + properties + message.payload
-        made = message.parts5 = (_head(message, len(tail)), tail)
+        between = encode_varint(len(properties)) + properties
+        made = message.parts5 = (_head(message, len(between) + len(message.payload)), between)
         return made
     known = message.parts4
     if known is None:
-        known = message.parts4 = (_head(message, len(message.payload)), message.payload)
+        known = message.parts4 = (_head(message, len(message.payload)), b"")
     return known
 
 

@@ -1,10 +1,14 @@
 """Bounds on what waits for one client: its queue, its maximum packet size, its slowness."""
 
+import tracemalloc
+
 import pytest
 from support.loopback import Client, Lab, Loopback
 
 from broker.limits import OUT_BYTES_MAX
+from broker.message import Message
 from broker.wire.packets import Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe
+from broker.wire.publish import parts
 
 # -- the queue -------------------------------------------------------------------------------------------------------
 
@@ -99,6 +103,26 @@ def test_a_session_that_promised_nothing_drops_quietly() -> None:
         sender.publish("a", b"x", 1)
     assert [p.reason for p in sender.packets() if isinstance(p, Puback)] == [0] * 5
     assert lab.core.counters.messages_dropped_queue_full == 2
+
+
+def test_a_small_message_is_counted_with_what_it_costs() -> None:
+    """A record around a few bytes: what is counted must not be far below what is held."""
+    tracemalloc.start()
+    try:
+        messages = [Message(b"topic/%d" % n, b"%d" % n, 1, properties=b"p%d" % n) for n in range(2000)]
+        for message in messages:
+            parts(message, True, 0.0)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < sum(message.size for message in messages) < 1.5 * held
+
+
+def test_an_encoding_does_not_hold_the_payload_again() -> None:
+    """The bytes that are queued and in flight are counted once."""
+    message = Message(b"a", bytes(1 << 20), 1)
+    for v5 in (False, True):
+        assert sum(map(len, parts(message, v5, 0.0))) < 100
 
 
 def test_qos_0_waits_for_nobody() -> None:
