@@ -14,7 +14,7 @@ connection used before, and PUBACK, are served in it; all else goes to a method 
 from typing import Final
 
 from broker.errors import ProtocolError
-from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, OUT_BYTES_MAX
+from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, LARGE_BYTES, OUT_BYTES_MAX
 from broker.message import Message
 from broker.route.router import Route
 from broker.session import connect, publish, subscribe
@@ -210,7 +210,7 @@ class Channel:
                 elif first == 0x32:  # PUBLISH, QoS 1
                     name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
                     body = name_end + 2 + v5
-                    if body <= stop and not (v5 and data[body - 1]) and not self.stamps:
+                    if body <= stop and size <= LARGE_BYTES and not (v5 and data[body - 1]) and not self.stamps:
                         topic = data[at + 2 : name_end]
                         route = routes.get(topic)
                         id = data[name_end] << 8 | data[name_end + 1]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from broker.identity import Identity
+from broker.limits import LARGE_BYTES, OUT_BYTES_MAX
 from broker.message import Message
 from broker.route.subscription import Subscription
 from broker.wire.codes import Reason
@@ -119,10 +120,15 @@ class Session:
         if message.qos == 0:
             self._send0(message)
             return True
-        if self.queue or self.out is None or len(self.inflight) >= self.window:
+        if self.queue or self.out is None or not self._room(message):
             return self.hold(message)
         self._send(message)
         return True
+
+    def _room(self, message: Message) -> bool:
+        """Whether one more fits the window, in number, and for large ones in bytes."""
+        flight = len(self.inflight)
+        return flight < self.window and (message.size <= LARGE_BYTES or flight * message.size < OUT_BYTES_MAX)
 
     def late(self, packet: bytes) -> None:
         """Give an encoded QoS 0 message to a client that is slow; nothing happens if it is away."""
@@ -182,12 +188,22 @@ class Session:
                 return id
 
     def hold(self, message: Message) -> bool:
-        """Queue `message` (QoS 1 or 2) for later. False: the queue is full, though the session promises to keep."""
+        """Queue `message` (QoS 1 or 2) for later. False: the queue is full, though the session promises to keep.
+
+        A session that ends with its connection promises nothing, but while the client is there and only slow, it gets
+        as much room as its QoS 0 messages have.
+        """
         if self.channel is None and not self.expiry_s:
-            return True  # it is ending; nothing was promised
-        size = message.size
-        limits = self.core.limits
-        if self.waiting >= limits.queue_messages_max or self.queue_bytes + size > limits.queue_bytes_max:
+            return True  # it is ending
+        size, waiting = message.size, self.waiting
+        if self.expiry_s:
+            limits = self.core.limits
+            full = waiting >= limits.queue_messages_max
+            bytes_max = limits.queue_bytes_max
+        else:
+            full, bytes_max = False, OUT_BYTES_MAX
+        # One message always fits: the largest packet may be as large as the queue.
+        if full or (waiting and self.queue_bytes + size > bytes_max):
             self.core.counters.messages_dropped_queue_full += 1
             return not self.expiry_s
         if self.queue is None:
@@ -221,7 +237,7 @@ class Session:
         if queue is None:
             return
         now = self.core.now
-        while queue and self.out is not None and len(self.inflight) < self.window:
+        while queue and self.out is not None and self._room(queue[0]):
             message = queue.popleft()
             self.queue_bytes -= message.size
             if message.expires_at and message.expires_at <= now:
@@ -244,7 +260,11 @@ class Session:
         """Send what is retained, as far as the window and the connection allow. False: there is more."""
         channel, replay = self.channel, self.replay
         unwritten = 0
-        while replay and channel is not None and self.out is not None and len(self.inflight) < self.window:
+        inflight = self.inflight
+        while replay and channel is not None and self.out is not None:
+            # What the next one is like is known once it is taken; the last one stands for it.
+            if not self._room(next(reversed(inflight.values()), RELEASED)):
+                break
             message = next(replay[0], None)
             if message is None:
                 replay.popleft()

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 from support.loopback import Client, Lab, Loopback
 
-from broker.limits import OUT_BYTES_MAX
+from broker.limits import LARGE_BYTES, OUT_BYTES_MAX
 from broker.message import Message
 from broker.wire.packets import Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe
 from broker.wire.publish import parts
@@ -93,16 +93,54 @@ def test_the_bytes_are_bounded() -> None:
     assert back.session.queue is None
 
 
-def test_a_session_that_promised_nothing_drops_quietly() -> None:
-    """With session expiry 0 nothing outlives the connection anyway: a slow reader of that kind loses, nobody waits."""
-    lab = Lab(queue_messages_max=2)
+@pytest.mark.parametrize("sender_version", [4, 5])
+def test_a_session_that_promised_nothing_is_bounded_by_bytes(sender_version: int) -> None:
+    """With session expiry 0 nothing outlives the connection: as long as it lasts a slow reader loses nothing."""
+    lab = Lab(queue_messages_max=2, queue_bytes_max=1000)
     client = lab.connect("c", receive_maximum=1)
     client.subscribe("a", 1)
+    sender = lab.connect("p", sender_version)
+    for number in range(3000):
+        sender.publish("a", b"%d" % number, 1)
+    assert (client.session.waiting, len(client.session.inflight)) == (2999, 1)
+    assert lab.core.counters.messages_dropped_queue_full == 0
+    for number in range(3000):
+        (message,) = client.messages()
+        assert message.payload == b"%d" % number
+        client.ack(message)
+
+
+@pytest.mark.parametrize("sender_version", [4, 5])
+def test_a_session_that_promised_nothing_drops_quietly(sender_version: int) -> None:
+    """Over its bytes it loses, and nobody waits or is told."""
+    lab = Lab()
+    client = lab.connect("c", receive_maximum=1)
+    client.subscribe("a", 1)
+    sender = lab.connect("p", sender_version)
+    count, size = OUT_BYTES_MAX // 10_000 + 10, 10_000
+    for _ in range(count):
+        sender.publish("a", b"x" * size, 1)
+    assert [p.packet_id for p in sender.packets() if isinstance(p, Puback) and not p.reason] == [*range(1, count + 1)]
+    dropped = lab.core.counters.messages_dropped_queue_full
+    assert dropped > 10
+    assert lab.core.counters.publishes_refused == 0
+    assert client.session.waiting == count - 1 - dropped
+    assert OUT_BYTES_MAX - size - 1000 < client.session.queue_bytes <= OUT_BYTES_MAX
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("qos", [1, 2])
+def test_one_message_always_fits(kept: bool, qos: int) -> None:
+    """However large it is; a second one does not."""
+    lab = Lab(queue_bytes_max=5000, packet_bytes_max=OUT_BYTES_MAX + 1000)
+    size = 4990 if kept else OUT_BYTES_MAX
+    slow(lab, session_expiry=60 if kept else 0)
     sender = lab.connect("p")
-    for _ in range(5):
-        sender.publish("a", b"x", 1)
-    assert [p.reason for p in sender.packets() if isinstance(p, Puback)] == [0] * 5
-    assert lab.core.counters.messages_dropped_queue_full == 2
+    for _ in range(2):
+        sender.publish("a", b"x" * size, qos)
+    reasons = [p.reason for p in sender.packets() if isinstance(p, Puback | Pubrec)]
+    assert reasons == [0, 0x97 if kept else 0]
+    assert lab.core.counters.messages_dropped_queue_full == 1
 
 
 def test_a_small_message_is_counted_with_what_it_costs() -> None:
@@ -123,6 +161,50 @@ def test_an_encoding_does_not_hold_the_payload_again() -> None:
     message = Message(b"a", bytes(1 << 20), 1)
     for v5 in (False, True):
         assert sum(map(len, parts(message, v5, 0.0))) < 100
+
+
+# -- in flight -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("sender_version", [4, 5])
+@pytest.mark.parametrize("size", [LARGE_BYTES + 1, 1_000_000])
+def test_large_messages_in_flight_are_bounded_by_bytes(version: int, sender_version: int, size: int) -> None:
+    """Not by their number, which is good for small ones; as they are acknowledged, the rest goes, in order."""
+    lab = Lab()
+    client = lab.connect("c", version)
+    client.subscribe("a", 1)
+    sender = lab.connect("p", sender_version)
+    sender.publish("a", b"0", 1)
+    client.ack(*client.messages())
+    count = OUT_BYTES_MAX // size + 4
+    for number in range(1, count):
+        sender.publish("a", b"%d " % number + b"x" * size, 1)
+    assert 0.9 * (OUT_BYTES_MAX - size) < len(client.session.inflight) * size < OUT_BYTES_MAX + size
+    assert client.session.waiting > 0
+    got = []
+    while messages := client.messages():
+        got += messages
+        client.ack(messages[0])
+        client.ack(*messages[1:])
+    assert [m.payload.split()[0] for m in got] == [b"%d" % number for number in range(1, count)]
+    assert not client.session.inflight
+    assert client.session.queue is None
+
+
+def test_large_retained_messages_in_flight_are_bounded_by_bytes() -> None:
+    """Each may have been replaced by the time the next one goes, so that nobody else holds it."""
+    lab = Lab()
+    client, sender = lab.connect("c"), lab.connect("p")
+    for number in range(12):
+        sender.publish(f"r/{number}", bytes(1_000_000), 1, retain=True)
+    client.subscribe("r/+", 1)
+    got = 0
+    while messages := client.messages():
+        got += len(messages)
+        assert len(client.session.inflight) <= OUT_BYTES_MAX // 1_000_000 + 1
+        client.ack(*messages)
+    assert got == 12
 
 
 def test_qos_0_waits_for_nobody() -> None:
