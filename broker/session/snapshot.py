@@ -38,7 +38,9 @@ class CoreSnapshot:
                 continue
             identity = session.identity
             deliveries = [self._delivery(message, id) for id, message in session.inflight.items()]
-            deliveries += [self._delivery(message, 0) for message in session.queue or ()]
+            # What is retained and was still to be sent goes before what came later.
+            waiting = (*self._to_replay(session), *(session.queue or ()))
+            deliveries += [self._delivery(message, 0) for message in waiting]
             yield SavedSession(
                 session.key,
                 session.client_id,
@@ -56,6 +58,21 @@ class CoreSnapshot:
                 deliveries,
                 sorted(session.received or ()),
             )
+
+    def _to_replay(self, session: Session) -> Iterator[Message]:
+        """What is retained and still to be sent, as far as the queue has room beside what was promised to be kept."""
+        limits, counters = self._core.limits, self._core.counters
+        room, room_bytes = limits.queue_messages_max - session.waiting, limits.queue_bytes_max - session.queue_bytes
+        for messages in session.replay or ():
+            for message in messages:
+                if not message.qos:
+                    continue
+                room -= 1
+                room_bytes -= message.size
+                if room < 0 or room_bytes < 0:
+                    counters.messages_dropped_queue_full += 1
+                    return
+                yield message
 
     def messages(self) -> Iterator[SavedMessage]:
         """The messages met since the last call."""

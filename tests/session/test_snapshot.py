@@ -48,14 +48,14 @@ class ListJournal:
 type_of_kept = tuple[list[SavedSession], list[SavedMessage], list[tuple[SavedMessage, int]]]
 
 
-async def restart(lab: Lab, *, down_s: float = 0.0) -> tuple[Lab, ListJournal]:
+async def restart(lab: Lab, *, down_s: float = 0.0, **limits: int) -> tuple[Lab, ListJournal]:
     """Stop the broker, and start another one `down_s` later; its monotonic clock begins somewhere else."""
     for session in list(lab.core.connected()):
         assert session.channel is not None
         session.channel.close()
     journal = ListJournal()
     await journal.save(CoreSnapshot(lab.core, now=lab.core.now, wall=WALL))
-    fresh = Lab(admit=lab.admit, now=17.5)
+    fresh = Lab(admit=lab.admit, now=17.5, **limits)
     await load(fresh.core, journal, now=17.5, wall=WALL + down_s)
     return fresh, journal
 
@@ -215,12 +215,7 @@ async def test_a_will_that_was_due_gets_a_grace(delay: int) -> None:
     will = Will(b"w", b"bye", 1, True, properties)
     for name in ("stays", "returns"):
         lab.connect(name, session_expiry=1000, will=will)
-    for session in list(lab.core.sessions.values()):
-        # As the broker closes at its stop: the wills of those who did not say goodbye wait.
-        assert session.channel is not None
-        kept, session.will = session.will, None
-        session.channel.close()
-        session.will = kept
+    _stop_without_goodbye(lab)
     fresh, _ = await restart(lab)
     watcher = fresh.connect("watcher", keep_alive=0)
     watcher.subscribe("w", 1, rap=True)
@@ -232,6 +227,61 @@ async def test_a_will_that_was_due_gets_a_grace(delay: int) -> None:
     assert (message.payload, message.qos, message.retain) == (b"bye", 1, True)
     assert message.properties == Properties(content_type="t", user_properties=[("k", "v")])
     assert back.connack.session_present
+
+
+def _stop_without_goodbye(lab: Lab) -> None:
+    """As the broker closes at its stop: the wills of those who did not say goodbye wait."""
+    for session in list(lab.core.sessions.values()):
+        assert session.channel is not None
+        kept, session.will = session.will, None
+        session.channel.close()
+        session.will = kept
+
+
+async def test_retained_messages_that_were_still_to_be_sent() -> None:
+    """A restart in the middle of the replay: the rest comes after it, before what came later, and nothing twice."""
+    lab = Lab()
+    sender = lab.connect("p")
+    for number in range(8):
+        sender.publish(f"r/{number}", b"kept", 1 + number % 2, retain=True)
+        sender.publish(f"q/{number}", b"never promised", 0, retain=True)
+    client = lab.connect("c", session_expiry=1000, receive_maximum=3)
+    client.subscribe("#", 2)
+    sender.publish("r/live", b"live", 1)
+    first = [m for m in client.messages() if m.qos]
+    assert len(first) == 3
+    client.ack(*(m for m in first if m.qos == 1))
+    client.send(*(Pubrec(m.packet_id, 0x80) for m in first if m.qos == 2))
+    first += [m for m in client.messages() if m.qos]
+    fresh, _ = await restart(lab)
+    back = fresh.connect("c", clean=False, session_expiry=1000)
+    again = [p for p in back.early if isinstance(p, Publish)]
+    rest = [m for m in again if not m.dup]
+    assert again[-1].topic == b"r/live"
+    assert all(m.retain and m.payload == b"kept" for m in rest[:-1])
+    assert not again[-1].retain
+    topics = [m.topic for m in [*first, *rest]]
+    assert sorted(topics) == sorted([b"r/live", *(b"r/%d" % n for n in range(8))])
+
+
+@pytest.mark.parametrize("bound", [{"queue_messages_max": 4}, {"queue_bytes_max": 5000}])
+async def test_what_is_retained_does_not_displace_what_was_accepted(bound: dict[str, int]) -> None:
+    """The queue's bound holds for both; a message for which the publisher has its PUBACK goes first."""
+    lab = Lab(**bound)
+    sender = lab.connect("p")
+    for number in range(20):
+        sender.publish(f"r/{number}", b"x" * 1000, 1, retain=True)
+    client = lab.connect("c", session_expiry=1000, receive_maximum=1)
+    client.subscribe("#", 1)
+    for number in range(3):
+        sender.publish("live", b"%d" % number, 1)
+    fresh, _ = await restart(lab, **bound)
+    assert lab.core.counters.messages_dropped_queue_full >= 1
+    assert fresh.core.counters.messages_dropped_queue_full == 0
+    back = fresh.connect("c", clean=False, session_expiry=1000)
+    got = [p.payload for p in back.early if isinstance(p, Publish) and not p.dup]
+    assert got[-3:] == [b"0", b"1", b"2"]
+    assert len(got) >= 4
 
 
 async def test_identities_are_kept() -> None:
