@@ -113,8 +113,11 @@ class CoreSnapshot:
 
 
 def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message], *, now: float, wall: float) -> None:
-    """Put a saved session into the core. `messages` are the restored ones by number, QoS 1."""
-    if saved.ends_at <= wall:
+    """Put a saved session into the core. `messages` are the restored ones by number, QoS 1.
+
+    One that expired meanwhile is gone, unless its will is still to be published: it ends when that is due.
+    """
+    if saved.ends_at <= wall and not saved.will:
         return
     identity = Identity(Role(saved.role), saved.brand, saved.name, saved.user, saved.store)
     session = Session(core, saved.key, saved.client_id, identity)
@@ -132,7 +135,9 @@ def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message
             session.hold(message)
     if saved.will:
         session.will = _decode_will(saved.will)
-        session.will_at = now + max(session.will.properties.will_delay or 0, WILL_GRACE_S)
+        delay = min(session.will.properties.will_delay or 0, saved.ends_at - wall)  # [MQTT-3.1.3-9]
+        session.will_at = now + max(delay, WILL_GRACE_S)
+        session.ends_at = max(session.ends_at, session.will_at)
     core.sessions[session.key] = session
     for subscription in saved.subscriptions:
         shared = parse_shared(subscription.name.decode())

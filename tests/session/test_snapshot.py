@@ -238,6 +238,23 @@ def _stop_without_goodbye(lab: Lab) -> None:
         session.will = kept
 
 
+@pytest.mark.parametrize("expiry", [10, 95, 130])
+@pytest.mark.parametrize("delay", [0, 5000])
+async def test_the_will_of_a_session_that_expired_meanwhile(expiry: int, delay: int) -> None:
+    """It expired, or does so within the grace: its will is published then, not later, and nothing else is left."""
+    lab = Lab()
+    lab.connect("c", session_expiry=expiry, will=Will(b"w", b"bye", 1, False, Properties(will_delay=delay)))
+    _stop_without_goodbye(lab)
+    fresh, _ = await restart(lab, down_s=100)
+    watcher = fresh.connect("watcher", keep_alive=0)
+    watcher.subscribe("w", 1)
+    fresh.advance(WILL_GRACE_S - 2)
+    assert watcher.messages() == []
+    fresh.advance(4)
+    assert watcher.payloads() == [b"bye"]
+    assert [s.client_id for s in fresh.core.sessions.values()] == ["watcher"]
+
+
 async def test_retained_messages_that_were_still_to_be_sent() -> None:
     """A restart in the middle of the replay: the rest comes after it, before what came later, and nothing twice."""
     lab = Lab()
