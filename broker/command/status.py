@@ -32,9 +32,15 @@ def _for_people(status: dict[str, Any]) -> dict[str, Any]:
             case "loop_lag_ms":
                 shown["loop_lag"] = f"{value} ms"
             case "counters":
-                shown[name] = {counter: f"{count:,}" for counter, count in value.items() if count}
+                shown[name] = {counter: _grouped(count) for counter, count in value.items() if count}
             case "pid":
                 shown[name] = value
             case _:
-                shown[name] = f"{value:,}" if type(value) is int else value
+                many = isinstance(value, dict)
+                shown[name] = {part: _grouped(item) for part, item in value.items()} if many else _grouped(value)
     return shown
+
+
+def _grouped(value: Any) -> Any:
+    """A count with separators for its thousands; anything else as it is."""
+    return f"{value:,}" if type(value) is int else value
