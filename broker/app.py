@@ -104,7 +104,7 @@ class Broker:
         self.gate = Gate(self.directory, allow_anonymous=settings.allow_anonymous)
         self.directory.watch(self._identity_changed)
 
-        self.receipts = Receipts(self._publish, self._log)
+        self.receipts = Receipts(self._tell, self._log)
         self.core = Core(
             now=time.monotonic(),
             admit=self._admit,
@@ -416,8 +416,8 @@ class Broker:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _publish(self, message: Message) -> None:
-        self.core.publish(message)
+    def _tell(self, receipt: Message) -> None:
+        self.core.publish(receipt, once=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -2,17 +2,23 @@
 
 import secrets
 import time
+from typing import Final
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, which sorts as its numbers do
-LENGTH = 22
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, which sorts as its numbers do
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]  # ten bits at a time
+LENGTH: Final = 22
 
 
 class MessageIds:
-    """Makes ids: `m`, 48 bits of milliseconds, 16 bits that count within one, 40 random bits that part restarts."""
+    """Makes ids: `m`, 48 bits of milliseconds, 16 bits that count within one, and 35 random bits of this process.
+
+    A restart within a millisecond, or two brokers, differ in the last ones. An id is a name and no secret.
+    """
 
     def __init__(self) -> None:
         self._last_ms = 0
         self._count = 0
+        self._process = "".join(secrets.choice(_ALPHABET) for _ in range(7))
 
     def next(self) -> str:
         """A new id, later in order than all before it, even where the clock was set back."""
@@ -23,5 +29,16 @@ class MessageIds:
             self._count += 1
             if self._count > 0xFFFF:
                 self._last_ms, self._count = self._last_ms + 1, 0
-        number = self._last_ms << 56 | self._count << 40 | secrets.randbits(40)
-        return "m" + "".join([_ALPHABET[number >> shift & 31] for shift in range(100, -1, -5)])
+        number = self._last_ms << 22 | self._count << 6
+        pairs = _PAIRS
+        return (
+            "m"
+            + pairs[number >> 60 & 1023]
+            + pairs[number >> 50 & 1023]
+            + pairs[number >> 40 & 1023]
+            + pairs[number >> 30 & 1023]
+            + pairs[number >> 20 & 1023]
+            + pairs[number >> 10 & 1023]
+            + pairs[number & 1023]
+            + self._process
+        )

@@ -84,8 +84,12 @@ class Core:
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
-    def publish(self, message: Message, origin: Session | None = None, retain: bool = False) -> Reason:
-        """Give `message` to all who get its topic; `retain`: keep it as the topic's last one, too.
+    def publish(
+        self, message: Message, origin: Session | None = None, retain: bool = False, once: bool = False
+    ) -> Reason:
+        """Give `message` to all who get its topic.
+
+        retain: keep it as the topic's last one, too. once: its topic hardly comes again.
 
         Returns what the publisher is told: success, nobody there, or over a bound (0x97) if a session that promised to
         keep it could not.
@@ -97,7 +101,7 @@ class Core:
                 self.counters.retained_refused += 1
                 return Reason.QUOTA_EXCEEDED
             self.retained.set(kept)
-        route = self.router.route(message.topic)
+        route = self.router.route_once(message.topic) if once else self.router.route(message.topic)
         all_kept = self._hand_out(route, route.every, message, origin)
         if route.empty:
             return Reason.NO_MATCHING_SUBSCRIBERS

@@ -8,8 +8,8 @@ from broker.message import Message
 from broker.route.access import may_publish
 from broker.route.router import Route
 from broker.wire.codes import Reason
-from broker.wire.packets import Properties, Puback, Pubcomp, Publish, Pubrec
-from broker.wire.publish import forwarded
+from broker.wire.packets import Puback, Pubcomp, Publish, Pubrec
+from broker.wire.publish import forwarded, named_ack, user_property
 from broker.wire.topics import check_topic_name
 
 if TYPE_CHECKING:
@@ -54,24 +54,23 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         session.key,
         tracked=qos == 2,
     )
-    acknowledgement = Properties()
+    name = b""
     if channel.stamps and qos:
         # A name that both ends know it by: the publisher from the acknowledgement, the receivers from a property.
         message.id = core.bridge.stamp(session.identity, topic)
         if message.id:
-            name = ("message-id", message.id)
-            if channel.names:
-                acknowledgement.user_properties = [name]
-            given = [pair for pair in properties.user_properties if pair[0] != "message-id"]
-            properties.user_properties = [*given, name]
-            message.receipt = ("receipt", "delivered") in given
-            message.tracked |= message.receipt
-    message.properties = forwarded(properties)
+            name = user_property("message-id", message.id)
+            given = properties.user_properties
+            if given:
+                properties.user_properties = [pair for pair in given if pair[0] != "message-id"]
+                message.receipt = ("receipt", "delivered") in given
+                message.tracked |= message.receipt
+    message.properties = forwarded(properties) + name
     reason = core.publish(message, session, packet.retain)
     if reason == Reason.QUOTA_EXCEEDED:
         core.counters.publishes_refused += 1
     if qos:
-        _answer(channel, session, packet, reason, acknowledgement)
+        _answer(channel, session, packet, reason, name if channel.names else b"")
 
 
 def released(channel: "Channel", session: "Session", id: int) -> None:
@@ -119,10 +118,8 @@ def _allowed(channel: "Channel", session: "Session", topic: bytes) -> "Route[Ses
     return route
 
 
-def _answer(
-    channel: "Channel", session: "Session", packet: Publish, reason: Reason, properties: Properties | None = None
-) -> None:
-    """Acknowledge a PUBLISH as its QoS asks.
+def _answer(channel: "Channel", session: "Session", packet: Publish, reason: Reason, name: bytes = b"") -> None:
+    """Acknowledge a PUBLISH as its QoS asks; MQTT 5 is told the message's name, an encoded user property.
 
     3.1.1 has no word for a refusal: it may close or acknowledge as if all were well [MQTT-3.3.5-2]. A success for what
     went nowhere would be a lie, so it closes.
@@ -132,10 +129,10 @@ def _answer(
     if not channel.v5 and reason >= 0x80:
         channel.close(reason)
         return
-    if packet.qos == 1:
-        channel.send(Puback(packet.packet_id, reason, properties or Properties()))
-        return
-    if reason < 0x80:
+    if packet.qos == 2 and reason < 0x80:
         assert session.received is not None  # made when the packet came
         session.received.add(packet.packet_id)
-    channel.send(Pubrec(packet.packet_id, reason, properties or Properties()))
+    if name and channel.v5:
+        channel.write(named_ack(0x40 if packet.qos == 1 else 0x50, packet.packet_id, reason, name))
+    else:
+        channel.send((Puback if packet.qos == 1 else Pubrec)(packet.packet_id, reason))

@@ -276,3 +276,13 @@ def test_a_group_of_which_nobody_is_ready_still_has_somebody() -> None:
     for member in members:
         group.members[member] = Sub(member, b"a", 1, b"", b"g")
     assert [group.pick().session for _ in range(4)] == members * 2
+
+
+def test_a_topic_that_hardly_comes_again_pushes_none_out() -> None:
+    """Each receipt has a topic of its own; the cache is for those that come again."""
+    router = Router[Any](routes_max=4)
+    known = router.route(b"often")
+    for number in range(100):
+        assert router.route_once(b"once/%d" % number).empty
+    assert router.route(b"often") is known
+    assert router.route_once(b"often") is known
