@@ -12,6 +12,7 @@ class Counters:
         "connections_refused",
         "handshakes_failed",
         "keep_alive_timeouts",
+        "log_lines_held_back",
         "messages_delivered",
         "messages_dropped_expired",
         "messages_dropped_queue_full",
@@ -20,6 +21,7 @@ class Counters:
         "messages_dropped_too_large",
         "messages_received",
         "messages_sent",
+        "proofs_ended",
         "protocol_errors",
         "publishes_refused",
         "retained_refused",
@@ -42,6 +44,7 @@ class Counters:
     connections_refused: int
     handshakes_failed: int
     keep_alive_timeouts: int
+    log_lines_held_back: int
     messages_delivered: int
     messages_dropped_expired: int
     messages_dropped_queue_full: int
@@ -50,6 +53,7 @@ class Counters:
     messages_dropped_too_large: int
     messages_received: int
     messages_sent: int
+    proofs_ended: int
     protocol_errors: int
     publishes_refused: int
     retained_refused: int

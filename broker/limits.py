@@ -25,6 +25,9 @@ OUT_BYTES_MAX: Final = 4 << 20  # waiting in our memory for one slow reader; bey
 
 # -- one session -----------------------------------------------------------------------------------------------------
 SUBSCRIPTIONS_MAX: Final = 1000
+# A device has three places and the topics that its user follows. With 1000 deep wildcards in each of 8 sessions one
+# device made each new topic cost 26 ms to route.
+SUBSCRIPTIONS_OF_DEVICE_MAX: Final = 250
 IN_FLIGHT_MAX: Final = 1024
 QUEUE_MESSAGES_MAX: Final = 1000
 QUEUE_BYTES_MAX: Final = 1 << 20
@@ -39,7 +42,14 @@ SESSION_EXPIRY_MAX_S: Final = 90 * 86400  # "never" (0xFFFFFFFF) is answered wit
 
 # -- the whole broker ------------------------------------------------------------------------------------------------
 CONNECTIONS_MAX: Final = 100_000
+# Clients whose identity is being looked up: 20,000 that come back at once are let in within seconds; who would wait for
+# longer is told to come again.
+ADMISSIONS_MAX: Final = 20_000
 SESSIONS_MAX: Final = 1_000_000
+# Of one identity, by client id. A device runs a program or two; each session can cost 1 MiB of queue and 10 MB of deep
+# filters. A brand's servers may share one name. Those of open mode, on a trusted network, have only the bound of all.
+SESSIONS_OF_DEVICE_MAX: Final = 8
+SESSIONS_OF_IDENTITY_MAX: Final = 1000
 RETAINED_MESSAGES_MAX: Final = 100_000
 RETAINED_BYTES_MAX: Final = 256 << 20
 RETAINED_OF_DEVICE_MAX: Final = 100  # on a device's own up/; a kiosk retains a state or two
@@ -48,3 +58,7 @@ ROUTES_CACHED_MAX: Final = 50_000
 # bounded by topics alone (50,000 of them: 400 MB); 200,000 nodes are 60 MB.
 TREE_NODE_BYTES: Final = 300
 ROUTE_NODES_MAX: Final = 200_000
+# Of one event, such as a refused publish. What a peer can cause fills no disk: ten kinds are 20 lines in a second, or
+# 300 MB in a day of uninterrupted attack.
+LOG_LINES_MAX: Final = 20
+LOG_WINDOW_S: Final = 10.0

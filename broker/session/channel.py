@@ -66,6 +66,7 @@ class Channel:
         "session",
         "stamps",
         "tail",
+        "until",
         "v5",
         "wheel_at",
     )
@@ -82,6 +83,7 @@ class Channel:
         self.packet_max = CONNECT_BYTES_MAX
         self.keep_alive_s = CONNECT_TIMEOUT_S
         self.seen = core.now
+        self.until = 0.0  # when what it was admitted with ends; 0 = it does not
         self.late_bytes = 0
         self.stamps = False  # its QoS 1 and 2 publishes get message ids
         self.names = True  # it is told them in its acknowledgements
@@ -469,11 +471,15 @@ class Channel:
             self.core.counters.connections_refused += 1
             self.close()
             return 0.0
-        if not self.keep_alive_s:
+        if 0 < self.until <= now:
+            self.core.counters.proofs_ended += 1
+            self.close(Reason.MAXIMUM_CONNECT_TIME)
             return 0.0
+        if not self.keep_alive_s:
+            return self.until
         deadline = self.seen + self.keep_alive_s * 1.5
         if now < deadline:
-            return deadline
+            return min(deadline, self.until or deadline)
         self.core.counters.keep_alive_timeouts += 1
         self.close(Reason.KEEP_ALIVE_TIMEOUT)
         return 0.0

@@ -46,8 +46,11 @@ def unreadable(channel: "Channel", body: bytes, error: ProtocolError) -> None:
         channel.send(Connack(False, error.reason))  # [MQTT-3.1.2-2]
 
 
-def accepted(channel: "Channel", identity: Identity) -> None:
-    """The client is `identity`: give it its session and answer (§3.2)."""
+def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None:
+    """The client is `identity`: give it its session and answer (§3.2).
+
+    What it proved that with ends at `until` (monotonic; 0 = never), and with it the connection.
+    """
     packet, core = channel.admitting, channel.core
     if channel.closed or packet is None:
         return
@@ -82,8 +85,10 @@ def accepted(channel: "Channel", identity: Identity) -> None:
         keep_alive = KEEP_ALIVE_MAX_S
     channel.keep_alive_s = keep_alive
     channel.seen = core.now
-    if keep_alive:
-        core.wheel.schedule(channel, core.now + keep_alive * 1.5)
+    channel.until = until
+    deadlines = [at for at in (until, core.now + keep_alive * 1.5 if keep_alive else 0.0) if at]
+    if deadlines:
+        core.wheel.schedule(channel, min(deadlines))
 
     answer = Connack(session_present=present)
     if v5:

@@ -8,7 +8,7 @@ import msgspec
 from broker import limits
 from broker.counters import Counters
 from broker.errors import ProtocolError, Refused
-from broker.identity import Identity
+from broker.identity import Identity, Role
 from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
@@ -77,6 +77,7 @@ class Core:
         self.router = Router[Session]()
         self.retained = Retained(self.limits.retained_messages_max, self.limits.retained_bytes_max)
         self.sessions: dict[str, Session] = {}
+        self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
         self.dirty: list[Channel] = []
         self.wheel = Wheel(now)
         self.work = 0  # messages put out since the last flush
@@ -191,7 +192,11 @@ class Core:
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            session = self.sessions[key] = Session(self, key, client_id, identity)
+            if self._of_identity.get(identity.path, 0) >= _sessions_max(identity.role):
+                self.counters.sessions_refused += 1
+                raise Refused(f"{identity.path} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
+            session = Session(self, key, client_id, identity)
+            self.add(session)
         elif session.identity != identity:
             # The device has moved to another user or store since: what it may no longer see goes, messages too.
             session.identity = identity
@@ -203,6 +208,21 @@ class Core:
         session.will_at = session.ends_at = 0.0
         session.channel = channel
         return session, present
+
+    def add(self, session: Session) -> None:
+        """Put in a session that is not there yet."""
+        self.sessions[session.key] = session
+        path = session.identity.path
+        if path:
+            self._of_identity[path] = self._of_identity.get(path, 0) + 1
+
+    def _remove(self, session: Session) -> None:
+        del self.sessions[session.key]
+        path = session.identity.path
+        if path:
+            self._of_identity[path] -= 1
+            if not self._of_identity[path]:
+                del self._of_identity[path]
 
     def configure(self, session: Session, v5: bool, packet_max: int, window: int) -> None:
         """Take over what CONNECT says of the client; routes that sorted it by these are made stale."""
@@ -233,7 +253,7 @@ class Core:
     def end(self, session: Session) -> None:
         """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2)."""
         if self.sessions.get(session.key) is session:
-            del self.sessions[session.key]
+            self._remove(session)
         self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
@@ -325,3 +345,8 @@ class Core:
     def connected(self) -> Iterator[Session]:
         """The sessions that have a connection."""
         return (s for s in self.sessions.values() if s.channel is not None)
+
+
+def _sessions_max(role: Role) -> int:
+    """How many sessions one identity may have, whatever client ids it thinks of."""
+    return limits.SESSIONS_OF_DEVICE_MAX if role in (Role.DEVICE, Role.ENROLLING) else limits.SESSIONS_OF_IDENTITY_MAX

@@ -10,6 +10,7 @@ from broker.message import Message
 from broker.route.subscription import Subscription
 from broker.session.core import Core
 from broker.session.session import RELEASED, Session
+from broker.session.subscribe import group_of
 from broker.wire.packets import Will
 from broker.wire.topics import parse_shared
 
@@ -138,10 +139,11 @@ def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message
         delay = min(session.will.properties.will_delay or 0, saved.ends_at - wall)  # [MQTT-3.1.3-9]
         session.will_at = now + max(delay, WILL_GRACE_S)
         session.ends_at = max(session.ends_at, session.will_at)
-    core.sessions[session.key] = session
+    core.add(session)
     for subscription in saved.subscriptions:
         shared = parse_shared(subscription.name.decode())
-        group, filter = (shared[0].encode(), shared[1].encode()) if shared else (b"", subscription.name)
+        share, filter = (shared[0], shared[1].encode()) if shared else ("", subscription.name)
+        group = group_of(identity, share)
         core.subscribe(
             session, subscription.name, Subscription(session, filter, subscription.options, subscription.id, group)
         )

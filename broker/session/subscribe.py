@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
-from broker.limits import SUBSCRIPTIONS_MAX
+from broker.identity import Identity, Role
+from broker.limits import SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_OF_DEVICE_MAX
 from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Subscription
@@ -48,7 +49,8 @@ def _subscribe(
         core.log("subscription refused", client=session.identity.path or session.client_id, filter=request.filter)
         return Reason.NOT_AUTHORIZED
     name = request.filter.encode()
-    if len(session.subscriptions) >= SUBSCRIPTIONS_MAX and name not in session.subscriptions:
+    bound = SUBSCRIPTIONS_OF_DEVICE_MAX if session.identity.role is Role.DEVICE else SUBSCRIPTIONS_MAX
+    if len(session.subscriptions) >= bound and name not in session.subscriptions:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
     options = request.qos
@@ -57,10 +59,19 @@ def _subscribe(
     if request.retain_as_published:
         options |= RETAIN_AS_PUBLISHED
     filter = name if shared is None else plain.encode()
-    subscription = Subscription(session, filter, options, id, group.encode())
+    subscription = Subscription(session, filter, options, id, group_of(session.identity, group))
     new = core.subscribe(session, name, subscription)
     granted.append((subscription, request, new))
     return Reason(request.qos)
+
+
+def group_of(identity: Identity, share: str) -> bytes:
+    """What names the group of a shared subscription; empty for none.
+
+    Each kind of client has groups of its own: a device that may read a topic could otherwise join the servers that
+    share it, and take away their part.
+    """
+    return f"{identity.role}/{share}".encode() if share else b""
 
 
 def _send_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> None:
