@@ -22,6 +22,8 @@ from broker.bridge.tail import Tail
 from broker.config import Listener, Settings, check_anonymous
 from broker.errors import Failed, ProtocolError, Refused
 from broker.identity import Identity, Role
+from broker.journal import SavedSession
+from broker.limits import ADMISSIONS_MAX
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.route.access import ENROL_REQUEST
@@ -33,9 +35,11 @@ from broker.session.snapshot import CoreSnapshot, restore_message, restore_sessi
 from broker.store.database import open_database
 from broker.store.journal import SqliteJournal
 from broker.store.lock import DataLock
+from broker.store.records import Known
 from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
 from broker.trust.gate import Gate, Presented
+from broker.watch.throttle import Throttle
 from broker.wire.codes import PacketType, Reason
 from broker.wire.packets import Connect, Properties
 from broker.wire.primitives import encode_varint
@@ -47,6 +51,7 @@ from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 _CODES_MAX: Final = 1000
 # Descriptors for the store, the log, listeners, admin commands.
 _DESCRIPTORS_OURS: Final = 64
+_UNTIL_RESTART: Final = ("listen", "data", "trust_domain")
 # A loop that is later than this does not serve; a supervisor may as well restart the process.
 LAG_MAX_S: Final = 5.0
 
@@ -61,6 +66,8 @@ class Broker:
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._codes: dict[str, str] = {}
+        self._throttle = Throttle(time.monotonic)
+        self._admitting = 0
         self._revision = 0  # of the identities: counts their changes
         self._started_at = 0.0
         self.core: Core
@@ -145,10 +152,28 @@ class Broker:
             saved.number: restore_message(saved, qos=1, retain=False, now=now, wall=wall)
             async for saved in self.journal.messages()
         }
+        known, gone = await self.directory.records.identities(), 0
         async for session in self.journal.sessions():
-            restore_session(core, session, messages, now=now, wall=wall)
+            if self._still_there(session, known):
+                restore_session(core, session, messages, now=now, wall=wall)
+            else:
+                gone += 1
+        if gone:
+            self.log.info("sessions of identities that are gone were dropped", sessions=gone)
         async for saved, qos in self.journal.retained():
             core.retained.set(restore_message(saved, qos=qos, retain=True, now=now, wall=wall))
+
+    def _still_there(self, session: SavedSession, known: Known) -> bool:
+        """Whether the session's owner was not taken away while nobody ran. What waits for it is not its successor's."""
+        match session.role:
+            case Role.ANONYMOUS:
+                return self.settings.allow_anonymous
+            case Role.DEVICE:
+                return (session.brand, session.name) in known.devices
+            case Role.SERVER:
+                return session.brand in known.brands
+            case _:
+                return True
 
     # -- stop and reload ---------------------------------------------------------------------------------------------
 
@@ -164,6 +189,7 @@ class Broker:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self.reactor.close()  # time stands still from here on: the snapshot is read bit by bit
             await self.journal.save(CoreSnapshot(self.core, now=time.monotonic(), wall=time.time()))
             self.log.info("stopped", sessions=len(self.core.sessions))
         finally:
@@ -189,9 +215,13 @@ class Broker:
         """
         if settings is not None:
             check_anonymous(settings)
-            for name in ("listen", "data", "trust_domain"):
+            for name in _UNTIL_RESTART:
                 if getattr(settings, name) != getattr(self.settings, name):
                     self.log.warning("setting needs a restart", setting=name)
+            settings = msgspec.structs.replace(
+                settings, **{name: getattr(self.settings, name) for name in _UNTIL_RESTART}
+            )
+            check_anonymous(settings)  # where we do listen, too
         self._note_certificates(self.authority.reload(None if settings is None else settings.names))
         self._context = self.authority.server_context()
         if settings is not None:
@@ -218,29 +248,42 @@ class Broker:
         if identity is not None:
             connect.accepted(channel, identity)
             return
+        if self._admitting >= ADMISSIONS_MAX:
+            connect.refused(channel, Refused("too many clients at once", reason=Reason.SERVER_BUSY))
+            return
         channel.pause()
+        self._admitting += 1
         self._spawn(self._admit_later(channel, presented))
 
     async def _admit_later(self, channel: Channel, presented: Presented) -> None:
         try:
-            while True:
+            while not channel.closed:
                 revision = self._revision
-                identity = await self.gate.admit(presented)
+                admitted = await self.gate.admit(presented)
                 if revision == self._revision:  # else it may have been revoked meanwhile
                     break
+            else:
+                return
         except Refused as error:
             refusal = error
             self.reactor.run(lambda: connect.refused(channel, refusal))
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged; whatever it is, this client gets an answer
             self.core.counters.unexpected_errors += 1
-            self.log.error("cannot check an identity", client=channel.address, exc_info=error)
+            self._log("cannot check an identity", client=channel.address, exc_info=error)
             unavailable = Refused("identities cannot be checked now", reason=Reason.SERVER_UNAVAILABLE)
             self.reactor.run(lambda: connect.refused(channel, unavailable))
             return
+        finally:
+            self._admitting -= 1
+
+        identity = admitted.identity
+        until = 0.0
+        if admitted.until is not None:
+            until = time.monotonic() + max(0.001, (admitted.until - datetime.now(UTC)).total_seconds())
 
         def enter() -> None:
-            connect.accepted(channel, identity)
+            connect.accepted(channel, identity, until)
             if identity.role is Role.ENROLLING and channel.session is not None:
                 self._remember_code(channel.session.key, (presented.password or b"").decode("ascii", "replace"))
             channel.resume()
@@ -431,6 +474,12 @@ class Broker:
 
     def _log(self, event: str, **fields: Any) -> None:
         """What the pure rooms have to say. A bug is an error, all else an operator asks for when needed."""
+        held_back = self._throttle.admits(event)
+        if held_back < 0:
+            self.core.counters.log_lines_held_back += 1
+            return
+        if held_back:
+            fields["held_back"] = held_back
         if "exc_info" in fields:
             self.log.error(event, **fields)
         else:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.errors import PushbrokerError
+from broker.errors import Failed, Refused
 from broker.identity import Identity
 from broker.message import Message
 from broker.route.access import ENROL_ANSWER
@@ -63,13 +63,17 @@ class Enrolment:
         try:
             answer = await self._sign(session.identity, self._code_of(session), csr)
             self._log("certificate issued", client=session.identity.path)
-        except PushbrokerError as error:
+        except Refused as error:
             answer = {"error": error.message, "remedy": error.remedy}
             self._log("enrolment refused", client=session.identity.path, error=error.message)
-        except Exception:
+        except Exception as error:
+            # What ails our disk is for our log, not for a stranger with a code.
             remedy = "Try again later; the broker's log says why."
-            self._answer(session, {"error": "the certificate could not be made", "remedy": remedy})
-            raise
+            answer = {"error": "the certificate could not be made", "remedy": remedy}
+            if not isinstance(error, Failed):
+                self._answer(session, answer)
+                raise
+            self._log("enrolment failed", client=session.identity.path, error=error.message)
         finally:
             self._under_way -= 1
         self._answer(session, answer)

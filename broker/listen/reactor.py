@@ -185,7 +185,9 @@ class Reactor:
         self.core.flush()
 
     def close(self) -> None:
-        """Stop altogether. Close the connections before."""
+        """Stop altogether, time too. Close the connections before. May be called again."""
+        if self._epoll.closed:
+            return
         self.stop_listening()
         if self._timer is not None:
             self._timer.cancel()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import aiosqlite
 import msgspec
@@ -72,6 +72,13 @@ _HOLDER = """
   WHERE c.serial = :serial
 """
 _IS_IDENTITY = "brand IS :brand AND role = :role AND name = :name"
+
+
+class Known(NamedTuple):
+    """The brands, and the devices that are not revoked as brand and name."""
+
+    brands: frozenset[str]
+    devices: frozenset[tuple[str, str]]
 
 
 class Records:
@@ -148,6 +155,13 @@ class Records:
         order = "brand, name" if kind is not Brand else "name"
         sql = f"{sql} WHERE {where or 'true'} ORDER BY {order}"
         return await self._all(kind, sql, **given, **(values or {}))
+
+    async def identities(self) -> Known:
+        """Who there is."""
+        with guarded(self.path):
+            brands = await self._run("SELECT name FROM brands")
+            devices = await self._run("SELECT brand, name FROM devices WHERE state != 'revoked'")
+        return Known(frozenset(row[0] for row in brands), frozenset((row[0], row[1]) for row in devices))
 
     # -- brands, users, stores ----------------------------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ A certificate decides alone. Without one, an unknown name and a wrong secret get
 """
 
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Final
+
+import msgspec
 
 from broker.errors import Failed, Refused
 from broker.identity import ANONYMOUS, Identity, Role
@@ -37,6 +39,13 @@ class Presented(Discreet):
     address: str = ""
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """Who it is, and until when what it presented proves that (None: until it is revoked)."""
+
+    identity: Identity
+    until: datetime | None = None
+
+
 class Gate:
     """Admits or refuses."""
 
@@ -48,15 +57,15 @@ class Gate:
         """Who it is when that needs no look at the records, else None: ask `admit`."""
         return ANONYMOUS if self.allow_anonymous and _nothing(presented) else None
 
-    async def admit(self, presented: Presented) -> Identity:
-        """Who it is.
+    async def admit(self, presented: Presented) -> Admitted:
+        """Who it is, and for how long.
 
         Raises `Refused`: 0x86 for a wrong name or secret, 0x87 for nothing presented or a certificate that does not
         count any more, 0x89 when too many passwords are being checked. Raises `Failed` when the records cannot be read.
         """
         if _nothing(presented):
             if self.allow_anonymous:
-                return ANONYMOUS
+                return Admitted(ANONYMOUS)
             raise Refused("the client presented nothing to say who it is", remedy="pushbroker device code BRAND DEVICE")
         if presented.certificate is not None:
             return await self._by_certificate(presented.certificate)
@@ -70,7 +79,7 @@ class Gate:
                 return await self._by_password(brand, Role(role), name, secret)
         raise _wrong()
 
-    async def _by_certificate(self, certificate: bytes) -> Identity:
+    async def _by_certificate(self, certificate: bytes) -> Admitted:
         identity, serial = self._directory.authority.identify(certificate)
         holder = await self._directory.records.holder(serial)
         if holder is None or holder.identity.path != identity.path:
@@ -80,16 +89,17 @@ class Gate:
         # TLS looks at the dates in a full handshake only, not when a session is resumed.
         if holder.not_after is None or holder.not_after <= self._directory.now():
             raise Refused(f"the certificate of {identity.path} has ended")
-        return holder.identity
+        return Admitted(holder.identity, holder.not_after)
 
-    async def _by_code(self, secret: bytes) -> Identity:
+    async def _by_code(self, secret: bytes) -> Admitted:
         typed = normal_code(secret.decode("ascii", "replace"))
         held = await self._directory.records.code(digest(typed)) if typed else None
         if held is None or held.expires_at <= self._directory.now():
             raise code_refused()
-        return Identity(Role.ENROLLING, held.brand, held.device, held.user, held.store)
+        enrolling = Identity(Role.ENROLLING, held.brand, held.device, held.user, held.store)
+        return Admitted(enrolling, held.expires_at)
 
-    async def _by_token(self, brand: str, secret: bytes) -> Identity:
+    async def _by_token(self, brand: str, secret: bytes) -> Admitted:
         now = self._directory.now()
         token = await self._good_token(brand, secret)
         if token.used_at is None or now - token.used_at >= USED_AT_COARSENESS:
@@ -97,7 +107,7 @@ class Gate:
                 async with self._directory.records.transaction():
                     await self._directory.records.touch_token(token.id, now)
             token = await self._good_token(brand, secret)  # it may have been revoked while we wrote
-        return Identity(Role.SERVER, brand, token.name)
+        return Admitted(Identity(Role.SERVER, brand, token.name), token.expires_at)
 
     async def _good_token(self, brand: str, secret: bytes) -> Token:
         token = await self._directory.records.token(brand, digest(secret))
@@ -106,7 +116,7 @@ class Gate:
             raise _wrong()
         return token
 
-    async def _by_password(self, brand: str, role: Role, name: str, password: bytes) -> Identity:
+    async def _by_password(self, brand: str, role: Role, name: str, password: bytes) -> Admitted:
         holder = await self._directory.records.password(brand, role, name)
         right = await self._directory.passwords.verify(holder.hash if holder else None, password)
         if not right or holder is None:
@@ -115,7 +125,7 @@ class Gate:
         now = await self._directory.records.password(brand, role, name)
         if now is None or now.hash != holder.hash or not _counts(now):
             raise _wrong()
-        return now.identity
+        return Admitted(now.identity)
 
 
 def _nothing(presented: Presented) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,27 @@ async def kiosk(directory: Directory) -> bytes:
     return (await directory.enrol(issued.code, request_for(new_key()))).certificate_pem
 
 
+async def admitted(gate: Gate, presented: Presented) -> Identity:
+    return (await gate.admit(presented)).identity
+
+
 async def refused(gate: Gate, presented: Presented) -> tuple[int, str, str]:
     assert gate.admit_now(presented) is None
     with pytest.raises(Refused) as caught:
         await gate.admit(presented)
     return caught.value.reason, caught.value.message, caught.value.remedy
+
+
+async def test_how_long_it_is_good_for(directory: Directory, gate: Gate, clock: Clock) -> None:
+    """A connection must not outlive what it was admitted with."""
+    enrolled = await directory.cert_issue(Role.SERVER, "acme", "crm", request_for(new_key()))
+    assert (await gate.admit(shown(enrolled.certificate_pem))).until == enrolled.not_after
+    token = await directory.token_issue("acme", ttl_s=60)
+    assert (await gate.admit(named("acme", token.secret))).until == token.expires_at == clock() + timedelta(seconds=60)
+    code = await directory.device_code("acme", "kiosk-7")
+    assert (await gate.admit(named("enrol", code.code))).until == code.expires_at
+    await directory.password_set("acme", Role.SERVER, "erp", "long enough")
+    assert (await gate.admit(named("acme/server/erp", "long enough"))).until is None
 
 
 # -- nothing -----------------------------------------------------------------------------------------------------------
@@ -76,7 +93,7 @@ async def test_nothing_presented(directory: Directory, gate: Gate) -> None:
     assert (await refused(gate, nothing))[0] == 0x87
     opened = Gate(directory, allow_anonymous=True)
     assert opened.admit_now(nothing) is ANONYMOUS
-    assert await opened.admit(nothing) is ANONYMOUS
+    assert await admitted(opened, nothing) is ANONYMOUS
 
 
 async def test_open_mode_does_not_excuse_what_is_wrong(directory: Directory) -> None:
@@ -91,23 +108,23 @@ async def test_open_mode_does_not_excuse_what_is_wrong(directory: Directory) -> 
 async def test_a_device_is_known_with_its_user_and_store(directory: Directory, gate: Gate) -> None:
     certificate = await kiosk(directory)
     assert gate.admit_now(shown(certificate)) is None
-    assert await gate.admit(shown(certificate)) == KIOSK
+    assert await admitted(gate, shown(certificate)) == KIOSK
     await directory.device_assign("acme", "kiosk-7", user="")
-    assert await gate.admit(shown(certificate)) == Identity(Role.DEVICE, "acme", "kiosk-7", "", "milano")
+    assert await admitted(gate, shown(certificate)) == Identity(Role.DEVICE, "acme", "kiosk-7", "", "milano")
 
 
 async def test_servers_and_admins(directory: Directory, gate: Gate) -> None:
     server = await directory.cert_issue(Role.SERVER, "acme", "crm", request_for(new_key()))
     admin = await directory.cert_issue(Role.ADMIN, "", "root", request_for(new_key()))
-    assert await gate.admit(shown(server.certificate_pem)) == Identity(Role.SERVER, "acme", "crm")
-    assert await gate.admit(shown(admin.certificate_pem)) == Identity(Role.ADMIN, name="root")
+    assert await admitted(gate, shown(server.certificate_pem)) == Identity(Role.SERVER, "acme", "crm")
+    assert await admitted(gate, shown(admin.certificate_pem)) == Identity(Role.ADMIN, name="root")
 
 
 async def test_a_certificate_decides_alone(directory: Directory, gate: Gate) -> None:
     token = await directory.token_issue("acme")
     certificate = await kiosk(directory)
     both = Presented("c1", "acme", token.secret.encode(), der_of(certificate))
-    assert await gate.admit(both) == KIOSK
+    assert await admitted(gate, both) == KIOSK
     await directory.device_revoke("acme", "kiosk-7")
     assert (await refused(gate, both))[0] == 0x87
 
@@ -119,7 +136,7 @@ async def test_a_revoked_certificate(directory: Directory, gate: Gate) -> None:
     reason, message, _ = await refused(gate, shown(first.certificate_pem))
     assert reason == 0x87
     assert "revoked" in message
-    assert await gate.admit(shown(second.certificate_pem))
+    assert await admitted(gate, shown(second.certificate_pem))
 
 
 @pytest.mark.parametrize("how", ["device_revoke", "device_remove", "brand_remove", "again", "record"])
@@ -132,7 +149,7 @@ async def test_an_identity_that_counts_no_more(directory: Directory, gate: Gate,
             await directory.brand_remove("acme")
         case "again":  # removed, and enrolled again under the same name: the old certificate is still not good
             await directory.device_remove("acme", "kiosk-7")
-            assert await gate.admit(shown(await kiosk(directory))) == KIOSK
+            assert await admitted(gate, shown(await kiosk(directory))) == KIOSK
         case "record":  # our CA signed it, but nothing is known of it
             certificate = directory.authority.issue_from_csr(request_for(new_key()), KIOSK)
     assert (await refused(gate, shown(certificate)))[0] == 0x87
@@ -164,9 +181,9 @@ async def test_a_certificate_that_names_nobody(directory: Directory, gate: Gate,
 async def test_a_one_time_code(directory: Directory, gate: Gate, clock: Clock) -> None:
     issued = await directory.device_code("acme", "kiosk-7", user="ada", ttl_s=60)
     enrolling = Identity(Role.ENROLLING, "acme", "kiosk-7", "ada")
-    assert await gate.admit(named("enrol", issued.code)) == enrolling
+    assert await admitted(gate, named("enrol", issued.code)) == enrolling
     await directory.enrol(issued.code, request_for(new_key()))
-    assert await gate.admit(named("enrol", issued.code.lower())) == enrolling  # the answer may have been lost
+    assert await admitted(gate, named("enrol", issued.code.lower())) == enrolling  # the answer may have been lost
     clock.turn(seconds=60)
     assert (await refused(gate, named("enrol", issued.code)))[0] == 0x86
 
@@ -188,7 +205,7 @@ async def test_wrong_codes_get_one_answer_and_cost_no_argon2(
 
 async def test_a_token(directory: Directory, gate: Gate, clock: Clock) -> None:
     issued = await directory.token_issue("acme", "crm", ttl_s=60)
-    assert await gate.admit(named("acme", issued.secret)) == Identity(Role.SERVER, "acme", "crm")
+    assert await admitted(gate, named("acme", issued.secret)) == Identity(Role.SERVER, "acme", "crm")
     clock.turn(seconds=60)
     assert (await refused(gate, named("acme", issued.secret)))[0] == 0x86
 
@@ -251,7 +268,7 @@ async def test_a_full_disk_keeps_no_server_out(
         raise Failed("there is no room left")
 
     monkeypatch.setattr(directory.records, "touch_token", full)
-    assert await gate.admit(named("acme", issued.secret))
+    assert await admitted(gate, named("acme", issued.secret))
 
 
 async def test_a_token_that_is_revoked_while_its_use_is_written(
@@ -276,8 +293,8 @@ async def test_legacy_passwords(directory: Directory, gate: Gate) -> None:
     await directory.password_set("acme", Role.SERVER, "crm", "long enough, too")
     await directory.device_assign("acme", "till-3", user="ada", store="milano")
     till = Identity(Role.DEVICE, "acme", "till-3", "ada", "milano")
-    assert await gate.admit(named("acme/device/till-3", "long enough")) == till
-    assert await gate.admit(named("acme/server/crm", "long enough, too")) == Identity(Role.SERVER, "acme", "crm")
+    assert await admitted(gate, named("acme/device/till-3", "long enough")) == till
+    assert await admitted(gate, named("acme/server/crm", "long enough, too")) == Identity(Role.SERVER, "acme", "crm")
 
 
 async def test_unknown_and_wrong_get_one_answer_for_the_same_work(
@@ -312,12 +329,12 @@ async def test_names_of_no_form_cost_nothing(gate: Gate, verified: list[str | No
 async def test_when_too_many_passwords_wait_it_is_busy(directory: Directory, gate: Gate) -> None:
     await directory.password_set("acme", Role.DEVICE, "till-3", "long enough")
     token = await directory.token_issue("acme")
-    attempts = [gate.admit(named("acme/device/till-3", "long enough")) for _ in range(20)]
+    attempts = [admitted(gate, named("acme/device/till-3", "long enough")) for _ in range(20)]
     results = await asyncio.gather(*attempts, return_exceptions=True)
     busy = [result for result in results if isinstance(result, Refused)]
     assert {error.reason for error in busy} == {0x89}
     assert 0 < len(busy) < 20
-    assert await gate.admit(named("acme", token.secret))  # tokens and certificates are not held up
+    assert await admitted(gate, named("acme", token.secret))  # tokens and certificates are not held up
 
 
 @pytest.mark.parametrize("how", ["device_revoke", "device_remove", "password"])
