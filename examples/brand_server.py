@@ -59,8 +59,11 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for it to be delivered (a minute)")
     try:
         return asyncio.run(send(parser.parse_args()))
-    except (PushError, OSError, ValueError) as error:
+    except (PushError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

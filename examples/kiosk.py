@@ -69,8 +69,11 @@ def main() -> int:
             for topic in options.follow:
                 device.follow(topic)
             done.wait()
-    except (PushError, OSError, ValueError) as error:
+    except (PushError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
         return 1
     return 0
 

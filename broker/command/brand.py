@@ -124,7 +124,7 @@ def list_tokens(run: Run, brand: str) -> None:
     )
 
 
-@token.command("revoke", examples=["pushbroker brand token revoke acme 7QK2"])
+@token.command("revoke", examples=["pushbroker brand token revoke acme e0a3f4340dbf"])
 @_brand
 @click.argument("token_id")
 @yes_option

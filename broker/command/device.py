@@ -116,7 +116,7 @@ def show(run: Run, brand: str, device: str) -> None:
     "assign",
     examples=[
         "pushbroker device assign acme kiosk-7 --user grace",
-        "pushbroker device assign acme kiosk-7 --store '' (it stands nowhere now)",
+        "pushbroker device assign acme kiosk-7 --store ''",
     ],
 )
 @_brand

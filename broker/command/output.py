@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -54,6 +55,8 @@ def text(value: Any) -> str:
             return f"{value:,.3f}".rstrip("0").rstrip(".")
         case list() | tuple():
             return ", ".join(text(item) for item in value)
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         case dict():
             width = max((len(name) for name in value), default=0)
             return "\n".join(f"{name.replace('_', ' '):<{width}}  {text(item)}" for name, item in value.items())

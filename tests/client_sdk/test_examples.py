@@ -90,3 +90,19 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     said, _ = server.communicate(timeout=20)
     assert "PUSHBROKER_TOKEN" in said
     assert server.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("kiosk.py", "--dir", "kiosk", "--code", "XXXXX-XXXXX-XXXXX-XXXXX"),
+        ("brand_server.py", "--user", "ada", "--title", "x"),
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_certificate_that_is_not_there(command: tuple[str, ...], tmp_path: Path) -> None:
+    example, *arguments = (str(tmp_path / word) if word == "kiosk" else word for word in command)
+    missing = tmp_path / "ca.crt"
+    program = start(example, "--url", "mqtts://localhost:1", "--ca", missing, *arguments, PUSHBROKER_TOKEN="pbt_x")
+    said, _ = program.communicate(timeout=20)
+    assert (program.returncode, said) == (1, f"{missing}: No such file or directory\n")
