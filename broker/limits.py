@@ -52,6 +52,9 @@ SESSIONS_OF_DEVICE_MAX: Final = 8
 SESSIONS_OF_IDENTITY_MAX: Final = 1000
 RETAINED_MESSAGES_MAX: Final = 100_000
 RETAINED_BYTES_MAX: Final = 256 << 20
+# Looking through retained messages for subscriptions, at 0.5 us for each level: 10 ms of everybody's time, then nobody
+# looks for 50 ms.
+RETAINED_WALK_MAX: Final = 20_000
 RETAINED_OF_DEVICE_MAX: Final = 100  # on a device's own up/; a kiosk retains a state or two
 ROUTES_CACHED_MAX: Final = 50_000
 # A level of a topic that is kept costs a dict and its name. A topic of 32 levels would cost 9 KB in a cache that is

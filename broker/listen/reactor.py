@@ -29,6 +29,7 @@ ACCEPTS_MAX: Final = 64  # from one listener at once
 HANDSHAKES_MAX: Final = 8
 BACKLOG: Final = 4096
 TICK_S: Final = 0.5
+SHORT_TICK_S: Final = 0.05  # while somebody waits for what is retained
 PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections run out
 
 
@@ -164,13 +165,13 @@ class Reactor:
     def _tick(self) -> None:
         now = self.loop.time()
         self.lag_s = max(0.0, now - self._tick_at)
-        self._tick_at = now + TICK_S
-        self._timer = self.loop.call_at(self._tick_at, self._tick)
         try:
             self.core.tick(time.monotonic())
         except Exception as error:  # noqa: BLE001 - time goes on
             self.core.unexpected(error)
         self.core.flush()
+        self._tick_at = now + (SHORT_TICK_S if self.core.resting else TICK_S)
+        self._timer = self.loop.call_at(self._tick_at, self._tick)
 
     def run(self, work: Callable[[], object], channel: Channel | None = None) -> None:
         """Do something to the core from outside of a round, and write out what it has put out.

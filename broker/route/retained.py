@@ -33,6 +33,11 @@ class Retained:
     def __iter__(self) -> Iterator[Message]:
         return iter(self._messages.values())
 
+    @property
+    def walked(self) -> int:
+        """How many levels `match` has looked at so far."""
+        return self._tree.walked
+
     def bound(self, messages_max: int, bytes_max: int) -> None:
         """Change the bounds; what is over them already stays until it is replaced or expires."""
         self._messages_max, self._bytes_max = messages_max, bytes_max

@@ -9,6 +9,7 @@ from broker import limits
 from broker.counters import Counters
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
+from broker.limits import RETAINED_WALK_MAX
 from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
@@ -78,6 +79,9 @@ class Core:
         self.retained = Retained(self.limits.retained_messages_max, self.limits.retained_bytes_max)
         self.sessions: dict[str, Session] = {}
         self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
+        # Retained messages have been looked through so much that these wait for their turn, in the next ticks.
+        self.resting: dict[Session, None] = {}
+        self.walk_until = RETAINED_WALK_MAX
         self.dirty: list[Channel] = []
         self.wheel = Wheel(now)
         self.work = 0  # messages put out since the last flush
@@ -236,6 +240,7 @@ class Core:
     def leave(self, session: Session) -> None:
         """The connection of `session` is gone; `session.will` is None if the client said goodbye."""
         session.channel = session.out = session.resend = None
+        self.resting.pop(session, None)
         will = session.will
         if will is not None:
             delay = min(will.properties.will_delay or 0, session.expiry_s)  # [MQTT-3.1.2-8], [MQTT-3.1.3-9]
@@ -323,9 +328,14 @@ class Core:
     # -- time --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Do what time brings. Call it about once a second."""
+        """Do what time brings. Call it about once a second, and more often while there are some `resting`."""
         self.now = now
         self.wheel.advance(now)
+        self.walk_until = self.retained.walked + RETAINED_WALK_MAX
+        while self.resting and self.retained.walked <= self.walk_until:
+            session = next(iter(self.resting))
+            del self.resting[session]
+            session.refill()
         if now - self._purged_at > 60:
             self._purged_at = now
             self.counters.messages_dropped_expired += self.retained.purge(now)

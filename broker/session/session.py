@@ -120,7 +120,7 @@ class Session:
         if message.qos == 0:
             self._send0(message)
             return True
-        if self.queue or self.out is None or not self._room(message):
+        if self.queue is not None or self.out is None or not self._room(message):
             return self.hold(message)
         self._send(message)
         return True
@@ -258,7 +258,10 @@ class Session:
 
     def _replayed(self) -> bool:
         """Send what is retained, as far as the window and the connection allow. False: there is more."""
-        channel, replay = self.channel, self.replay
+        channel, replay, core = self.channel, self.replay, self.core
+        if core.retained.walked > core.walk_until:
+            core.resting[self] = None
+            return False
         unwritten = 0
         inflight = self.inflight
         while replay and channel is not None and self.out is not None:
@@ -268,6 +271,9 @@ class Session:
             message = next(replay[0], None)
             if message is None:
                 replay.popleft()
+                if replay and core.retained.walked > core.walk_until:
+                    core.resting[self] = None
+                    break
                 continue
             if message.qos:
                 self._send(message)

@@ -53,6 +53,10 @@ def _subscribe(
     if len(session.subscriptions) >= bound and name not in session.subscriptions:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
+    if len(session.replay or ()) + len(granted) >= SUBSCRIPTIONS_MAX:
+        # It asks faster than it takes what is retained; each subscription, the same one again too, would wait for that.
+        core.counters.subscriptions_refused += 1
+        return Reason.QUOTA_EXCEEDED
     options = request.qos
     if request.no_local:
         options |= NO_LOCAL
