@@ -43,6 +43,11 @@ class Subscription(Generic[R]):
         self.group = group
 
     @property
+    def name(self) -> bytes:
+        """The filter as its client wrote it; a group's own name is the last part of `group`."""
+        return b"$share/%b/%b" % (self.group.rpartition(b"/")[2], self.filter) if self.group else self.filter
+
+    @property
     def plain(self) -> bool:
         """Nothing distinguishes what this one gets from what others of its version and QoS get."""
         return not self.id and not self.options & (NO_LOCAL | RETAIN_AS_PUBLISHED) and self.session.unlimited

@@ -199,16 +199,16 @@ class Core:
             if self._of_identity.get(identity.path, 0) >= _sessions_max(identity.role):
                 self.counters.sessions_refused += 1
                 raise Refused(f"{identity.path} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            session = Session(self, key, client_id, identity)
+            session = Session(self, key, identity)
             self.add(session)
         elif session.identity != identity:
             # The device has moved to another user or store since: what it may no longer see goes, messages too.
             session.identity = identity
             lost = session.forget(lambda topic: may_subscribe(identity, topic.decode()))
             self.counters.messages_dropped_session_end += lost
-            for name, subscription in list(session.subscriptions.items()):
+            for subscription in session.subscriptions:
                 if not may_subscribe(identity, subscription.filter.decode()):
-                    self.unsubscribe(session, name)
+                    self.unsubscribe(session, subscription.name)
         session.will_at = session.ends_at = 0.0
         session.channel = channel
         return session, present
@@ -234,7 +234,7 @@ class Core:
         session.v5, session.packet_max = v5, packet_max
         session.window = min(window, limits.IN_FLIGHT_MAX)
         if changed:
-            for subscription in session.subscriptions.values():
+            for subscription in session.subscriptions:
                 self.router.touch(subscription)
 
     def leave(self, session: Session) -> None:
@@ -262,9 +262,9 @@ class Core:
         self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
-        for subscription in session.subscriptions.values():
+        for subscription in session.subscriptions:
             self.router.unsubscribe(subscription)
-        session.subscriptions.clear()
+        session.subscriptions = ()
         lost = session.waiting + sum(m is not RELEASED for m in session.inflight.values())
         self.counters.messages_dropped_session_end += lost
         session.inflight.clear()
@@ -310,18 +310,19 @@ class Core:
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
-    def subscribe(self, session: Session, name: bytes, subscription: Subscription[Session]) -> bool:
-        """Add or replace the subscription that the client calls `name`; return whether it is a new one."""
-        new = name not in session.subscriptions
-        session.subscriptions[name] = subscription
+    def subscribe(self, session: Session, subscription: Subscription[Session]) -> bool:
+        """Add a subscription, or replace the one of the same name; return whether it is a new one."""
+        former = session.subscription(subscription.name)
+        session.subscriptions = (*(s for s in session.subscriptions if s is not former), subscription)
         self.router.subscribe(subscription)
-        return new
+        return former is None
 
     def unsubscribe(self, session: Session, name: bytes) -> bool:
         """Take out the subscription that the client calls `name`; return whether there was one."""
-        subscription = session.subscriptions.pop(name, None)
+        subscription = session.subscription(name)
         if subscription is None:
             return False
+        session.subscriptions = tuple(s for s in session.subscriptions if s is not subscription)
         self.router.unsubscribe(subscription)
         return True
 

@@ -45,7 +45,6 @@ class Session:
 
     __slots__ = (
         "channel",
-        "client_id",
         "core",
         "ends_at",
         "expiry_s",
@@ -68,10 +67,9 @@ class Session:
         "window",
     )
 
-    def __init__(self, core: "Core", key: str, client_id: str, identity: Identity) -> None:
+    def __init__(self, core: "Core", key: str, identity: Identity) -> None:
         self.core = core
         self.key = key
-        self.client_id = client_id
         self.identity = identity
         self.channel: Channel | None = None
         self.out: list[bytes] | None = None
@@ -86,7 +84,8 @@ class Session:
         # Retained messages for new subscriptions, made as they are sent. While there are some, `queue` is not None.
         self.replay: deque[Iterator[Message]] | None = None
         self.received: set[int] | None = None  # QoS 2 from the client: ids between PUBLISH and PUBREL
-        self.subscriptions: dict[bytes, Subscription[Session]] = {}
+        # A tuple: a device has few, and a dict for them would cost 160 bytes more; none has over a thousand.
+        self.subscriptions: tuple[Subscription[Session], ...] = ()
         self.expiry_s = 0
         self.ends_at = 0.0  # while away: when the session expires
         self.will: Will | None = None
@@ -94,6 +93,11 @@ class Session:
         self.wheel_at = 0
 
     # -- what routes need to know ------------------------------------------------------------------------------------
+
+    @property
+    def client_id(self) -> str:
+        """The client id, ours if the client had none."""
+        return self.key.partition("\n")[2]
 
     @property
     def unlimited(self) -> bool:
@@ -109,6 +113,10 @@ class Session:
     def waiting(self) -> int:
         """Messages in the queue."""
         return len(self.queue) if self.queue else 0
+
+    def subscription(self, name: bytes) -> Subscription["Session"] | None:
+        """The subscription that the client calls `name`."""
+        return next((s for s in self.subscriptions if s.name == name), None)
 
     # -- messages to the client --------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class CoreSnapshot:
                 self._wall(session.ends_at),
                 session.next_id,
                 _encode_will(session.will) if session.will is not None else b"",
-                [SavedSubscription(name, s.options, s.id) for name, s in session.subscriptions.items()],
+                [SavedSubscription(s.name, s.options, s.id) for s in session.subscriptions],
                 deliveries,
                 sorted(session.received or ()),
             )
@@ -121,7 +121,7 @@ def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message
     if saved.ends_at <= wall and not saved.will:
         return
     identity = Identity(Role(saved.role), saved.brand, saved.name, saved.user, saved.store)
-    session = Session(core, saved.key, saved.client_id, identity)
+    session = Session(core, saved.key, identity)
     session.v5, session.expiry_s, session.next_id = saved.v5, saved.expiry_s, saved.next_id
     session.ends_at = now + saved.ends_at - wall
     session.received = set(saved.received) or None
@@ -144,9 +144,7 @@ def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message
         shared = parse_shared(subscription.name.decode())
         share, filter = (shared[0], shared[1].encode()) if shared else ("", subscription.name)
         group = group_of(identity, share)
-        core.subscribe(
-            session, subscription.name, Subscription(session, filter, subscription.options, subscription.id, group)
-        )
+        core.subscribe(session, Subscription(session, filter, subscription.options, subscription.id, group))
     core.wheel.schedule(session, session.due(now) or session.ends_at)
 
 

@@ -50,7 +50,7 @@ def _subscribe(
         return Reason.NOT_AUTHORIZED
     name = request.filter.encode()
     bound = SUBSCRIPTIONS_OF_DEVICE_MAX if session.identity.role is Role.DEVICE else SUBSCRIPTIONS_MAX
-    if len(session.subscriptions) >= bound and name not in session.subscriptions:
+    if len(session.subscriptions) >= bound and session.subscription(name) is None:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
     if len(session.replay or ()) + len(granted) >= SUBSCRIPTIONS_MAX:
@@ -64,7 +64,7 @@ def _subscribe(
         options |= RETAIN_AS_PUBLISHED
     filter = name if shared is None else plain.encode()
     subscription = Subscription(session, filter, options, id, group_of(session.identity, group))
-    new = core.subscribe(session, name, subscription)
+    new = core.subscribe(session, subscription)
     granted.append((subscription, request, new))
     return Reason(request.qos)
 

@@ -145,8 +145,8 @@ async def test_state_after_a_restart() -> None:
             assert getattr(new, name) == getattr(old, name), name
         assert list(new.inflight) == list(old.inflight)
         assert new.ends_at - 17.5 == pytest.approx(old.ends_at - START_S - 100)
-        assert {n: (s.filter, s.group, s.options, s.id) for n, s in new.subscriptions.items()} == {
-            n: (s.filter, s.group, s.options, s.id) for n, s in old.subscriptions.items()
+        assert {s.name: (s.filter, s.group, s.options, s.id) for s in new.subscriptions} == {
+            s.name: (s.filter, s.group, s.options, s.id) for s in old.subscriptions
         }
         assert new.channel is new.out is None
     assert fresh.core.router.subscriptions == sum(len(s.subscriptions) for s in before.values())
