@@ -5,6 +5,7 @@ import errno
 import resource
 import secrets
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -24,6 +25,7 @@ from broker.errors import Failed, ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedSession
 from broker.limits import ADMISSIONS_MAX
+from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.route.access import ENROL_REQUEST
@@ -137,7 +139,7 @@ class Broker:
 
         self.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
-        self._context = self.authority.server_context()
+        self._context = self._tls_context()
         for listener, bound in sockets:
             self.reactor.listen(bound, (lambda: self._context) if listener.tls else None)
             host, port = bound.getsockname()[:2]
@@ -223,13 +225,18 @@ class Broker:
             )
             check_anonymous(settings)  # where we do listen, too
         self._note_certificates(self.authority.reload(None if settings is None else settings.names))
-        self._context = self.authority.server_context()
+        self._context = self._tls_context()
         if settings is not None:
             self.settings = settings
             self.core.limits = _limits(settings)
             self.core.retained.bound(settings.retained_messages_max, settings.retained_bytes_max)
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = self.authority.server_context()
+        context.sslsocket_class = TLSSocket
+        return context
 
     def _note_certificates(self, notices: Sequence[str]) -> None:
         for notice in notices:
