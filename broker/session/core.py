@@ -206,9 +206,8 @@ class Core:
             session.identity = identity
             lost = session.forget(lambda topic: may_subscribe(identity, topic.decode()))
             self.counters.messages_dropped_session_end += lost
-            for subscription in session.subscriptions:
-                if not may_subscribe(identity, subscription.filter.decode()):
-                    self.unsubscribe(session, subscription.name)
+            subscriptions = session.subscriptions
+            self.unsubscribe(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
         session.will_at = session.ends_at = 0.0
         session.channel = channel
         return session, present
@@ -310,21 +309,18 @@ class Core:
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
-    def subscribe(self, session: Session, subscription: Subscription[Session]) -> bool:
-        """Add a subscription, or replace the one of the same name; return whether it is a new one."""
-        former = session.subscription(subscription.name)
-        session.subscriptions = (*(s for s in session.subscriptions if s is not former), subscription)
-        self.router.subscribe(subscription)
-        return former is None
+    def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
+        """Add subscriptions by their names, replacing those that have the same."""
+        session.subscriptions = (*(s for s in session.subscriptions if s.name not in added), *added.values())
+        for subscription in added.values():
+            self.router.subscribe(subscription)
 
-    def unsubscribe(self, session: Session, name: bytes) -> bool:
-        """Take out the subscription that the client calls `name`; return whether there was one."""
-        subscription = session.subscription(name)
-        if subscription is None:
-            return False
-        session.subscriptions = tuple(s for s in session.subscriptions if s is not subscription)
-        self.router.unsubscribe(subscription)
-        return True
+    def unsubscribe(self, session: Session, names: set[bytes]) -> None:
+        """Take out the subscriptions that the client calls so."""
+        for subscription in session.subscriptions:
+            if subscription.name in names:
+                self.router.unsubscribe(subscription)
+        session.subscriptions = tuple(s for s in session.subscriptions if s.name not in names)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

@@ -114,10 +114,6 @@ class Session:
         """Messages in the queue."""
         return len(self.queue) if self.queue else 0
 
-    def subscription(self, name: bytes) -> Subscription["Session"] | None:
-        """The subscription that the client calls `name`."""
-        return next((s for s in self.subscriptions if s.name == name), None)
-
     # -- messages to the client --------------------------------------------------------------------------------------
 
     def take(self, message: Message) -> bool:

@@ -140,11 +140,13 @@ def restore_session(core: Core, saved: SavedSession, messages: dict[int, Message
         session.will_at = now + max(delay, WILL_GRACE_S)
         session.ends_at = max(session.ends_at, session.will_at)
     core.add(session)
+    added = {}
     for subscription in saved.subscriptions:
         shared = parse_shared(subscription.name.decode())
         share, filter = (shared[0], shared[1].encode()) if shared else ("", subscription.name)
         group = group_of(identity, share)
-        core.subscribe(session, Subscription(session, filter, subscription.options, subscription.id, group))
+        added[subscription.name] = Subscription(session, filter, subscription.options, subscription.id, group)
+    core.subscribe(session, added)
     core.wheel.schedule(session, session.due(now) or session.ends_at)
 
 

@@ -23,16 +23,30 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
     """SUBSCRIBE arrived: each filter is granted or refused on its own, then what is retained for it goes out."""
     ids = packet.properties.subscription_ids
     id = b"\x0b" + encode_varint(ids[0]) if ids else b""
+    known = {subscription.name for subscription in session.subscriptions}
+    added: dict[bytes, Subscription[Session]] = {}
     granted: list[tuple[Subscription[Session], Request, bool]] = []
-    reasons = [int(_subscribe(session, request, id, granted)) for request in packet.requests]
+    reasons = []
+    for request in packet.requests:
+        verdict = _subscription(session, request, id, known, len(granted))
+        if isinstance(verdict, Subscription):
+            new = verdict.name not in known
+            known.add(verdict.name)
+            added[verdict.name] = verdict
+            granted.append((verdict, request, new))
+            reasons.append(request.qos)
+        else:
+            reasons.append(verdict)
+    session.core.subscribe(session, added)
     channel.send(Suback(packet.packet_id, reasons))
     for subscription, request, new in granted:
         _send_retained(session, subscription, request, new)
 
 
-def _subscribe(
-    session: "Session", request: Request, id: bytes, granted: "list[tuple[Subscription[Session], Request, bool]]"
-) -> Reason:
+def _subscription(
+    session: "Session", request: Request, id: bytes, known: set[bytes], granted: int
+) -> "Subscription[Session] | Reason":
+    """The subscription that `request` asks for, or why it is refused. `known` are the names that the session has."""
     core = session.core
     try:
         check_filter(request.filter)
@@ -50,10 +64,10 @@ def _subscribe(
         return Reason.NOT_AUTHORIZED
     name = request.filter.encode()
     bound = SUBSCRIPTIONS_OF_DEVICE_MAX if session.identity.role is Role.DEVICE else SUBSCRIPTIONS_MAX
-    if len(session.subscriptions) >= bound and session.subscription(name) is None:
+    if len(known) >= bound and name not in known:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
-    if len(session.replay or ()) + len(granted) >= SUBSCRIPTIONS_MAX:
+    if len(session.replay or ()) + granted >= SUBSCRIPTIONS_MAX:
         # It asks faster than it takes what is retained; each subscription, the same one again too, would wait for that.
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
@@ -63,10 +77,7 @@ def _subscribe(
     if request.retain_as_published:
         options |= RETAIN_AS_PUBLISHED
     filter = name if shared is None else plain.encode()
-    subscription = Subscription(session, filter, options, id, group_of(session.identity, group))
-    new = core.subscribe(session, subscription)
-    granted.append((subscription, request, new))
-    return Reason(request.qos)
+    return Subscription(session, filter, options, id, group_of(session.identity, group))
 
 
 def group_of(identity: Identity, share: str) -> bytes:
@@ -99,8 +110,10 @@ def _retained(session: "Session", subscription: "Subscription[Session]") -> Iter
 
 def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:
     """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4)."""
-    reasons = [
-        int(Reason.SUCCESS if session.core.unsubscribe(session, name.encode()) else Reason.NO_SUBSCRIPTION_EXISTED)
-        for name in packet.filters
-    ]
-    channel.send(Unsuback(packet.packet_id, reasons))
+    known = {subscription.name for subscription in session.subscriptions}
+    reasons = []
+    for filter in packet.filters:
+        reasons.append(Reason.SUCCESS if filter.encode() in known else Reason.NO_SUBSCRIPTION_EXISTED)
+        known.discard(filter.encode())
+    session.core.unsubscribe(session, {filter.encode() for filter in packet.filters})
+    channel.send(Unsuback(packet.packet_id, [int(reason) for reason in reasons]))
