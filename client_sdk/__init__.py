@@ -13,7 +13,7 @@ from client_sdk.credentials import Credentials
 from client_sdk.device import Device
 from client_sdk.device_core import Status
 from client_sdk.enrolment import enrol
-from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Unconfirmed, Unreachable
+from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Unconfirmed, Unreachable, Untrusted
 from client_sdk.message import Message, Receipt
 from client_sdk.notification import Action, Notification, Priority
 from client_sdk.sending import SendOptions
@@ -40,5 +40,6 @@ __all__ = [
     "Status",
     "Unconfirmed",
     "Unreachable",
+    "Untrusted",
     "enrol",
 ]

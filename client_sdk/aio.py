@@ -17,9 +17,8 @@ from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
-from client_sdk.errors import Refused, Unreachable
+from client_sdk.errors import Unreachable, lasting
 from client_sdk.inbox import Delivery
-from client_sdk.link import HOPELESS
 from client_sdk.mailbox import guard
 from client_sdk.message import Message, Receipt
 from client_sdk.sending import SendOptions, Tracked
@@ -141,8 +140,7 @@ class AsyncDevice:
         """Wait until the device is connected and subscribed. Raises as `Device.wait_connected` does."""
 
         def decided() -> bool:
-            error = self._status.error
-            return self._status.connected or (isinstance(error, Refused) and error.reason in HOPELESS)
+            return self._status.connected or lasting(self._status.error)
 
         async with self._changed:
             with suppress(TimeoutError):

@@ -42,10 +42,11 @@ class Brand:
     (PEM files). `ca` is the certificate that vouches for the broker, a file or PEM text; without it, the system's
     authorities. A token goes over plain `mqtt://` only to this very machine.
 
-    Entering waits up to `timeout` seconds for the connection and raises `Refused` or `Unreachable`; later it comes back
-    by itself. `on_receipt` is called for each receipt of any message of the brand, on a thread of its own, and the
-    receipt is acknowledged when it has returned. Give a `client_id` of its own to a server that must not miss receipts
-    while it restarts (two running processes must not share one); `receipts=False` is for programs that need none.
+    Entering waits up to `timeout` seconds for the connection, then raises `Unreachable`; it raises `Refused` or
+    `Untrusted` at once, as waiting changes nothing. Later the connection comes back by itself. `on_receipt` is called
+    for each receipt of any message of the brand, on a thread of its own, and the receipt is acknowledged when it has
+    returned. Give a `client_id` of its own to a server that must not miss receipts while it restarts (two running
+    processes must not share one); `receipts=False` is for programs that need none.
     """
 
     def __init__(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar, Unpack
 
 from client_sdk.address import parse_url, read_pem, tls_context
+from client_sdk.advice import Advice, authority
 from client_sdk.backoff import Backoff
-from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe
-from client_sdk.link import HOPELESS, Link
+from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe, lasting
+from client_sdk.link import Link
 from client_sdk.message import Receipt
 from client_sdk.packets import Accepted, Incoming, UserProperties, first
 from client_sdk.sending import Ledger, SendOptions, Tracked, compose
@@ -81,6 +82,8 @@ class BrandCore(Generic[S]):
             session_expiry_s=int((_SESSION_EXPIRY_NAMED if named else _SESSION_EXPIRY).total_seconds()),
             receive_maximum=_WINDOW,
             forget_session=not named,
+            patient=False,
+            advice=_advice(brand, certificate, authority(ca)),
             backoff=backoff,
         )
         self._host = address.host
@@ -128,7 +131,7 @@ class BrandCore(Generic[S]):
     def down(self, error: PushError, retry_in_s: float) -> None:  # noqa: ARG002
         """Whoever waits for the first connection learns at once of what waiting does not change."""
         self.error = error
-        if isinstance(error, Refused) and error.reason in HOPELESS:
+        if lasting(error):
             self._decide(error)
 
     def arrived(self, incoming: Incoming) -> None:
@@ -152,3 +155,17 @@ class BrandCore(Generic[S]):
                 self.ready.set_result(None)
             else:
                 self.ready.set_exception(error)
+
+
+def _advice(brand: str, certificate: Path | str | None, trusted: str) -> Advice:
+    if certificate is None:
+        return Advice(
+            refusal=f"the token is not one of {brand}, or was revoked",
+            remedy=f"Ask the broker's operator for a new one: pushbroker brand token issue {brand}",
+            authority=trusted,
+        )
+    return Advice(
+        refusal=f"the certificate {certificate} is not accepted, or not any more",
+        remedy=f"Ask the broker's operator for a new one: pushbroker cert issue {brand}/server/NAME --out DIR",
+        authority=trusted,
+    )

@@ -10,9 +10,8 @@ from typing import Self
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
-from client_sdk.errors import Refused, Unreachable
+from client_sdk.errors import Unreachable, lasting
 from client_sdk.inbox import Delivery
-from client_sdk.link import HOPELESS
 from client_sdk.mailbox import guard
 from client_sdk.message import Message
 
@@ -33,7 +32,8 @@ class Device:
     Expired messages are not handed over. `on_status` is called on the same thread when the connection comes or goes.
 
     There need not be a network when it starts: it tries for ever, with the pauses of `backoff`. While it is away, the
-    broker keeps its messages for `session_expiry`.
+    broker keeps its messages for `session_expiry`. A device that was revoked tries for ever, too, but rarely, as it may
+    be let in again; the error in its `Status` says that it needs a new code.
 
     Raises `NotEnrolled`, and `InUse` when another process runs the same device.
     """
@@ -109,12 +109,12 @@ class Device:
     def wait_connected(self, *, timeout: float) -> None:
         """Block until the device is connected and subscribed.
 
-        Raises `Refused` as soon as the broker refuses this identity, else the last error when the time is up.
+        Raises `Refused` as soon as the broker refuses this identity, and `Untrusted` as soon as the broker's own
+        certificate is not good, else the last error when the time is up. The device goes on trying all the same.
         """
 
         def decided() -> bool:
-            error = self._status.error
-            return self._status.connected or (isinstance(error, Refused) and error.reason in HOPELESS)
+            return self._status.connected or lasting(self._status.error)
 
         with self._changed:
             self._changed.wait_for(decided, timeout)

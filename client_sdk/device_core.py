@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from client_sdk.address import parse_url
+from client_sdk.advice import Advice
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.errors import PushError, Refused, Unreachable, describe
@@ -77,6 +78,13 @@ class DeviceCore:
             client_id=credentials.device,
             session_expiry_s=int(session_expiry.total_seconds()),
             receive_maximum=WINDOW,
+            advice=Advice(
+                refusal=f"the certificate of {credentials.identity} is not accepted any more",
+                remedy="Ask the broker's operator for a new code "
+                f"(pushbroker device code {credentials.brand} {credentials.device}), "
+                f"remove {credentials.directory / 'identity.json'} and enrol again",
+                authority=str(credentials.directory / "ca.crt"),
+            ),
             backoff=backoff,
         )
 

@@ -6,10 +6,11 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from client_sdk.address import parse_url, read_pem, tls_context
+from client_sdk.advice import Advice, authority
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials, prepare
-from client_sdk.errors import PushError, Refused, Unreachable
-from client_sdk.link import HOPELESS, Link
+from client_sdk.errors import PushError, Unreachable, lasting
+from client_sdk.link import Link
 from client_sdk.packets import Incoming, Publish, UserProperties
 from client_sdk.topics import ENROL_ANSWER, ENROL_REQUEST
 
@@ -25,8 +26,9 @@ def enrol(
 
     When it fails, or the power goes, call it again: the key stays, and with the same key the same code is good again.
 
-    Blocks for up to `timeout` seconds; from asyncio: `await asyncio.to_thread(enrol, ...)`. Raises `Refused` for a code
-    that is wrong or used, `Unreachable`, and `FileExistsError` when the directory holds an identity already.
+    Blocks for up to `timeout` seconds; from asyncio: `await asyncio.to_thread(enrol, ...)`. Raises `Unreachable` when
+    the time is up; at once: `Refused` for a code that is wrong or used, `Untrusted` when the broker's certificate is
+    not good, and `FileExistsError` when the directory holds an identity already.
     """
     address = parse_url(url)
     if not address.tls:
@@ -45,6 +47,12 @@ def enrol(
         username="enrol",
         password=code.strip(),
         clean_start=True,
+        patient=False,
+        advice=Advice(
+            refusal="the code is wrong, used up or too old",
+            remedy="Ask the broker's operator for a new one: pushbroker device code BRAND DEVICE",
+            authority=authority(ca),
+        ),
         backoff=Backoff(longest_s=10.0),
     )
     asking.link.start()
@@ -73,7 +81,7 @@ class _Asking:
                 raise self._last from None
             if isinstance(outcome, bytes):
                 return outcome
-            if isinstance(outcome, Refused) and outcome.reason in HOPELESS:
+            if lasting(outcome):
                 raise outcome
             self._last = outcome
 

@@ -24,6 +24,10 @@ class Unreachable(PushError):
     """No broker was reached in time, so nothing has been sent."""
 
 
+class Untrusted(Unreachable):
+    """The broker's certificate is not of an authority that we trust, or is for another name: nothing was said to it."""
+
+
 class Unconfirmed(PushError):
     """It was sent, but the broker's answer did not come: it may have been accepted or not."""
 
@@ -34,6 +38,15 @@ class NotEnrolled(PushError):
 
 class InUse(PushError):
     """Another process runs this device; two with one identity would push each other off the broker for ever."""
+
+
+# Refusals that trying again soon does not change.
+_LASTING: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
+
+
+def lasting(error: PushError | None) -> bool:
+    """Whether the error stays until somebody does something about it, so that waiting is in vain."""
+    return isinstance(error, Untrusted) or (isinstance(error, Refused) and error.reason in _LASTING)
 
 
 _REASONS: Final = {

@@ -27,8 +27,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from client_sdk.address import Address
+from client_sdk.advice import Advice
 from client_sdk.backoff import Backoff
-from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe
+from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe, lasting
 from client_sdk.mailbox import Mailbox, guard
 from client_sdk.packets import Accepted, Incoming, Outgoing, Publish, UserProperties, user_properties
 
@@ -40,8 +41,6 @@ WAITING_MAX: Final = 10_000  # publishes that wait for a connection or for the b
 WINDOW_MAX: Final = 1_000  # publishes that wait for their PUBACK, less when the broker says so
 _CONNECT_TIMEOUT_S: Final = 10.0  # each of: TCP, TLS, CONNACK
 _TICK_S: Final = 5.0  # paho looks at the keep-alive that often
-# Refusals that trying again soon does not change.
-HOPELESS: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 # What a broker answers to one bad PUBLISH by closing the connection: sending it again would go on for ever.
 _POISON: Final = frozenset({0x81, 0x90, 0x94, 0x95, 0x99, 0x9A, 0x9B})
 
@@ -62,7 +61,8 @@ class Events(Protocol):
 class Link:
     """See the module. `context` is None for plain TCP. Start it once, close it once.
 
-    The session outlives the connection by `session_expiry_s`, except that `forget_session` ends it with `close`.
+    The session outlives the connection by `session_expiry_s`, except that `forget_session` ends it with `close`. A link
+    that is not `patient` ends by itself when its first connection fails for a reason that waiting does not heal.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Link:
         address: Address,
         context: ssl.SSLContext | None,
         events: Events,
+        advice: Advice,
         client_id: str,
         username: str | None = None,
         password: str | None = None,
@@ -79,12 +80,15 @@ class Link:
         receive_maximum: int = 32,
         keep_alive_s: int = 60,
         forget_session: bool = False,
+        patient: bool = True,
         backoff: Backoff | None = None,
     ) -> None:
         self.connection = 0  # the number of the newest connection that the broker accepted
         self.is_up = False
         self._address = address
         self._events = events
+        self._advice = advice
+        self._patient = patient
         self._backoff = backoff or Backoff()
         self._keep_alive_s = keep_alive_s
         self._clean_start = clean_start
@@ -229,7 +233,7 @@ class Link:
             )
             self._client.reconnect()
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-            self._lost(_unreachable(self._address, error))
+            self._lost(self._advice.not_connected(self._address, error))
         else:
             before = self.connection
             self.call_later(_CONNECT_TIMEOUT_S, lambda: self._no_answer(before))
@@ -297,7 +301,7 @@ class Link:
 
     def _on_connect(self, _c: Client, _u: Any, flags: ConnectFlags, code: ReasonCode, props: Properties | None) -> None:
         if code.is_failure:
-            self._refusal = self._refused("refuses the connection", code, props)
+            self._refusal = self._turned_away("refuses the connection", code, props)
             return
         self.connection += 1
         self.is_up = True
@@ -313,17 +317,16 @@ class Link:
         if self._refusal is not None:
             self._lost(self._refusal)
         elif flags.is_disconnect_packet_from_server:
-            error = self._refused("closed the connection", code, props)
+            error = self._turned_away("closed the connection", code, props)
             if code.value in _POISON:
                 self._client.drop_out_messages()
                 self._fail_in_flight(error)
             self._lost(error)
         else:
-            self._lost(Unreachable(f"the connection to {self._address.host} broke: {self._trouble or 'it was closed'}"))
+            self._lost(self._advice.broken(self._address.host, self._trouble))
 
-    def _refused(self, what: str, code: ReasonCode, props: Properties | None) -> Refused:
-        detail = str(getattr(props, "ReasonString", ""))
-        return Refused(f"{self._address.host} {what}: {describe(code.value, detail)}", reason=code.value)
+    def _turned_away(self, what: str, code: ReasonCode, props: Properties | None) -> Refused:
+        return self._advice.refused(f"{self._address.host} {what}", code.value, _detail(props))
 
     def _lost(self, error: PushError) -> None:
         """The one place where a connection, or an attempt at one, ends."""
@@ -332,14 +335,20 @@ class Link:
         self._attempting = False
         self.is_up = False
         self._backoff.disconnected(time.monotonic())
-        if isinstance(error, Refused) and error.reason in HOPELESS:
+        if isinstance(error, Refused) and lasting(error):
             self._backoff.hopeless()
         self._retry_in_s = self._backoff.delay_s()
         self._fail_subscribing()
-        if not self._stopping:
-            level = logging.WARNING if isinstance(error, Refused) else logging.INFO
+        if self._stopping:
+            return
+        if not self._patient and self.connection == 0 and lasting(error):
+            log.debug("%s; there is no other attempt", error.message)
+            self._stopping = True
+            self._retry_in_s = 0.0
+        else:
+            level = logging.WARNING if lasting(error) or isinstance(error, Refused) else logging.INFO
             log.log(level, "%s; next attempt in %.1f s", error.message, self._retry_in_s)
-            guard(lambda: self._events.down(error, self._retry_in_s))
+        guard(lambda: self._events.down(error, self._retry_in_s))
 
     def _drop(self, error: PushError) -> None:
         self._lost(error)
@@ -413,8 +422,9 @@ class Link:
         if outgoing is None:
             return
         if code.is_failure:
-            what = f"does not accept the message to {outgoing.publish.topic}"
-            outgoing.future.set_exception(self._refused(what, code, props))
+            what = f"{self._address.host} does not accept the message to {outgoing.publish.topic}"
+            words = describe(code.value, _detail(props))
+            outgoing.future.set_exception(Refused(f"{what}: {words}", reason=code.value))
         else:
             guard(lambda: outgoing.accept(Accepted(code.value, user_properties(props))))
 
@@ -448,11 +458,5 @@ class Link:
             future.set_exception(Unreachable("the connection broke before the broker answered"))
 
 
-def _unreachable(address: Address, error: Exception) -> Unreachable:
-    where = f"{address.host}:{address.port}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Unreachable(
-            f"the certificate of {where} is not trusted: {error.verify_message}",
-            remedy="Give the CA certificate that the broker's operator publishes as ca=",
-        )
-    return Unreachable(f"{where} cannot be reached: {error}")
+def _detail(props: Properties | None) -> str:
+    return str(getattr(props, "ReasonString", ""))

@@ -84,8 +84,6 @@ def enrol(run: Run, url: str, ca: Path | None, out: Path, timeout: int) -> None:
         remedy = error.remedy or "Ask the broker's operator for a new code: pushbroker device code BRAND DEVICE"
         raise Refused(error.message, reason=error.reason, remedy=remedy) from None
     except sdk.PushError as error:
-        if "not trusted" in error.message:
-            error.remedy = "Give the broker's own authority with --ca: pushbroker cert ca prints it, at the broker."
         remedy = error.remedy or f"Check {url} and --ca, then run this again: the code is still good."
         raise Unreachable(error.message, remedy=remedy) from None
     result = {"identity": credentials.identity, "directory": str(out), "not_after": credentials.not_after}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.authority import TestAuthority
 from support.kiosk import until
 from support.mosquitto import Mosquitto
 from support.mute import MuteServer
@@ -22,6 +23,7 @@ from client_sdk import (
     Status,
     Unconfirmed,
     Unreachable,
+    Untrusted,
 )
 
 ADA = "acme/user/ada"
@@ -252,6 +254,12 @@ async def test_refusals_and_time_limits(brand: Callable[..., AsyncBrand], mosqui
 async def test_a_wrong_token(brand: Callable[..., AsyncBrand]) -> None:
     with pytest.raises(Refused, match="refuses the connection"):
         async with brand(token="wrong"):
+            pass
+
+
+async def test_a_broker_that_is_not_trusted(brand: Callable[..., AsyncBrand]) -> None:
+    with pytest.raises(Untrusted, match="not trusted"):
+        async with asyncio.timeout(10), brand(ca=TestAuthority("Somebody else").pem, timeout=30):
             pass
 
 

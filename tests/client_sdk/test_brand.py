@@ -6,6 +6,7 @@ import logging
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,24 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.authority import TestAuthority
 from support.kiosk import Handler, until
 from support.mosquitto import Mosquitto
-from support.mute import MuteServer
+from support.mute import CONNACK, MuteServer
 from support.tester import Tester, session_present
 
-from client_sdk import Backoff, Brand, Credentials, Device, PushError, Receipt, Refused, Unconfirmed, Unreachable
+from client_sdk import (
+    Backoff,
+    Brand,
+    Credentials,
+    Device,
+    PushError,
+    Receipt,
+    Refused,
+    Unconfirmed,
+    Unreachable,
+    Untrusted,
+)
 
 Make = Callable[..., Brand]
 
@@ -159,22 +172,83 @@ def test_a_message_does_not_outlive_its_ttl_in_the_queue(make: Make, mosquitto: 
 
 
 def test_a_certificate_instead_of_a_token(make: Make, mosquitto: Mosquitto, tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (tmp_path / "brand.key").write_bytes(pem)
-    (tmp_path / "brand.crt").write_bytes(mosquitto.authority.issue(key.public_key(), "acme"))
+    _certificate(mosquitto.authority, tmp_path)
     with make(
         url=mosquitto.device_url, token=None, certificate=tmp_path / "brand.crt", key=tmp_path / "brand.key"
     ) as brand:
         brand.send(to_user="ada", payload="x")
 
 
+def _certificate(authority: TestAuthority, directory: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (directory / "brand.key").write_bytes(pem)
+    (directory / "brand.crt").write_bytes(authority.issue(key.public_key(), "acme"))
+
+
 # -- no connection -----------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_token_is_told_at_once(make: Make) -> None:
-    with pytest.raises(Refused, match="refuses the connection"), make(token="wrong", timeout=30):
+def test_a_wrong_token_is_told_at_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    began = time.monotonic()
+    with pytest.raises(Refused, match="refuses the connection: the token is not one of acme") as caught:
+        make(token="wrong", timeout=30).__enter__()
+    assert time.monotonic() - began < 10
+    assert "pushbroker brand token issue acme" in caught.value.remedy
+    assert "next attempt" not in caplog.text  # there is none
+
+
+def test_a_broker_that_is_not_trusted_is_told_at_once(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "other.crt").write_bytes(TestAuthority("Somebody else").pem)
+    brand = make(ca=tmp_path / "other.crt", timeout=30)
+    began = time.monotonic()
+    with pytest.raises(Untrusted, match="not trusted") as caught, brand:
         pass
+    assert time.monotonic() - began < 10
+    assert str(tmp_path / "other.crt") in caught.value.remedy
+    assert "next attempt" not in caplog.text
+    assert isinstance(brand.submit(to_user="ada", payload="x").exception(10), Unreachable)
+
+
+def test_a_certificate_that_is_not_accepted_is_told_at_once(make: Make, mosquitto: Mosquitto, tmp_path: Path) -> None:
+    _certificate(TestAuthority("Somebody else"), tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Refused, match="is not accepted") as caught:
+        make(
+            url=mosquitto.device_url,
+            token=None,
+            certificate=tmp_path / "brand.crt",
+            key=tmp_path / "brand.key",
+            timeout=30,
+        ).__enter__()
+    assert time.monotonic() - began < 10
+    assert caught.value.reason == 0x87
+    assert "pushbroker cert issue acme/server/NAME" in caught.value.remedy
+
+
+def test_a_broker_that_starts_later_is_waited_for(make: Make, mosquitto: Mosquitto) -> None:
+    mosquitto.stop()
+    later = threading.Timer(0.5, mosquitto.start)
+    later.start()
+    with make(timeout=20) as brand:
+        brand.send(to_user="ada", payload="x")
+    later.join()
+
+
+def test_a_token_that_is_revoked_later_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Once it was let in, a server is not ended by a refusal: somebody may put it right."""
+    with MuteServer() as server, mute(server) as brand:
+        server.greeting = bytes.fromhex("2003008600")
+        server.hang_up()
+        with server.news:
+            assert server.news.wait_for(lambda: server.connections >= 3, 10)
+        server.greeting = CONNACK
+        brand.submit(to_user="ada", payload="at last")
+        server.wait(b"at last")
+        brand.close(timeout=0)
+    assert "the token is not one of acme, or was revoked" in caplog.text
 
 
 def test_no_broker_is_told_after_a_while(make: Make, mosquitto: Mosquitto) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from support.kiosk import Handler, answer, issue
 from support.mosquitto import Mosquitto
 from support.tester import Tester
 
-from client_sdk import Credentials, Device, NotEnrolled, Refused, Unreachable, enrol
+from client_sdk import Credentials, Device, NotEnrolled, Refused, Unreachable, Untrusted, enrol
 
 Reply = Callable[[bytes], bytes | None]
 
@@ -104,8 +105,11 @@ def test_the_ca_in_every_form(
 
 
 def test_a_wrong_code_is_told_at_once(ask: Callable[..., Credentials], authority: Authority, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="refuses the connection"):
+    began = time.monotonic()
+    with pytest.raises(Refused, match="refuses the connection: the code is wrong, used up or too old") as caught:
         ask(code="wrong", timeout=30)
+    assert time.monotonic() - began < 10
+    assert "pushbroker device code BRAND DEVICE" in caught.value.remedy
     with pytest.raises(NotEnrolled, match="holds no identity"):
         Credentials.load(tmp_path / "new")
 
@@ -172,21 +176,41 @@ def test_a_bad_answer_makes_no_identity(
 
 
 def test_the_code_is_not_given_to_a_server_that_nobody_vouches_for(
-    ask: Callable[..., Credentials], mosquitto: Mosquitto
+    ask: Callable[..., Credentials], mosquitto: Mosquitto, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for ca in (TestAuthority("Somebody else").pem, None):  # None: the system's authorities do not know it either
-        with pytest.raises(Unreachable, match="not trusted"):
-            ask(ca=ca, timeout=0.5)
+    other = tmp_path / "other.crt"
+    other.write_bytes(TestAuthority("Somebody else").pem)
+    for ca, named in ((other, str(other)), (other.read_bytes(), "given as ca="), (None, "the system's authorities")):
+        began = time.monotonic()
+        with pytest.raises(Untrusted, match="not trusted") as caught:
+            ask(ca=ca, timeout=30)
+        assert time.monotonic() - began < 10  # trying again would be in vain
+        assert named in caught.value.remedy
+        assert "pushbroker cert ca > ca.crt" in caught.value.remedy
     assert "New client connected" not in mosquitto.log
+    assert "next attempt" not in caplog.text
 
 
-def test_the_code_is_not_given_to_a_server_of_another_name(ask: Callable[..., Credentials], tmp_path: Path) -> None:
-    """A certificate of the right authority for another host is not enough."""
+OTHER = x509.SubjectAlternativeName([x509.DNSName("other.example")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "remedy"),
+    [
+        ({"names": OTHER}, "for another name", "localhost to the broker's setting names"),
+        ({"life": dt.timedelta(0)}, "not valid now", "clock"),
+    ],
+    ids=["name", "time"],
+)
+def test_the_code_is_not_given_to_a_server_of_another_name_or_time(
+    ask: Callable[..., Credentials], tmp_path: Path, settings: dict[str, Any], says: str, remedy: str
+) -> None:
+    """A certificate of the right authority for another host, or of last year, is not enough."""
     authority = TestAuthority()
     authority.server(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     key = x509.load_pem_x509_certificate((tmp_path / "server.crt").read_bytes()).public_key()
-    (tmp_path / "other.crt").write_bytes(authority.issue(key, "other.example"))  # type: ignore[arg-type]
+    (tmp_path / "other.crt").write_bytes(authority.issue(key, "other", server=True, **settings))  # type: ignore[arg-type]
     context.load_cert_chain(tmp_path / "other.crt", tmp_path / "server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -203,8 +227,11 @@ def test_the_code_is_not_given_to_a_server_of_another_name(ask: Callable[..., Cr
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with pytest.raises(Unreachable, match="not trusted"):
-            ask(url=f"mqtts://localhost:{listener.getsockname()[1]}", ca=authority.pem, timeout=0.5)
+        began = time.monotonic()
+        with pytest.raises(Untrusted, match=says) as caught:
+            ask(url=f"mqtts://localhost:{listener.getsockname()[1]}", ca=authority.pem, timeout=30)
+        assert time.monotonic() - began < 10
+        assert remedy in caught.value.remedy
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(5)
 

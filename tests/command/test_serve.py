@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,6 +207,10 @@ def test_dev_furnishes_and_cleans_up() -> None:
         assert used.code == 4
         again = pushbroker("device", "enrol", "--url", url, "--ca", made["ca"], "--out", out, stdin=made["code"])
         assert again.code == 4
+        began = time.monotonic()
+        trusting = pushbroker("device", "enrol", "--url", url, "--out", data / "c", stdin=made["code"])  # no --ca
+        assert (trusting.code, "pushbroker cert ca > ca.crt" in trusting.err) == (5, True)
+        assert time.monotonic() - began < 20  # and not the minute for which it would wait for a broker
         code, err = dev.stop(signal.SIGINT)
         assert code == 0, err
     assert not data.exists()

@@ -43,13 +43,14 @@ class TestAuthority:
         name: str,
         *,
         server: bool = False,
+        names: x509.SubjectAlternativeName = LOCAL,
         life: dt.timedelta = dt.timedelta(days=30),
         age: dt.timedelta = dt.timedelta(hours=1),
     ) -> bytes:
-        """A certificate as PEM, issued `age` ago for `life`."""
+        """A certificate as PEM, issued `age` ago for `life`; a server's is for `names`."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = self._certificate.subject
-        made = self._sign(subject, issuer, key, LOCAL if server else None, life, age=age, server=server)
+        made = self._sign(subject, issuer, key, names if server else None, life, age=age, server=server)
         return made.public_bytes(serialization.Encoding.PEM)
 
     def answer(self, request: bytes, name: str, **settings: dt.timedelta) -> bytes:
