@@ -2,7 +2,6 @@
 
 import asyncio
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -211,20 +210,29 @@ def test_a_crash_of_the_handlers_process_is_a_redelivery_with_the_same_id(
 
 
 def test_revoked(kiosk: Credentials, handler: Handler, quickly: Quickly, broker: OurBroker) -> None:
-    gone = threading.Event()
+    told: list[Status] = []
 
     def note(status: Status) -> None:
         if not status.connected:
-            gone.set()
+            told.append(status)
 
     with Device(kiosk, on_message=handler, on_status=note, backoff=quickly()) as device:
         device.wait_connected(timeout=10)
         broker.command("device", "revoke", "acme", "kiosk-7", "--yes")
-        assert gone.wait(10)
-    with Device(kiosk, on_message=handler, backoff=quickly()) as device:
-        with pytest.raises(Refused) as caught:
-            device.wait_connected(timeout=10)
-        assert caught.value.reason == 0x87
+        until(lambda: len(told) >= 3)  # it goes on trying
+    for status in told:
+        assert isinstance(status.error, Refused)
+        assert status.error.reason == 0x87
+        assert "the certificate of acme/device/kiosk-7 is not accepted any more" in status.error.message
+        assert "pushbroker device code acme kiosk-7" in status.error.remedy
+    with Device(kiosk, on_message=handler, backoff=quickly()) as device, pytest.raises(Refused, match="any more"):
+        device.wait_connected(timeout=10)
+
+    (kiosk.directory / "identity.json").unlink()  # as the remedy says
+    code = broker.command("device", "code", "acme", "kiosk-7")["code"]
+    again = enrol(url=broker.url, code=code, directory=kiosk.directory, ca=broker.ca, timeout=20)
+    with Device(again, on_message=handler, backoff=quickly()) as device:
+        device.wait_connected(timeout=10)
 
 
 def test_a_revoked_token(brand: Callable[..., Brand], broker: OurBroker) -> None:

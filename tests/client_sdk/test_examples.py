@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.authority import TestAuthority
 from support.ours import OurBroker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,6 +80,35 @@ def test_both_together(broker: OurBroker, tmp_path: Path) -> None:
     kiosk.send_signal(signal.SIGINT)
     left, _ = kiosk.communicate(timeout=20)
     assert (left, kiosk.returncode) == ("", 0)
+
+
+def test_a_revoked_kiosk_says_what_to_do_and_goes_on(broker: OurBroker, tmp_path: Path) -> None:
+    code = broker.command("device", "code", "acme", "kiosk-7")["code"]
+    kiosk = start("kiosk.py", "--url", broker.url, "--dir", tmp_path / "kiosk", "--ca", broker.ca, "--code", code)
+    read_until(kiosk, "connected")
+    broker.command("device", "revoke", "acme", "kiosk-7", "--yes")
+    said = read_until(kiosk, "offline")
+    assert "the certificate of acme/device/kiosk-7 is not accepted any more" in said
+    assert "pushbroker device code acme kiosk-7" in said
+    assert kiosk.poll() is None
+    kiosk.send_signal(signal.SIGTERM)
+    kiosk.communicate(timeout=20)
+    assert kiosk.returncode == 0
+
+
+@pytest.mark.parametrize("wrong", ["ca", "token", "code"])
+def test_what_waiting_does_not_heal_is_said_at_once(broker: OurBroker, tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "other.crt").write_bytes(TestAuthority("Somebody else").pem)
+    ca = tmp_path / "other.crt" if wrong == "ca" else broker.ca
+    where = ("--url", broker.url, "--ca", ca)
+    if wrong == "code":
+        program = start("kiosk.py", *where, "--dir", tmp_path / "kiosk", "--code", "00000-00000-00000-00000")
+    else:
+        program = start("brand_server.py", *where, "--user", "ada", PUSHBROKER_TOKEN="pbt_wrong")
+    said, _ = program.communicate(timeout=9)  # less than any of their time limits
+    assert program.returncode == 1
+    assert len(said.splitlines()) == 1
+    assert {"ca": "cert ca", "token": "brand token issue acme", "code": "device code BRAND DEVICE"}[wrong] in said
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
