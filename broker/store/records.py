@@ -199,6 +199,16 @@ class Records:
         """All stores, a brand's, or one."""
         return await self._list(Store, _STORE, brand=brand, name=name)
 
+    async def names_near(self, kind: Place | Literal["device"], brand: str, name: str, each: int) -> list[str]:
+        """The names of a brand that stand around `name` in the alphabet, up to `each` on either side."""
+        names = f"SELECT name FROM {kind}s WHERE brand = :brand AND name"  # noqa: S608 - one of three literals
+        with guarded(self.path):
+            before = await self._run(
+                f"{names} < :name ORDER BY name DESC LIMIT :each", brand=brand, name=name, each=each
+            )
+            after = await self._run(f"{names} > :name ORDER BY name LIMIT :each", brand=brand, name=name, each=each)
+        return [row["name"] for row in (*before, *after)]
+
     async def add_place(self, kind: Place, brand: str, name: str, title: str, now: datetime) -> None:
         """Add a user or a store that is not there."""
         sql = f"INSERT INTO {kind}s VALUES (:brand, :name, :title, :now)"  # noqa: S608 - one of two literals

@@ -3,11 +3,12 @@
 Errors name things of the brand that was asked for only: whether another brand has them makes no difference.
 """
 
+import difflib
 import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -18,6 +19,8 @@ from broker.store.records import Place, Records
 from broker.trust.authority import Authority
 
 TITLE_CHARACTERS_MAX: Final = 200
+# With how many names, on either side in the alphabet, one is compared that is not there: a brand may have a million.
+_NEAR: Final = 200
 # `enrol` is the user name of those who have a one-time code, and `admin/` begins the path of an admin's identity.
 RESERVED_BRANDS: Final = frozenset({"admin", "enrol"})
 
@@ -131,7 +134,7 @@ class Register:
         await self._check_brand(brand)
         found = await self.records.users(brand, name)
         if not found:
-            raise _no_place("user", brand, name)
+            raise await self._missing("user", brand, name)
         return found[0]
 
     async def user_remove(self, brand: str, name: str) -> Removed:
@@ -153,7 +156,7 @@ class Register:
         await self._check_brand(brand)
         found = await self.records.stores(brand, name)
         if not found:
-            raise _no_place("store", brand, name)
+            raise await self._missing("store", brand, name)
         return found[0]
 
     async def store_remove(self, brand: str, name: str) -> Removed:
@@ -173,7 +176,7 @@ class Register:
         async with self.change() as announce:
             await self._check_brand(brand)
             if not await self._has_place(kind, brand, name):
-                raise _no_place(kind, brand, name)
+                raise await self._missing(kind, brand, name)
             devices = await self.records.remove_place(kind, brand, name)
             for device in devices:
                 announce(Identity(Role.DEVICE, brand, device).path)
@@ -236,7 +239,7 @@ class Register:
     async def _device(self, brand: str, device: str) -> Device:
         found = await self.records.devices(brand, device)
         if not found:
-            raise NotFound(f"{brand} has no device {device!r}", remedy=to_type("device", "code", brand, device))
+            raise await self._missing("device", brand, device)
         return found[0]
 
     async def _device_or_new(self, brand: str, device: str) -> Device:
@@ -266,9 +269,21 @@ class Register:
 
     async def _check_places(self, brand: str, user: str | None, store: str | None) -> None:
         if user is not None and not await self._has_place("user", brand, user):
-            raise _no_place("user", brand, user)
+            raise await self._missing("user", brand, user)
         if store is not None and not await self._has_place("store", brand, store):
-            raise _no_place("store", brand, store)
+            raise await self._missing("store", brand, store)
+
+    async def _missing(self, kind: Place | Literal["device"], brand: str, name: str) -> NotFound:
+        """What to say of a thing that the brand does not have: what was perhaps meant, else how to get it."""
+        there = await self.records.names_near(kind, brand, name, _NEAR)
+        close = difflib.get_close_matches(name, there)
+        everything = to_type(kind, "list", brand)
+        add = to_type(kind, "code" if kind == "device" else "add", brand, name)
+        if close:
+            remedy = f"Did you mean {' or '.join(map(repr, close))}? {everything} shows them all."
+        else:
+            remedy = f"{everything}, or {add}" if there else add
+        return NotFound(f"{brand} has no {kind} {name!r}", remedy=remedy)
 
 
 def _check_title(title: str) -> None:
@@ -282,10 +297,6 @@ def _check_title(title: str) -> None:
 
 def _no_brand(name: str) -> NotFound:
     return NotFound(f"there is no brand {name!r}", remedy=to_type("brand", "add", name))
-
-
-def _no_place(kind: Place, brand: str, name: str) -> NotFound:
-    return NotFound(f"{brand} has no {kind} {name!r}", remedy=to_type(kind, "add", brand, name))
 
 
 def to_type(*words: str) -> str:

@@ -148,8 +148,8 @@ async def test_what_another_brand_has_makes_no_difference(
 async def test_remedies_can_be_typed(directory: Directory) -> None:
     for call, remedy in (
         (directory.user_show("nobody", "ada"), "pushbroker brand add nobody"),
-        (directory.user_show("acme", "bob"), "pushbroker user add acme bob"),
-        (directory.store_show("acme", "roma"), "pushbroker store add acme roma"),
+        (directory.user_show("acme", "bob"), "pushbroker user list acme, or pushbroker user add acme bob"),
+        (directory.store_show("acme", "roma"), "pushbroker store list acme, or pushbroker store add acme roma"),
         (directory.device_show("acme", "kiosk-7"), "pushbroker device code acme kiosk-7"),
         (directory.token_revoke("acme", "t1"), "pushbroker brand token list acme"),
         (directory.cert_revoke("ff"), "pushbroker cert list"),
@@ -158,6 +158,41 @@ async def test_remedies_can_be_typed(directory: Directory) -> None:
         with pytest.raises(NotFound) as caught:
             await call
         assert caught.value.remedy == remedy
+
+
+async def test_names_that_were_perhaps_meant(directory: Directory) -> None:
+    """Of the same brand only: another brand's names are its own business."""
+    await directory.brand_add("bolt")
+    for brand, name in (("acme", "bob"), ("acme", "bobby"), ("bolt", "bobo")):
+        await directory.user_add(brand, name)
+    await directory.device_code("acme", "kiosk-7")
+    await directory.device_code("bolt", "kiosk-77")
+    list_them = "pushbroker {} list acme shows them all."
+    for call, remedy in (
+        (directory.user_show("acme", "bbo"), "Did you mean 'bob'? " + list_them.format("user")),
+        (directory.user_remove("acme", "bobb"), "Did you mean 'bobby' or 'bob'? " + list_them.format("user")),
+        (
+            directory.device_code("acme", "new", user="boby"),
+            "Did you mean 'bobby' or 'bob'? " + list_them.format("user"),
+        ),
+        (directory.device_list("acme", store="milan"), "Did you mean 'milano'? " + list_them.format("store")),
+        (directory.device_revoke("acme", "kiosk7"), "Did you mean 'kiosk-7'? " + list_them.format("device")),
+        (directory.store_show("bolt", "milan"), "pushbroker store add bolt milan"),
+        (directory.user_show("bolt", "bob"), "Did you mean 'bobo'? pushbroker user list bolt shows them all."),
+    ):
+        with pytest.raises(NotFound) as caught:
+            await call
+        assert caught.value.remedy == remedy
+
+
+async def test_names_are_compared_with_a_bounded_number_of_others(directory: Directory) -> None:
+    async with directory.records.transaction():
+        for number in range(1200):
+            await directory.records.add_place("user", "acme", f"u{number:05}", "", directory.now())
+    assert len(await directory.records.names_near("user", "acme", "u00600x", 200)) == 400
+    with pytest.raises(NotFound, match="no user") as caught:
+        await directory.user_show("acme", "u00600x")
+    assert "'u00600'" in caught.value.remedy
 
 
 async def test_removing_a_user_or_store_unassigns_its_devices(
