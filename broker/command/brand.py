@@ -5,6 +5,7 @@ import click
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, read_secret, yes_option
 from broker.command.names import brands
 from broker.command.output import print_json, print_list, print_one
+from broker.errors import NotFound
 
 command = Noun("brand", help="Brands: the tenants whose servers publish.")
 _brand = click.argument("brand", shell_complete=brands)
@@ -131,6 +132,8 @@ def list_tokens(run: Run, brand: str) -> None:
 @pass_run
 def revoke(run: Run, brand: str, token_id: str, yes: bool) -> None:
     """Revoke a token. Connections that used it end at once."""
+    if all(found["id"] != token_id for found in run.call("token.list", brand=brand)):
+        raise NotFound(f"{brand} has no token {token_id!r}", remedy=f"pushbroker brand token list {brand}")
     confirm(f"Revoke token {token_id} of {brand}?", yes=yes)
     run.call("token.revoke", brand=brand, token_id=token_id)
     run.done({"id": token_id, "brand": brand, "revoked": True}, f"token {token_id} revoked")

@@ -129,10 +129,7 @@ def show(run: Run, certificate: str) -> None:
         return
     if "/" in certificate or certificate.endswith((".crt", ".pem")):
         raise NotFound(f"there is no file {certificate}", remedy="pushbroker cert list, for those that were issued")
-    found = [issued for issued in run.call("cert.list", brand=None) if issued["serial"] == certificate]
-    if not found:
-        raise NotFound(f"there is no certificate {certificate!r}", remedy="pushbroker cert list")
-    print_one(run, found[0])
+    print_one(run, _issued(run, certificate))
 
 
 @command.command("revoke", examples=["pushbroker cert revoke 4f3c...", "pushbroker cert revoke 4f3c... --yes"])
@@ -141,7 +138,8 @@ def show(run: Run, certificate: str) -> None:
 @pass_run
 def revoke(run: Run, serial: str, yes: bool) -> None:
     """Revoke a certificate. Connections that use it end at once."""
-    confirm(f"Revoke certificate {serial}?", yes=yes)
+    found = _issued(run, serial)
+    confirm(f"Revoke certificate {found['serial']} of {found['identity']}?", yes=yes)
     run.call("cert.revoke", serial=serial)
     run.done({"serial": serial, "revoked": True}, f"certificate {serial} revoked")
 
@@ -155,6 +153,15 @@ def ca(run: Run) -> None:
         print_json(found)
     else:
         click.echo(found["certificate"].rstrip())
+
+
+def _issued(run: Run, serial: str) -> dict[str, Any]:
+    """The certificate with this serial, which may be written as openssl prints it, or `NotFound`."""
+    plain = serial.replace(":", "").lower().lstrip("0")
+    for issued in run.call("cert.list", brand=None):
+        if issued["serial"] == plain:
+            return dict(issued)
+    raise NotFound(f"there is no certificate {serial!r}", remedy="pushbroker cert list")
 
 
 def _print(run: Run, issued: dict[str, Any]) -> None:

@@ -63,6 +63,23 @@ def test_nothing_destructive_without_a_word(acme: Path) -> None:
     assert ok("brand", "list", "--json", **env).json == []
 
 
+def test_nobody_is_asked_about_what_is_not_there(acme: Path) -> None:
+    """Without a terminal a question is a usage error (2), so these come before it."""
+    for command in (
+        ("brand", "remove", "nobody"),
+        ("brand", "token", "revoke", "acme", "none"),
+        ("brand", "token", "revoke", "nobody", "none"),
+        ("user", "remove", "acme", "bob"),
+        ("store", "remove", "acme", "roma"),
+        ("device", "revoke", "acme", "kiosk-7"),
+        ("device", "remove", "acme", "kiosk-7"),
+        ("cert", "revoke", "4f3c"),
+    ):
+        done = pushbroker(*command, "--data", acme)
+        assert done.code == 3, (command, done.err)
+        assert "try: pushbroker " in done.err
+
+
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1)])
 def test_a_person_is_asked(acme: Path, answer: bytes, code: int) -> None:
     ours, theirs = pty.openpty()
@@ -92,6 +109,7 @@ def test_tokens(acme: Path) -> None:
     (token,) = ok("brand", "token", "list", "acme", "--json", **env).json
     assert token["name"] == "crm"
     assert secret not in ok("brand", "token", "list", "acme", **env).out
+    assert pushbroker("brand", "token", "revoke", "acme", token["id"], **env).code == 2  # nobody said yes
     ok("brand", "token", "revoke", "acme", token["id"], "--yes", **env)
     (token,) = ok("brand", "token", "list", "acme", "--json", **env).json
     assert token["revoked_at"]
@@ -150,7 +168,10 @@ def test_certificates(acme: Path, tmp_path: Path) -> None:
     renewed = ok("cert", "show", out / "crm.crt", "--json", **env).json["serial"]
     assert renewed in serials
     assert renewed != shown["serial"]
-    ok("cert", "revoke", shown["serial"], "--yes", **env)
+    assert pushbroker("cert", "revoke", shown["serial"], **env).code == 2  # it is there, and nobody said yes
+    as_openssl = ":".join(re.findall("..", shown["serial"].upper().rjust(len(shown["serial"]) // 2 * 2 + 2, "0")))
+    assert ok("cert", "show", as_openssl, "--json", **env).json["revoked_at"] is None
+    ok("cert", "revoke", as_openssl, "--yes", **env)
     assert ok("cert", "show", shown["serial"], "--json", **env).json["revoked_at"]
     assert pushbroker("cert", "revoke", "00", "--yes", **env).code == 3
     assert pushbroker("cert", "show", "00", **env).code == 3
