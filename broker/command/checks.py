@@ -41,6 +41,20 @@ class Check(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+def configuration(settings: Settings) -> Iterator[Check]:
+    """Where the settings are from; what they are was checked when they were read."""
+    path = settings.config_path
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        words = f"you may not read {path}, which may say something else than the defaults"
+        yield Check("settings", "skipped", words, "Run this with sudo.")
+    except OSError:
+        yield Check("settings", "ok", "defaults, no configuration file")
+    else:
+        yield Check("settings", "ok", f"from {path}")
+
+
 def data_directory(settings: Settings) -> Iterator[Check]:
     """That it is there, ours, and closed to others."""
     data = settings.data
@@ -49,8 +63,11 @@ def data_directory(settings: Settings) -> Iterator[Check]:
     except FileNotFoundError:
         yield Check("data", "failed", f"there is no directory {data}", f"pushbroker init --data {data}")
         return
+    except PermissionError:  # not even through the directory above, which is systemd's way with a dynamic user
+        mode = 0
     if not os.access(data, os.R_OK | os.X_OK):
-        yield Check("data", "skipped", f"you may not look into {data}", "Run this with sudo.")
+        words = f"you may not look into {data}: its disk, databases, certificates and keys are not checked"
+        yield Check("data", "skipped", words, "Run this with sudo.")
         return
     if mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_IROTH):
         yield Check("data", "failed", f"{data} is open to others ({stat.filemode(mode)})", f"chmod 700 {data}")

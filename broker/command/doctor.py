@@ -1,5 +1,6 @@
 """`pushbroker doctor`: looks at everything that can be wrong, and says what to do."""
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,10 +66,9 @@ def _checks(run: Run, *, push: bool) -> Iterator["Check"]:
     except PushbrokerError as error:
         yield checks.Check("settings", "failed", error.message, error.remedy)
         return
-    read = settings.config_path.exists()
-    yield checks.Check("settings", "ok", f"from {settings.config_path}" if read else "defaults, no configuration file")
+    yield from checks.configuration(settings)
     yield from checks.data_directory(settings)
-    if settings.data.is_dir():
+    if os.access(settings.data, os.R_OK | os.X_OK):
         yield from checks.disk(settings)
         yield from checks.schemas(settings)
         yield from checks.certificates(settings, datetime.now(UTC))
@@ -77,7 +77,7 @@ def _checks(run: Run, *, push: bool) -> Iterator["Check"]:
     try:
         status = run.call("status")
     except Unreachable as error:
-        stuck = settings.data.is_dir() and "does not answer" in error.message
+        stuck = "does not answer" in error.message
         yield checks.Check("broker", "failed" if stuck else "skipped", error.message, error.remedy)
     except PushbrokerError as error:
         yield checks.Check("broker", "failed", error.message, error.remedy)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import PUSHBROKER, Serving, environment, ok, pushbroker, serving
+from support.cli import PUSHBROKER, Serving, environment, ok, pushbroker, serving, without_rights
 
 from client_sdk import Credentials, Device, Message, enrol
 
@@ -243,6 +243,44 @@ def test_doctor_finds_a_running_broker_well(world: World) -> None:
     assert [brand["name"] for brand in world.ok("brand", "list", "--json").json] == ["acme"]
     for check in checks:
         assert check["state"] in ("ok", "skipped") or check["remedy"], check
+
+
+@pytest.mark.parametrize("closed", ["vault", "vault/data"])
+def test_doctor_goes_on_without_the_data_directory(tmp_path: Path, closed: str) -> None:
+    """A member of the admin group may use the socket and nothing else."""
+    data = tmp_path / "vault" / "data"
+    data.parent.mkdir()
+    env = {"PUSHBROKER_ADMIN_SOCKET": str(tmp_path / "admin.sock")}
+    with serving("--data", data, "--listen", "mqtts://127.0.0.1:0", **env) as broker:
+        mode = (tmp_path / closed).stat().st_mode
+        (tmp_path / closed).chmod(0)
+        try:
+            done = without_rights("doctor", "--json", "--data", data, **env)
+        finally:
+            (tmp_path / closed).chmod(mode)
+        assert broker.stop()[0] == 0
+    assert done.err == ""
+    by_name = {check["name"]: check for check in done.json}
+    assert by_name["broker"]["words"].startswith("running")
+    assert by_name["push"]["state"] == "ok"
+    assert (by_name["settings"]["state"], by_name["data"]["state"]) == ("skipped", "skipped")
+    assert str(data / "pushbroker.toml") in by_name["settings"]["words"]
+    assert "databases, certificates and keys" in by_name["data"]["words"]
+    assert "sudo" in by_name["settings"]["remedy"] + by_name["data"]["remedy"]
+    assert done.code == 0
+
+
+def test_doctor_goes_on_without_any_rights(tmp_path: Path) -> None:
+    data = tmp_path / "vault" / "data"
+    ok("init", "--data", data)
+    data.parent.chmod(0)
+    try:
+        done = without_rights("doctor", "--json", "--data", data, PUSHBROKER_LISTEN="mqtts://127.0.0.1:0")
+    finally:
+        data.parent.chmod(0o700)
+    states = {check["name"]: check["state"] for check in done.json}
+    assert (states["data"], states["broker"], states["ports"]) == ("skipped", "failed", "ok")
+    assert done.code == 1
 
 
 def test_revocation_ends_a_live_connection(world: World) -> None:
