@@ -1,10 +1,8 @@
 """The broker as a whole: builds its parts, wires them, starts and stops them in order."""
 
 import asyncio
-import errno
 import resource
 import secrets
-import socket
 import ssl
 import time
 from collections import deque
@@ -17,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from broker.admission import Admission
 from broker.bridge.enrolment import Enrolment
 from broker.bridge.receipts import DEVICE_RECEIPTS, Receipts
 from broker.bridge.tail import Tail
@@ -24,13 +23,11 @@ from broker.config import Listener, Settings, check_anonymous
 from broker.errors import Failed, ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedSession
-from broker.limits import ADMISSIONS_MAX
+from broker.listen.bind import bind
 from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.route.access import ENROL_REQUEST
-from broker.session import connect
-from broker.session.channel import Channel
 from broker.session.core import Core, Limits
 from broker.session.session import Session
 from broker.session.snapshot import CoreSnapshot, restore_message, restore_session
@@ -40,17 +37,15 @@ from broker.store.lock import DataLock
 from broker.store.records import Known
 from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
-from broker.trust.gate import Gate, Presented
+from broker.trust.gate import Gate
 from broker.watch.throttle import Throttle
 from broker.wire.codes import PacketType, Reason
-from broker.wire.packets import Connect, Properties
+from broker.wire.packets import Properties
 from broker.wire.primitives import encode_varint
 from broker.wire.properties import decode_properties
 from broker.wire.publish import forwarded
 from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
-# Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
-_CODES_MAX: Final = 1000
 # Descriptors for the store, the log, listeners, admin commands.
 _DESCRIPTORS_OURS: Final = 64
 _UNTIL_RESTART: Final = ("listen", "data", "trust_domain")
@@ -67,10 +62,7 @@ class Broker:
         self.addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._codes: dict[str, str] = {}
         self._throttle = Throttle(time.monotonic)
-        self._admitting = 0
-        self._revision = 0  # of the identities: counts their changes
         self._started_at = 0.0
         self.core: Core
         self.reactor: Reactor
@@ -103,7 +95,10 @@ class Broker:
             ) from None
         stack.enter_context(DataLock(settings.lock_path))
         # Sockets first: a port in use is found before a large store is loaded.
-        sockets = [(listener, stack.enter_context(_bind(listener))) for listener in settings.listen]
+        sockets = [
+            (listener, stack.enter_context(bind(listener.host, listener.port, listener.url)))
+            for listener in settings.listen
+        ]
 
         self.directory = await stack.enter_async_context(
             open_directory(settings.data, trust_domain=settings.trust_domain, names=settings.names)
@@ -111,12 +106,13 @@ class Broker:
         self.authority = self.directory.authority
         self._note_certificates(self.authority.notices)
         self.gate = Gate(self.directory, allow_anonymous=settings.allow_anonymous)
+        self.admission = Admission(self.gate, run=self._spawn, log=self._log)
         self.directory.watch(self._identity_changed)
 
         self.receipts = Receipts(self._tell, self._log)
         self.core = Core(
             now=time.monotonic(),
-            admit=self._admit,
+            admit=self.admission.admit,
             random_id=lambda: f"auto-{secrets.token_hex(12)}",
             bridge=self.receipts,
             log=self._log,
@@ -125,7 +121,7 @@ class Broker:
         self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
         enrolment = Enrolment(
             sign=self._sign,
-            code_of=lambda session: self._codes.get(session.key, ""),
+            code_of=self.admission.code_of,
             run=self._spawn,
             reply=self._reply,
             log=self._log,
@@ -137,7 +133,7 @@ class Broker:
         self.journal = SqliteJournal(journal, settings.journal_path)
         await self._restore()
 
-        self.reactor = Reactor(self.core, asyncio.get_running_loop())
+        self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
         self._context = self._tls_context()
         for listener, bound in sockets:
@@ -244,67 +240,9 @@ class Broker:
 
     # -- who is it ---------------------------------------------------------------------------------------------------
 
-    def _admit(self, channel: Channel, packet: Connect) -> None:
-        presented = Presented(
-            client_id=packet.client_id,
-            username=packet.username,
-            password=packet.password,
-            certificate=channel.certificate,
-        )
-        identity = self.gate.admit_now(presented)
-        if identity is not None:
-            connect.accepted(channel, identity)
-            return
-        if self._admitting >= ADMISSIONS_MAX:
-            connect.refused(channel, Refused("too many clients at once", reason=Reason.SERVER_BUSY))
-            return
-        channel.pause()
-        self._admitting += 1
-        self._spawn(self._admit_later(channel, presented))
-
-    async def _admit_later(self, channel: Channel, presented: Presented) -> None:
-        try:
-            while not channel.closed:
-                revision = self._revision
-                admitted = await self.gate.admit(presented)
-                if revision == self._revision:  # else it may have been revoked meanwhile
-                    break
-            else:
-                return
-        except Refused as error:
-            refusal = error
-            self.reactor.run(lambda: connect.refused(channel, refusal))
-            return
-        except Exception as error:  # noqa: BLE001 - logged; whatever it is, this client gets an answer
-            self.core.counters.unexpected_errors += 1
-            self._log("cannot check an identity", client=channel.address, exc_info=error)
-            unavailable = Refused("identities cannot be checked now", reason=Reason.SERVER_UNAVAILABLE)
-            self.reactor.run(lambda: connect.refused(channel, unavailable))
-            return
-        finally:
-            self._admitting -= 1
-
-        identity = admitted.identity
-        until = 0.0
-        if admitted.until is not None:
-            until = time.monotonic() + max(0.001, (admitted.until - datetime.now(UTC)).total_seconds())
-
-        def enter() -> None:
-            connect.accepted(channel, identity, until)
-            if identity.role is Role.ENROLLING and channel.session is not None:
-                self._remember_code(channel.session.key, (presented.password or b"").decode("ascii", "replace"))
-            channel.resume()
-
-        self.reactor.run(enter, channel)
-
-    def _remember_code(self, key: str, code: str) -> None:
-        if len(self._codes) >= _CODES_MAX:
-            self._codes = {key: code for key, code in self._codes.items() if key in self.core.sessions}
-        self._codes[key] = code
-
     def _identity_changed(self, path: str, gone: bool) -> None:
         """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
-        self._revision += 1
+        self.admission.identities_changed()
         self.reactor.run(lambda: self.core.drop_identity(path, gone))
 
     async def _sign(self, identity: Identity, code: str, csr: bytes) -> dict[str, Any]:
@@ -491,30 +429,6 @@ class Broker:
             self.log.error(event, **fields)
         else:
             self.log.info(event, **fields)
-
-
-def _bind(listener: Listener) -> socket.socket:
-    """A socket bound to where `listener` says. Raises `Failed` when that is not possible."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise Failed(f"cannot listen on {listener.url}: {error.strerror}", remedy="Check the address.") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen()  # only now does a second socket on the same address fail
-    except OSError as error:
-        sock.close()
-        remedy = {
-            errno.EADDRINUSE: f"See who has it: ss -ltnp 'sport = :{listener.port}'; or choose another with --listen.",
-            errno.EACCES: "Ports below 1024 need a privilege; choose a higher one, such as 8883, with --listen.",
-            errno.EADDRNOTAVAIL: "That address is not of this machine: ip address",
-        }.get(error.errno or 0, "Choose another address with --listen.")
-        raise Failed(f"cannot listen on {listener.url}: {error.strerror}", remedy=remedy) from None
-    return sock
 
 
 def _limits(settings: Settings) -> Limits:

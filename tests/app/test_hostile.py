@@ -149,7 +149,7 @@ async def test_those_who_hang_up_are_not_looked_up(broker: Broker, monkeypatch: 
         return await admit(presented)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gate, "admit", counted)
-    monkeypatch.setattr("broker.app.ADMISSIONS_MAX", 3)
+    monkeypatch.setattr("broker.admission.ADMISSIONS_MAX", 3)
     clients = []
     for _ in range(3):
         clients.append(await Client.open(port(broker)))

@@ -1,0 +1,97 @@
+"""From a CONNECT to an identity: the gate is asked, off the loop where that takes time, and its answer carried out."""
+
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from broker.errors import Refused
+from broker.identity import Role
+from broker.limits import ADMISSIONS_MAX
+from broker.listen.reactor import Reactor
+from broker.session import connect
+from broker.session.channel import Channel
+from broker.session.session import Session
+from broker.trust.gate import Admitted, Gate, Presented
+from broker.wire.codes import Reason
+from broker.wire.packets import Connect
+
+# Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
+_CODES_MAX: Final = 1000
+
+
+class Admission:
+    """Lets clients in. `run` takes the work that awaits; `log` what an operator should see."""
+
+    def __init__(
+        self, gate: Gate, *, run: Callable[[Coroutine[Any, Any, None]], object], log: Callable[..., object]
+    ) -> None:
+        self.gate = gate
+        self.reactor: Reactor  # set once there is one: nobody connects before
+        self._run = run
+        self._log = log
+        self._codes: dict[str, str] = {}  # of who enrols, by session key
+        self._under_way = 0
+        self._revision = 0  # of the identities: counts their changes
+
+    def admit(self, channel: Channel, packet: Connect) -> None:
+        """A client presents itself: it is let in, refused, or has to wait for the records."""
+        presented = Presented(
+            client_id=packet.client_id,
+            username=packet.username,
+            password=packet.password,
+            certificate=channel.certificate,
+        )
+        identity = self.gate.admit_now(presented)
+        if identity is not None:
+            connect.accepted(channel, identity)
+            return
+        if self._under_way >= ADMISSIONS_MAX:
+            connect.refused(channel, Refused("too many clients at once", reason=Reason.SERVER_BUSY))
+            return
+        channel.pause()
+        self._under_way += 1
+        self._run(self._look_up(channel, presented))
+
+    def identities_changed(self) -> None:
+        """What was looked up before now may not hold any more: who is being looked up is looked up again."""
+        self._revision += 1
+
+    def code_of(self, session: Session) -> str:
+        """The one-time code with which `session` came; '' for others."""
+        return self._codes.get(session.key, "")
+
+    async def _look_up(self, channel: Channel, presented: Presented) -> None:
+        try:
+            while not channel.closed:
+                revision = self._revision
+                admitted = await self.gate.admit(presented)
+                if revision == self._revision:  # else it may have been revoked meanwhile
+                    break
+            else:
+                return
+        except Refused as error:
+            refusal = error
+            self.reactor.run(lambda: connect.refused(channel, refusal))
+            return
+        except Exception as error:  # noqa: BLE001 - logged; whatever it is, this client gets an answer
+            self.reactor.core.counters.unexpected_errors += 1
+            self._log("cannot check an identity", client=channel.address, exc_info=error)
+            unavailable = Refused("identities cannot be checked now", reason=Reason.SERVER_UNAVAILABLE)
+            self.reactor.run(lambda: connect.refused(channel, unavailable))
+            return
+        finally:
+            self._under_way -= 1
+        self.reactor.run(lambda: self._enter(channel, admitted, presented.password or b""), channel)
+
+    def _enter(self, channel: Channel, admitted: Admitted, password: bytes) -> None:
+        until = 0.0
+        if admitted.until is not None:
+            until = time.monotonic() + max(0.001, (admitted.until - datetime.now(UTC)).total_seconds())
+        connect.accepted(channel, admitted.identity, until)
+        if admitted.identity.role is Role.ENROLLING and channel.session is not None:
+            if len(self._codes) >= _CODES_MAX:
+                sessions = self.reactor.core.sessions
+                self._codes = {key: code for key, code in self._codes.items() if key in sessions}
+            self._codes[channel.session.key] = password.decode("ascii", "replace")
+        channel.resume()
