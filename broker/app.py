@@ -22,7 +22,7 @@ from broker.bridge.tail import Tail
 from broker.config import Listener, Settings, check_anonymous
 from broker.errors import Failed, ProtocolError, Refused
 from broker.identity import Identity, Role
-from broker.journal import SavedSession
+from broker.journal import Journal, SavedSession
 from broker.listen.bind import bind
 from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
@@ -129,8 +129,8 @@ class Broker:
         self.core.router.serve(ENROL_REQUEST, enrolment.heard)
 
         journal = await open_database(settings.journal_path, "journal")
-        stack.push_async_callback(journal.close)
-        self.journal = SqliteJournal(journal, settings.journal_path)
+        self.journal: Journal = SqliteJournal(journal, settings.journal_path)
+        stack.push_async_callback(self.journal.close)
         await self._restore()
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
@@ -342,8 +342,7 @@ class Broker:
             raise Refused(f"there is no QoS {qos}", reason=Reason.QOS_NOT_SUPPORTED, remedy="Use 0, 1 or 2.")
         if len(payload) > self.settings.packet_bytes_max - len(name):
             raise Refused(f"a payload of {len(payload)} bytes is too large", reason=Reason.PACKET_TOO_LARGE)
-        brand = topic.partition("/")[0]
-        id = self.receipts.stamp(Identity(Role.SERVER, brand, "admin"), name) if qos else ""
+        id = self.receipts.stamp(name) if qos else ""
         given = [pair for pair in user_properties if pair[0] != "message-id"]
         properties = Properties(
             content_type=content_type, user_properties=[*given, ("message-id", id)] if id else given

@@ -6,7 +6,6 @@ from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, which sorts as its numbers do
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]  # ten bits at a time
-LENGTH: Final = 22
 
 
 class MessageIds:

@@ -55,7 +55,7 @@ class Receipts:
         self._decode = msgspec.json.Decoder(DeviceReceipt).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def stamp(self, identity: Identity, topic: bytes) -> str:  # noqa: ARG002 - later bridges decide by brand
+    def stamp(self, topic: bytes) -> str:
         """An id for a brand server's message to a user, device, store or topic; '' for any other."""
         return self._ids.next() if _ADDRESSED.match(topic) else ""
 

@@ -41,8 +41,8 @@ class Limits(msgspec.Struct, frozen=True):
 class Bridge(Protocol):
     """What the core asks of the bridge: names for messages, and somebody who wants to know when one arrived."""
 
-    def stamp(self, identity: Identity, topic: bytes) -> str:
-        """A message id for a publish of `identity` to `topic`, '' for none."""
+    def stamp(self, topic: bytes) -> str:
+        """A message id for a brand server's publish to `topic`, '' for none."""
         ...
 
     def delivered(self, session: Session, message: Message) -> None:
@@ -153,10 +153,6 @@ class Core:
             self.counters.messages_delivered += 1
             if message.receipt:
                 self.bridge.delivered(session, message)
-
-    def expired(self, session: Session, message: Message) -> None:  # noqa: ARG002 - for receipts of later life states
-        """`message` ran out of time before `session` could get it."""
-        self.counters.messages_dropped_expired += 1
 
     @staticmethod
     def wrong_ack(what: str) -> ProtocolError:

@@ -57,7 +57,7 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
     name = b""
     if channel.stamps and qos:
         # A name that both ends know it by: the publisher from the acknowledgement, the receivers from a property.
-        message.id = core.bridge.stamp(session.identity, topic)
+        message.id = core.bridge.stamp(topic)
         if message.id:
             name = user_property("message-id", message.id)
             given = properties.user_properties

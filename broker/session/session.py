@@ -245,7 +245,7 @@ class Session:
             message = queue.popleft()
             self.queue_bytes -= message.size
             if message.expires_at and message.expires_at <= now:
-                self.core.expired(self, message)  # [MQTT-3.3.2-5]
+                self.core.counters.messages_dropped_expired += 1  # [MQTT-3.3.2-5]
             else:
                 self._send(message)
         if not queue:
@@ -304,7 +304,7 @@ class Session:
         now = self.core.now
         if message.qos == 1 and message.expires_at and message.expires_at <= now:
             del self.inflight[id]
-            self.core.expired(self, message)
+            self.core.counters.messages_dropped_expired += 1
             return True
         # What is in flight and not in the deque has been sent on this connection, and is not yet answered.
         if len(self.inflight) - len(self.resend or ()) > self.window:

@@ -11,7 +11,7 @@ from typing import Any
 
 from support.mqtt import Client
 
-from broker.identity import ANONYMOUS, Identity
+from broker.identity import ANONYMOUS
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.session import connect
@@ -20,7 +20,7 @@ from broker.session.session import Session
 
 
 class _NoBridge:
-    def stamp(self, identity: Identity, topic: bytes) -> str:
+    def stamp(self, topic: bytes) -> str:
         return ""
 
     def delivered(self, session: Session, message: Message) -> None:

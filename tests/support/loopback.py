@@ -97,7 +97,7 @@ class Recorder:
         self.count = 0
         self.receipts: list[tuple[str, str]] = []
 
-    def stamp(self, identity: Identity, topic: bytes) -> str:
+    def stamp(self, topic: bytes) -> str:
         if not self.named or not topic.startswith(self.named):
             return ""
         self.count += 1
