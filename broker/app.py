@@ -225,7 +225,7 @@ class Broker:
         if settings is not None:
             self.settings = settings
             self.core.limits = _limits(settings)
-            self.core.retained.bound(settings.retained_messages_max, settings.retained_bytes_max)
+            self.core.retained.bound(*self.core.limits.retained)
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
 

@@ -144,6 +144,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retained_bytes_max: Annotated[int, _says("How many bytes of retained messages are kept.", ge=0, le=1 << 40)] = (
         limits.RETAINED_BYTES_MAX
     )
+    retained_messages_of_brand_max: Annotated[
+        int, _says("How many retained messages are kept of one brand.", ge=0, le=100_000_000)
+    ] = limits.RETAINED_MESSAGES_OF_BRAND_MAX
+    retained_bytes_of_brand_max: Annotated[
+        int, _says("How many bytes of retained messages are kept of one brand.", ge=0, le=1 << 40)
+    ] = limits.RETAINED_BYTES_OF_BRAND_MAX
 
     @property
     def config_path(self) -> Path:

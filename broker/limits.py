@@ -52,6 +52,10 @@ SESSIONS_OF_DEVICE_MAX: Final = 8
 SESSIONS_OF_IDENTITY_MAX: Final = 1000
 RETAINED_MESSAGES_MAX: Final = 100_000
 RETAINED_BYTES_MAX: Final = 256 << 20
+# Of one brand: a quarter, so that no brand's servers or devices use up what the others need. A state of each of 20,000
+# devices (acme/device/kiosk-12345/up/state with 100 bytes) takes 1.5 KB with its levels in the tree, 30 MB of all.
+RETAINED_MESSAGES_OF_BRAND_MAX: Final = RETAINED_MESSAGES_MAX // 4
+RETAINED_BYTES_OF_BRAND_MAX: Final = RETAINED_BYTES_MAX // 4
 # Looking through retained messages for subscriptions, at 0.5 us for each level: 10 ms of everybody's time, then nobody
 # looks for 50 ms.
 RETAINED_WALK_MAX: Final = 20_000

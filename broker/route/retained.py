@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from broker.limits import (
     RETAINED_BYTES_MAX,
+    RETAINED_BYTES_OF_BRAND_MAX,
     RETAINED_MESSAGES_MAX,
+    RETAINED_MESSAGES_OF_BRAND_MAX,
     RETAINED_OF_DEVICE_MAX,
     TREE_NODE_BYTES,
 )
@@ -13,18 +15,24 @@ from broker.route.topictree import TopicTree
 
 
 class Retained:
-    """The retained messages, bounded by number and bytes; those that one device says (`up/`) by a number of their own.
+    """The retained messages, bounded by number and bytes: all of them, and those of each brand.
 
-    A bound that all share could be used up by one: of a brand's servers we take that, of a device that anybody can
-    walk up to we do not.
+    Those that one device says (`up/`) have a number of their own, too. A bound that all share could be used up by one:
+    a brand leaves the others their part, and a device that anybody can walk up to leaves its brand's.
     """
 
-    def __init__(self, messages_max: int = RETAINED_MESSAGES_MAX, bytes_max: int = RETAINED_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        messages_max: int = RETAINED_MESSAGES_MAX,
+        bytes_max: int = RETAINED_BYTES_MAX,
+        brand_messages_max: int = RETAINED_MESSAGES_OF_BRAND_MAX,
+        brand_bytes_max: int = RETAINED_BYTES_OF_BRAND_MAX,
+    ) -> None:
         self._messages: dict[bytes, Message] = {}
         self._tree = TopicTree[Message]()
-        self._messages_max = messages_max
-        self._bytes_max = bytes_max
+        self.bound(messages_max, bytes_max, brand_messages_max, brand_bytes_max)
         self.bytes = 0  # in memory, near enough: the messages, and the tree that finds them
+        self._of_brands: dict[bytes, tuple[int, int]] = {}  # number and bytes; none of those that have none
         self._of_devices: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -38,24 +46,29 @@ class Retained:
         """How many levels `match` has looked at so far."""
         return self._tree.walked
 
-    def bound(self, messages_max: int, bytes_max: int) -> None:
+    def bound(self, messages_max: int, bytes_max: int, brand_messages_max: int, brand_bytes_max: int) -> None:
         """Change the bounds; what is over them already stays until it is replaced or expires."""
         self._messages_max, self._bytes_max = messages_max, bytes_max
+        self._brand_messages_max, self._brand_bytes_max = brand_messages_max, brand_bytes_max
 
     def fits(self, message: Message) -> bool:
-        """Whether `message` may be retained; taking one away always may."""
+        """Whether `message` may be retained; taking one away always may, and so may one that is no larger."""
         if not message.payload:
             return True
+        messages, size = self._of_brands.get(_brand(message.topic), (0, 0))
         known = self._messages.get(message.topic)
         if known is not None:
-            return self.bytes + message.size - known.size <= self._bytes_max
-        if len(self._messages) >= self._messages_max:
-            return False
-        device = _device(message.topic)
-        if device and self._of_devices.get(device, 0) >= RETAINED_OF_DEVICE_MAX:
-            return False
-        nodes = self._tree.lacks(message.topic)
-        return self.bytes + message.size + nodes * TREE_NODE_BYTES <= self._bytes_max
+            more = message.size - known.size
+            if more <= 0:
+                return True
+        else:
+            if len(self._messages) >= self._messages_max or messages >= self._brand_messages_max:
+                return False
+            device = _device(message.topic)
+            if device and self._of_devices.get(device, 0) >= RETAINED_OF_DEVICE_MAX:
+                return False
+            more = message.size + self._tree.lacks(message.topic) * TREE_NODE_BYTES
+        return self.bytes + more <= self._bytes_max and size + more <= self._brand_bytes_max
 
     def set(self, message: Message) -> None:
         """Keep `message` as its topic's; an empty payload takes the topic's away [MQTT-3.3.1-6]."""
@@ -64,21 +77,27 @@ class Retained:
             self._took(known)
         if message.payload:
             self._messages[message.topic] = message
-            self.bytes += message.size + self._tree.lacks(message.topic) * TREE_NODE_BYTES
+            size = message.size + self._tree.lacks(message.topic) * TREE_NODE_BYTES
             self._tree.add(message.topic, message)
-            self._count(message.topic, 1)
+            self._count(message.topic, 1, size)
 
     def _took(self, message: Message) -> None:
         """`message` is not among those kept any more: its place in the tree goes, too."""
         before = self._tree.nodes
         self._tree.remove(message.topic)
-        self.bytes -= message.size + (before - self._tree.nodes) * TREE_NODE_BYTES
-        self._count(message.topic, -1)
+        self._count(message.topic, -1, -message.size - (before - self._tree.nodes) * TREE_NODE_BYTES)
 
-    def _count(self, topic: bytes, by: int) -> None:
-        device = _device(topic)
+    def _count(self, topic: bytes, messages: int, size: int) -> None:
+        """One more or one less. A level of the tree is its brand's: the first one is the brand itself."""
+        self.bytes += size
+        brand, device = _brand(topic), _device(topic)
+        before, before_size = self._of_brands.get(brand, (0, 0))
+        if before + messages:
+            self._of_brands[brand] = before + messages, before_size + size
+        else:
+            del self._of_brands[brand]
         if device:
-            self._of_devices[device] = self._of_devices.get(device, 0) + by
+            self._of_devices[device] = self._of_devices.get(device, 0) + messages
             if not self._of_devices[device]:
                 del self._of_devices[device]
 
@@ -102,6 +121,11 @@ class Retained:
             del self._messages[message.topic]
             self._took(message)
         return len(gone)
+
+
+def _brand(topic: bytes) -> bytes:
+    """Whose topic it is; in open mode, where nobody is anybody, whatever its first level is."""
+    return topic.partition(b"/")[0]
 
 
 def _device(topic: bytes) -> bytes:

@@ -36,6 +36,18 @@ class Limits(msgspec.Struct, frozen=True):
     session_expiry_max_s: int = limits.SESSION_EXPIRY_MAX_S
     retained_messages_max: int = limits.RETAINED_MESSAGES_MAX
     retained_bytes_max: int = limits.RETAINED_BYTES_MAX
+    retained_messages_of_brand_max: int = limits.RETAINED_MESSAGES_OF_BRAND_MAX
+    retained_bytes_of_brand_max: int = limits.RETAINED_BYTES_OF_BRAND_MAX
+
+    @property
+    def retained(self) -> tuple[int, int, int, int]:
+        """Those of retained messages, as `Retained` takes them."""
+        return (
+            self.retained_messages_max,
+            self.retained_bytes_max,
+            self.retained_messages_of_brand_max,
+            self.retained_bytes_of_brand_max,
+        )
 
 
 class Bridge(Protocol):
@@ -76,7 +88,7 @@ class Core:
         self.limits = limits or Limits()
         self.counters = Counters()
         self.router = Router[Session]()
-        self.retained = Retained(self.limits.retained_messages_max, self.limits.retained_bytes_max)
+        self.retained = Retained(*self.limits.retained)
         self.sessions: dict[str, Session] = {}
         self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
         # Retained messages have been looked through so much that these wait for their turn, in the next ticks.

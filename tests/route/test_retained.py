@@ -54,7 +54,58 @@ def test_keeps_the_last_of_each_topic(steps: list[tuple[str, str, bytes, float]]
     for topic in model:
         retained.set(message(topic, b""))
     assert retained.bytes == len(retained) == 0
-    assert retained._tree._root == {}
+    assert retained._tree._root == retained._of_brands == {}
+
+
+def taken(model: dict[str, Message]) -> tuple[int, int]:
+    """The number and bytes of some messages, counted from nothing."""
+    nodes = {tuple(topic.split("/")[: depth + 1]) for topic in model for depth in range(topic.count("/") + 1)}
+    return len(model), sum(one.size for one in model.values()) + TREE_NODE_BYTES * len(nodes)
+
+
+@given(
+    st.lists(st.tuples(TOPIC, st.binary(max_size=900)), max_size=25),
+    st.tuples(st.integers(0, 6), st.integers(0, 6000), st.integers(0, 4), st.integers(0, 4000)),
+)
+def test_what_fits_is_exact(steps: list[tuple[str, bytes]], bounds: tuple[int, int, int, int]) -> None:
+    """Whatever was kept, replaced and taken away before: the same answer as from counting all and a brand's anew."""
+    retained, model = Retained(*bounds), dict[str, Message]()
+    for topic, payload in steps:
+        one = message(topic, payload)
+        after = {**model, topic: one}
+        of_brand = {other: kept for other, kept in after.items() if other.split("/")[0] == topic.split("/")[0]}
+        within = all(size <= bound for size, bound in zip((*taken(after), *taken(of_brand)), bounds, strict=True))
+        no_more = not payload or (topic in model and one.size <= model[topic].size)
+        assert retained.fits(one) == (within or no_more)
+        if within or no_more:
+            retained.set(one)
+            model = {other: kept for other, kept in after.items() if kept.payload}
+            assert (len(retained), retained.bytes) == taken(model)
+
+
+def test_one_brand_cannot_use_up_what_all_share() -> None:
+    """What it may keep is its own affair: another brand, whatever its name begins with, has all of its part."""
+    for bounds in ({"brand_messages_max": 2}, {"brand_bytes_max": 2 * message("acme/a").size + 3 * TREE_NODE_BYTES}):
+        retained = Retained(**bounds)
+        for topic in ("acme/a", "acme/b"):
+            assert retained.fits(message(topic))
+            retained.set(message(topic))
+        assert not retained.fits(message("acme/c"))
+        assert retained.fits(message("acme/b", b"y"))  # replaces
+        for topic in ("rival/a", "acmes/a", "/acme/a"):
+            assert retained.fits(message(topic))
+        retained.set(message("acme/a", b""))
+        assert retained.fits(message("acme/c"))
+
+
+def test_what_is_over_a_lowered_bound_may_be_replaced_by_what_is_no_larger() -> None:
+    """Or else the states of a fleet would stand still for as long as there are too many of them."""
+    retained = Retained()
+    retained.set(message("acme/a", b"on"))
+    retained.bound(0, 0, 0, 0)
+    assert retained.fits(message("acme/a", b"no"))
+    assert not retained.fits(message("acme/a", b"off"))
+    assert not retained.fits(message("acme/b", b"on"))
 
 
 def test_the_number_is_bounded() -> None:
@@ -110,7 +161,7 @@ def test_the_bounds_can_be_changed() -> None:
     retained = Retained()
     for topic in "abc":
         retained.set(message(topic))
-    retained.bound(2, 1 << 20)
+    retained.bound(2, 1 << 20, 9, 1 << 20)
     assert len(retained) == 3
     assert not retained.fits(message("d"))
     retained.set(message("a", b""))
