@@ -86,7 +86,7 @@ def _operation(name: str, *, needs_broker: bool) -> Callable[[Function], Functio
 
 
 for _method in (
-    *("brand_add", "brand_list", "brand_show", "brand_remove"),
+    *("brand_add", "brand_list", "brand_show", "brand_set", "brand_remove"),
     *("token_issue", "token_list", "token_revoke"),
     *("user_add", "user_list", "user_show", "user_remove"),
     *("store_add", "store_list", "store_show", "store_remove"),

@@ -9,18 +9,38 @@ from broker.errors import NotFound
 
 command = Noun("brand", help="Brands: the tenants whose servers publish.")
 _brand = click.argument("brand", shell_complete=brands)
+_OVERFLOWS = ("reject", "drop-oldest")  # `Overflow` of broker.store.entries, which takes 30 ms to load
+_OVERFLOW_HELP = (
+    "When as much waits for a session as may: refuse the new message, and tell its publisher; or let the oldest go."
+)
 
 
 @command.command("add", examples=["pushbroker brand add acme", "pushbroker brand add acme --title 'Acme S.p.A.'"])
 @click.argument("brand")
 @click.option("--title", default="", help="A name for people.")
+@click.option("--overflow", type=click.Choice(_OVERFLOWS), default="reject", show_default=True, help=_OVERFLOW_HELP)
 @pass_run
-def add(run: Run, brand: str, title: str) -> None:
+def add(run: Run, brand: str, title: str, overflow: str) -> None:
     """Add a brand. Its name is the first level of its topics: BRAND/user/..."""
-    added = run.call("brand.add", name=brand, title=title)
+    added = run.call("brand.add", name=brand, title=title, overflow=overflow)
     run.done(
         added, f"brand {brand} added. Next: pushbroker brand token issue {brand}, pushbroker user add {brand} NAME"
     )
+
+
+@command.command(
+    "set",
+    examples=["pushbroker brand set acme --overflow drop-oldest", "pushbroker brand set acme --title 'Acme S.p.A.'"],
+)
+@_brand
+@click.option("--title", help="A name for people from now on; '' for none.")
+@click.option("--overflow", type=click.Choice(_OVERFLOWS), help=_OVERFLOW_HELP)
+@pass_run
+def set_(run: Run, brand: str, title: str | None, overflow: str | None) -> None:
+    """Change a brand. A running broker goes by it at once."""
+    if title is None and overflow is None:
+        raise click.UsageError("Say what is to change: --title TEXT, --overflow POLICY, or both.")
+    run.done(run.call("brand.set", name=brand, title=title, overflow=overflow), f"brand {brand} changed")
 
 
 @command.command("list", examples=["pushbroker brand list", "pushbroker brand list --json"])
@@ -30,7 +50,7 @@ def list_(run: Run) -> None:
     print_list(
         run,
         run.call("brand.list"),
-        ("name", "title", "created_at"),
+        ("name", "title", "overflow", "created_at"),
         empty="There are no brands: pushbroker brand add NAME",
     )
 

@@ -67,8 +67,8 @@ def _section(found: click.Command, context: click.Context) -> str:
     for parameter in found.get_params(context):
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record and parameter.name not in ("help", "data"):
-            words = record[1].replace("|", "\\|")
-            rows.append(f"| `{record[0]}` | {words} |")
+            usage_of, words = (text.replace("|", "\\|") for text in record)
+            rows.append(f"| `{usage_of}` | {words} |")
     if rows:
         lines.append("| option | |\n|---|---|\n" + "\n".join(rows) + "\n")
     if isinstance(found, Command) and found.examples:

@@ -20,11 +20,19 @@ class DeviceState(StrEnum):
     REVOKED = "revoked"
 
 
+class Overflow(StrEnum):
+    """What happens when a session of a brand has as much waiting as it may."""
+
+    REJECT = "reject"  # the new message is refused: its publisher is told, and nothing is dropped
+    DROP_OLDEST = "drop-oldest"  # the oldest that waits for the session goes, and is counted
+
+
 class Brand(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant, with the counts of what it has."""
 
     name: str
     title: str
+    overflow: Overflow
     created_at: datetime
     users: int
     stores: int

@@ -17,14 +17,14 @@ import msgspec
 
 from broker.identity import Identity, Role
 from broker.store.database import guarded, open_database
-from broker.store.entries import Brand, Certificate, Code, Device, DeviceState, Holder, Store, Token, User
+from broker.store.entries import Brand, Certificate, Code, Device, DeviceState, Holder, Overflow, Store, Token, User
 
 SCHEMA: Final = "records"
 T = TypeVar("T")
 Place = Literal["user", "store"]
 
 _BRAND = """
-  SELECT name, title, created_at,
+  SELECT name, title, overflow, created_at,
     (SELECT count(*) FROM users WHERE brand = b.name) AS users,
     (SELECT count(*) FROM stores WHERE brand = b.name) AS stores,
     (SELECT count(*) FROM devices WHERE brand = b.name) AS devices,
@@ -173,9 +173,22 @@ class Records:
         """Whether there is such a brand."""
         return bool(await self._run("SELECT 1 FROM brands WHERE name = :name", name=name))
 
-    async def add_brand(self, name: str, title: str, now: datetime) -> None:
+    async def drop_oldest(self) -> frozenset[str]:
+        """The names of the brands whose sessions drop the oldest message when too much waits."""
+        with guarded(self.path):
+            rows = await self._run("SELECT name FROM brands WHERE overflow = :overflow", overflow=Overflow.DROP_OLDEST)
+        return frozenset(row[0] for row in rows)
+
+    async def add_brand(self, name: str, title: str, overflow: Overflow, now: datetime) -> None:
         """Add a brand that is not there."""
-        await self._run("INSERT INTO brands VALUES (:name, :title, :now)", name=name, title=title, now=_s(now))
+        sql = "INSERT INTO brands (name, title, overflow, created_at) VALUES (:name, :title, :overflow, :now)"
+        await self._run(sql, name=name, title=title, overflow=overflow, now=_s(now))
+
+    async def set_brand(self, name: str, title: str | None, overflow: Overflow | None) -> None:
+        """Change what of a brand is given; None leaves it as it is."""
+        sql = """UPDATE brands SET title = coalesce(:title, title), overflow = coalesce(:overflow, overflow)
+                 WHERE name = :name"""
+        await self._run(sql, name=name, title=title, overflow=overflow)
 
     async def remove_brand(self, name: str) -> dict[str, int]:
         """Remove a brand and, by cascade, everything of it; says how many of each."""

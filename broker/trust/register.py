@@ -14,7 +14,7 @@ import msgspec
 
 from broker.errors import NotFound, Refused
 from broker.identity import Identity, Role, check_name
-from broker.store.entries import Brand, Device, DeviceState, Store, User
+from broker.store.entries import Brand, Device, DeviceState, Overflow, Store, User
 from broker.store.records import Place, Records
 from broker.trust.authority import Authority
 
@@ -64,38 +64,65 @@ class Register:
         self.authority = authority
         self.now = authority.now
         self._watchers: list[Watcher] = []
+        self._overflow_watchers: list[Callable[[frozenset[str]], None]] = []
 
     def watch(self, callback: Watcher) -> Callable[[], None]:
         """Call `callback` after each change; returns what ends that."""
         self._watchers.append(callback)
         return partial(self._watchers.remove, callback)
 
+    async def watch_overflow(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` with the names of the brands that drop the oldest message, now and after each change.
+
+        Like a `Watcher` it is called in the event loop, when the change is on the disk; it must not raise.
+        """
+        async with self._change_brands():
+            self._overflow_watchers.append(callback)
+
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Announce]:
         """A transaction that tells the watchers, after its commit, what was announced in it."""
         async with self.records.transaction() as after:
+            yield partial(self._announce, after)
 
-            def announce(path: str, *, gone: bool = False) -> None:
-                after.append(partial(self._tell, path, gone))
+    @asynccontextmanager
+    async def _change_brands(self) -> AsyncIterator[Announce]:
+        """The same; who watches how brands overflow is told, too."""
+        async with self.records.transaction() as after:
+            yield partial(self._announce, after)
+            after.append(partial(self._tell_overflow, await self.records.drop_oldest()))
 
-            yield announce
+    def _announce(self, after: list[Callable[[], None]], path: str, *, gone: bool = False) -> None:
+        after.append(partial(self._tell, path, gone))
 
     def _tell(self, path: str, gone: bool) -> None:
         for watcher in tuple(self._watchers):
             watcher(path, gone)
 
+    def _tell_overflow(self, names: frozenset[str]) -> None:
+        for callback in self._overflow_watchers:
+            callback(names)
+
     # -- brands --------------------------------------------------------------------------------------------------------
 
-    async def brand_add(self, name: str, title: str = "") -> Brand:
+    async def brand_add(self, name: str, title: str = "", overflow: Overflow = Overflow.REJECT) -> Brand:
         """Add a brand. `Refused` when it is there, or its name or title cannot be one."""
         check_name("brand", name)
         if name in RESERVED_BRANDS:
             raise Refused(f"{name!r} is reserved and cannot name a brand", reason=0x90, remedy="Choose another name.")
         _check_title(title)
-        async with self.change():
+        async with self._change_brands():
             if await self.records.has_brand(name):
                 raise Refused(f"there is a brand {name} already", remedy=to_type("brand", "show", name))
-            await self.records.add_brand(name, title, self.now())
+            await self.records.add_brand(name, title, overflow, self.now())
+        return await self.brand_show(name)
+
+    async def brand_set(self, name: str, title: str | None = None, overflow: Overflow | None = None) -> Brand:
+        """Change a brand's title, what happens when too much waits for a session of it, or both: None for as it is."""
+        _check_title(title or "")
+        async with self._change_brands():
+            await self._check_brand(name)
+            await self.records.set_brand(name, title, overflow)
         return await self.brand_show(name)
 
     async def brand_list(self) -> list[Brand]:
@@ -111,7 +138,7 @@ class Register:
 
     async def brand_remove(self, name: str) -> Removed:
         """Remove a brand and everything of it; its connections end at once."""
-        async with self.change() as announce:
+        async with self._change_brands() as announce:
             await self._check_brand(name)
             counts = await self.records.remove_brand(name)
             announce(f"{name}/", gone=True)

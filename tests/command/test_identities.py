@@ -33,7 +33,7 @@ def test_brands(acme: Path) -> None:
     assert "Acme [S.p.A.]" in table
     assert "created at" in table.splitlines()[0].lower()
     shown = ok("brand", "show", "acme", "--json", **env).json
-    assert shown["users"] == 1
+    assert (shown["users"], shown["overflow"]) == (1, "reject")
     assert "title" in ok("brand", "show", "acme", **env).out
 
     again = pushbroker("brand", "add", "acme", **env)
@@ -43,6 +43,33 @@ def test_brands(acme: Path) -> None:
     assert "try: " in bad.err
     assert pushbroker("brand", "show", "nobody", **env).code == 3
     assert pushbroker("brand", "add", **env).code == 2
+
+
+def test_what_a_brand_does_when_too_much_waits(acme: Path) -> None:
+    env = {"PUSHBROKER_DATA": str(acme)}
+    ok("brand", "add", "bolt", "--overflow", "drop-oldest", **env)
+    changed = ok("brand", "set", "acme", "--overflow", "drop-oldest", "--json", **env).json
+    assert (changed["overflow"], changed["title"]) == ("drop-oldest", "Acme [S.p.A.]")
+    assert ok("brand", "set", "bolt", "--overflow", "reject", "--title", "Bolt", **env).err == "brand bolt changed\n"
+    listed = ok("brand", "list", "--json", **env).json
+    assert {b["name"]: (b["overflow"], b["title"]) for b in listed} == {
+        "acme": ("drop-oldest", "Acme [S.p.A.]"),
+        "bolt": ("reject", "Bolt"),
+    }
+    table = ok("brand", "list", **env).out.splitlines()
+    assert "Overflow" in table[0]
+    assert "drop-oldest" in table[1]
+    assert "drop-oldest" in ok("brand", "show", "acme", **env).out
+    for wrong in (("brand", "set", "acme"), ("brand", "set", "acme", "--overflow", "perhaps")):
+        assert pushbroker(*wrong, **env).code == 2
+    assert pushbroker("brand", "set", "nobody", "--title", "x", **env).code == 3
+
+
+def test_the_command_knows_all_ways_to_overflow() -> None:
+    from broker.command.brand import _OVERFLOWS
+    from broker.store.entries import Overflow
+
+    assert list(_OVERFLOWS) == list(Overflow)
 
 
 def test_nothing_destructive_without_a_word(acme: Path) -> None:

@@ -56,7 +56,7 @@ async def test_a_new_one_is_durable_private_and_at_the_newest_version(tmp_path: 
             assert await value(db, "busy_timeout") == 5000
             assert await value(db, "application_id") == application_id("records")
             assert await value(db, "user_version") == len(database._migrations("records"))
-            await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+            await db.execute_fetchall("INSERT INTO brands (name, title, created_at) VALUES ('acme', '', 0)")
             assert modes_in(tmp_path) == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
     finally:
         os.umask(old)
@@ -65,7 +65,7 @@ async def test_a_new_one_is_durable_private_and_at_the_newest_version(tmp_path: 
 async def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
     async with opened(path) as db:
-        await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+        await db.execute_fetchall("INSERT INTO brands (name, title, created_at) VALUES ('acme', '', 0)")
     async with opened(path) as db:
         assert [tuple(row) for row in await db.execute_fetchall("SELECT name FROM brands")] == [("acme",)]
 
@@ -104,7 +104,7 @@ async def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damag
     async with opened(path) as db:
         await db.execute_fetchall(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
-            " INSERT INTO brands SELECT 'brand-' || i, printf('%.100c', 'x'), 0 FROM n"
+            " INSERT INTO brands (name, title, created_at) SELECT 'brand-' || i, printf('%.100c', 'x'), 0 FROM n"
         )
     whole = path.read_bytes()
     broken = {
@@ -165,7 +165,9 @@ async def test_a_full_disk_is_said_and_does_not_end_the_connection(tmp_path: Pat
         pages = await value(db, "page_count")
         await db.execute_fetchall(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(Failed, match="no room left") as caught, guarded(path):
-            await db.execute_fetchall("INSERT INTO brands VALUES ('acme', printf('%.99999c', 'x'), 0)")
+            await db.execute_fetchall(
+                "INSERT INTO brands (name, title, created_at) VALUES ('acme', printf('%.99999c', 'x'), 0)"
+            )
         assert "df -h" in caught.value.remedy
         assert list(await db.execute_fetchall("SELECT * FROM brands")) == []
 
@@ -177,7 +179,7 @@ async def test_another_writer_is_said(tmp_path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Failed, match="another process"), guarded(path):
-                await db.execute_fetchall("INSERT INTO brands VALUES ('acme', '', 0)")
+                await db.execute_fetchall("INSERT INTO brands (name, title, created_at) VALUES ('acme', '', 0)")
 
 
 def test_bugs_are_not_dressed_up_as_failures(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Records: transactions that hold, whatever interrupts them, and lookups that use an index."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from broker.errors import Failed
 from broker.identity import Identity, Role
+from broker.store import database
 from broker.store import records as module
-from broker.store.entries import Certificate, DeviceState, Token
+from broker.store.entries import Certificate, DeviceState, Overflow, Token
 from broker.store.records import Records
 
 NOW = datetime(2026, 11, 22, 8, 0, 0, tzinfo=UTC)
@@ -22,7 +24,7 @@ async def records(tmp_path: Path) -> AsyncIterator[Records]:
     async with await Records.open(tmp_path / "records.db") as found:
         async with found.transaction():
             for brand in ("acme", "bolt"):
-                await found.add_brand(brand, brand.title(), NOW)
+                await found.add_brand(brand, brand.title(), Overflow.REJECT, NOW)
                 await found.add_place("user", brand, "ada", "Ada", NOW)
                 await found.add_place("store", brand, "milano", "", NOW)
                 await found.add_device(brand, "kiosk-7", NOW)
@@ -54,13 +56,52 @@ async def test_what_is_kept_comes_back_typed(records: Records) -> None:
     assert [store.devices for store in await records.stores("acme")] == [1]
 
 
+async def test_records_of_version_1_are_brought_to_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that was there stays, and its brands overflow as they did: by refusing."""
+    path = tmp_path / "records.db"
+    migrations = database._migrations("records")
+    monkeypatch.setattr(database, "_migrations", lambda schema: migrations[:1])
+    old = await database.open_database(path, "records")
+    try:
+        await old.execute_fetchall("INSERT INTO brands VALUES ('acme', 'Acme', 1700000000)")
+        await old.execute_fetchall("INSERT INTO users VALUES ('acme', 'ada', '', 1700000001)")
+    finally:
+        await old.close()
+    monkeypatch.undo()
+    async with await Records.open(path) as found:
+        assert [tuple(row) for row in await found._run("PRAGMA user_version")] == [(len(migrations),)]
+        (brand,) = await found.brands(NOW)
+        assert (brand.name, brand.title, brand.created_at.timestamp(), brand.users) == ("acme", "Acme", 1700000000, 1)
+        assert brand.overflow is Overflow.REJECT
+        async with found.transaction():
+            await found.set_brand("acme", None, Overflow.DROP_OLDEST)
+            await found.remove_place("user", "acme", "ada")  # foreign keys still hold
+    async with await Records.open(path) as found:
+        assert await found.drop_oldest() == {"acme"}
+
+
+async def test_how_brands_overflow(records: Records) -> None:
+    async with records.transaction():
+        await records.add_brand("corp", "Corp", Overflow.DROP_OLDEST, NOW)
+        await records.set_brand("bolt", None, Overflow.DROP_OLDEST)
+        await records.set_brand("acme", "Acme S.p.A.", None)
+    assert await records.drop_oldest() == {"bolt", "corp"}
+    assert [(brand.title, brand.overflow) for brand in await records.brands(NOW)] == [
+        ("Acme S.p.A.", Overflow.REJECT),
+        ("Bolt", Overflow.DROP_OLDEST),
+        ("Corp", Overflow.DROP_OLDEST),
+    ]
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        await records._run("UPDATE brands SET overflow = 'perhaps'")
+
+
 async def test_a_transaction_that_fails_leaves_nothing_and_calls_nobody(records: Records) -> None:
     called: list[int] = []
 
     async def fail() -> None:
         async with records.transaction() as after:
             after.append(lambda: called.append(1))
-            await records.add_brand("corp", "", NOW)
+            await records.add_brand("corp", "", Overflow.REJECT, NOW)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -68,7 +109,7 @@ async def test_a_transaction_that_fails_leaves_nothing_and_calls_nobody(records:
     assert not await records.has_brand("corp")
     assert called == []
     async with records.transaction():  # and the next one works
-        await records.add_brand("corp", "", NOW)
+        await records.add_brand("corp", "", Overflow.REJECT, NOW)
 
 
 async def test_transactions_do_not_mix(records: Records) -> None:
@@ -78,7 +119,7 @@ async def test_transactions_do_not_mix(records: Records) -> None:
 
     async def slow() -> None:
         async with records.transaction():
-            await records.add_brand("slow", "", NOW)
+            await records.add_brand("slow", "", Overflow.REJECT, NOW)
             inside.set()
             await go_on.wait()
 
@@ -104,7 +145,7 @@ async def test_cancelled_anywhere_it_is_all_or_nothing(records: Records, steps: 
     async def change() -> None:
         async with records.transaction() as after:
             after.append(lambda: called.append("corp"))
-            await records.add_brand("corp", "", NOW)
+            await records.add_brand("corp", "", Overflow.REJECT, NOW)
 
     task = asyncio.create_task(change())
     for _ in range(steps):
@@ -113,7 +154,7 @@ async def test_cancelled_anywhere_it_is_all_or_nothing(records: Records, steps: 
     await asyncio.gather(task, return_exceptions=True)
     assert await records.has_brand("corp") == bool(called)
     async with records.transaction():
-        await records.add_brand("next", "", NOW)
+        await records.add_brand("next", "", Overflow.REJECT, NOW)
     assert await records.has_brand("next")
 
 
@@ -135,7 +176,7 @@ async def test_cancelled_during_the_commit_the_callbacks_are_called(
     async def change() -> None:
         async with records.transaction() as after:
             after.append(lambda: called.append("corp"))
-            await records.add_brand("corp", "", NOW)
+            await records.add_brand("corp", "", Overflow.REJECT, NOW)
 
     task = asyncio.create_task(change())
     await committing.wait()
@@ -152,7 +193,7 @@ async def test_a_full_disk_is_failed_and_the_records_go_on(records: Records) -> 
 
     async def change() -> None:
         async with records.transaction():
-            await records.add_brand("corp", "x" * 99999, NOW)
+            await records.add_brand("corp", "x" * 99999, Overflow.REJECT, NOW)
 
     with pytest.raises(Failed, match="no room left"):
         await change()

@@ -10,7 +10,7 @@ from support.identities import Clock, directory_in, new_key, request_for
 
 from broker.errors import NotFound, Refused
 from broker.identity import Identity, Role
-from broker.store.entries import DeviceState
+from broker.store.entries import DeviceState, Overflow
 from broker.trust.directory import Directory, Enrolled, open_directory
 
 CALLS: dict[str, Callable[[Directory, str], Awaitable[object]]] = {
@@ -67,6 +67,18 @@ async def test_brands(directory: Directory, clock: Clock) -> None:
     assert (await directory.brand_show("acme")).tokens == 0  # expired
 
 
+async def test_changing_a_brand(directory: Directory, told: list[tuple[str, bool]]) -> None:
+    brand = await directory.brand_set("acme", overflow=Overflow.DROP_OLDEST)
+    assert (brand.title, brand.overflow) == ("Acme S.p.A.", Overflow.DROP_OLDEST)
+    brand = await directory.brand_set("acme", title="")
+    assert (brand.title, brand.overflow) == ("", Overflow.DROP_OLDEST)
+    assert await directory.brand_show("acme") == brand
+    assert told == []  # nobody's rights have changed: no connection ends
+    with pytest.raises(NotFound) as caught:
+        await directory.brand_set("bolt", title="Bolt")
+    assert caught.value.remedy == "pushbroker brand add bolt"
+
+
 async def test_users_and_stores(directory: Directory) -> None:
     await directory.brand_add("bolt")
     await directory.user_add("bolt", "ada", "another one")
@@ -103,8 +115,9 @@ async def test_reserved_brands(directory: Directory, name: str) -> None:
 
 async def test_titles_have_bounds(directory: Directory) -> None:
     for title in ("x" * 201, "two\nlines", "\x1b[31m"):
-        with pytest.raises(Refused, match="title"):
-            await directory.brand_add("bolt", title)
+        for call in (directory.brand_add("bolt", title), directory.brand_set("acme", title)):
+            with pytest.raises(Refused, match="title"):
+                await call
 
 
 async def test_what_is_there_already(directory: Directory) -> None:
@@ -275,6 +288,33 @@ async def test_who_stops_watching_is_told_no_more(directory: Directory) -> None:
     stop()
     await directory.brand_remove("acme")
     assert found == ["bolt/"]
+
+
+async def test_who_watches_overflow_is_told_now_and_after_each_change(directory: Directory) -> None:
+    told: list[set[str]] = []
+    await directory.brand_set("acme", overflow=Overflow.DROP_OLDEST)
+    await directory.watch_overflow(lambda names: told.append(set(names)))
+    assert told == [{"acme"}]
+    await directory.brand_add("bolt", overflow=Overflow.DROP_OLDEST)
+    await directory.brand_set("acme", overflow=Overflow.REJECT)
+    await directory.brand_remove("bolt")
+    await directory.brand_add("bolt")  # another one, of the same name
+    assert told == [{"acme"}, {"acme", "bolt"}, {"bolt"}, set(), set()]
+    with pytest.raises(Refused):
+        await directory.brand_add("bolt", overflow=Overflow.DROP_OLDEST)
+    assert len(told) == 5
+
+
+async def test_changes_at_once_are_told_in_the_order_in_which_they_were_made(directory: Directory) -> None:
+    told: list[set[str]] = []
+    names = [f"brand-{number}" for number in range(8)]
+    await asyncio.gather(
+        *(directory.brand_add(name, overflow=Overflow.DROP_OLDEST) for name in names[:4]),
+        directory.watch_overflow(lambda names: told.append(set(names))),
+        *(directory.brand_add(name, overflow=Overflow.DROP_OLDEST) for name in names[4:]),
+    )
+    assert told[-1] == set(names)
+    assert told == sorted(told, key=len)
 
 
 # -- devices and codes -------------------------------------------------------------------------------------------------
