@@ -117,6 +117,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["text", "json"], _says("How the log on stderr is written: text for people, JSON lines for programs.")
     ] = "text"
+    durability: Annotated[
+        Literal["commit", "memory"],
+        _says(
+            "When a publish at QoS 1 or 2 is acknowledged: `commit`, once all receivers have it or it is on the disk; "
+            "`memory`, at once."
+        ),
+    ] = "commit"
+    commit_window_ms: Annotated[
+        int,
+        _says("How long a message waits for receivers who are online before it is written to disk.", ge=0, le=10_000),
+    ] = limits.COMMIT_WINDOW_MS
+    log_bytes_max: Annotated[
+        int, _says("How many bytes of messages may wait on the disk, for all sessions.", ge=1 << 20, le=1 << 50)
+    ] = limits.LOG_BYTES_MAX
     connections_max: Annotated[int, _says("How many clients may be connected at a time.", ge=1, le=10_000_000)] = (
         limits.CONNECTIONS_MAX
     )

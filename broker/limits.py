@@ -69,3 +69,17 @@ ROUTE_NODES_MAX: Final = 200_000
 # 300 MB in a day of uninterrupted attack.
 LOG_LINES_MAX: Final = 20
 LOG_WINDOW_S: Final = 10.0
+
+# -- the log of messages ---------------------------------------------------------------------------------------------
+# On disk. A message takes its own bytes and 60; its place in memory (number, size, expiry) takes 12 to 20, so a log
+# full of 64-byte messages (200 bytes each) holds 5 million of them and 100 MB of memory.
+LOG_BYTES_MAX: Final = 1 << 30
+# So long a message whose receivers are online waits for their acknowledgements before it is written. A kiosk on a
+# shop's line answers within 10 to 40 ms; the publisher of one that does not answer waits so much longer.
+COMMIT_WINDOW_MS: Final = 50
+BODIES_BYTES_MAX: Final = 16 << 20  # of messages in the log that are kept in memory too, the latest
+FETCH_BYTES_MAX: Final = 1 << 20  # read from the log at once
+FETCH_MESSAGES_MAX: Final = 256  # of one session
+# Up to so many absent sessions are counted one by one when a message waits for them. A topic with more is bounded by
+# what waits on the topic itself, so that a broadcast to 10,000 costs what one to 10 costs.
+NARROW_MAX: Final = 32
