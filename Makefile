@@ -9,10 +9,10 @@ PREFIX := /opt/pushbroker
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock install clean
+.PHONY: help demo test check bench-durable format lock install clean
 
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/ready    ## a message from a brand's server reaches a kiosk: the whole way, for real
 	@$(BIN)/python examples/demo.py
@@ -31,6 +31,11 @@ check: .venv/ready    ## style and types only
 	@echo "mypy --strict"
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary examples/*.py
+	@$(BIN)/mypy --no-error-summary -p bench
+
+bench-durable: .venv/ready    ## durable delivery, measured beside mosquitto, in about 3 minutes; ARGS=--help
+	@scripts/system-packages mosquitto || true
+	@$(BIN)/python -m bench.durable $(ARGS)
 
 format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .
@@ -47,7 +52,7 @@ install:         ## a server's virtual environment in PREFIX (/opt/pushbroker): 
 
 clean:           ## remove everything that was made, .venv too
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	@find broker client_sdk tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find bench broker client_sdk tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml requirements.lock scripts/setup
 	@echo "setting up .venv (once, and again when the dependencies change)"
