@@ -23,6 +23,9 @@ test: check    ## everything: style, types and all tests
 	@echo "pytest"
 	@$(BIN)/pytest -n 2
 
+crash: .venv/ready    ## kill -9 under load, N=500 times, and see that nothing acknowledged is lost
+	@PYTHONPATH=tests $(BIN)/python -m crash --kills $(or $(N),500) --seed "$(SEED)" --how $(or $(HOW),kill)
+
 check: .venv/ready    ## style and types only
 	@echo "ruff check"
 	@$(BIN)/ruff check --quiet .
