@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from bench import machine
 from bench.machine import BenchError
+from bench.packets import NEW_SESSION, connect_packet
 
 HOST = "127.0.0.1"
 START_S_MAX = 300.0
@@ -57,7 +58,7 @@ class Broker(ABC):
         return self._process.pid
 
     def start(self) -> float:
-        """Start it; returns the seconds from exec until it takes connections."""
+        """Start it; returns the seconds from exec until it lets a client in."""
         self.port = _free_port()
         command = self._command()
         with self._log.open("ab") as log, machine.pinned(self._core):
@@ -65,15 +66,11 @@ class Broker(ABC):
             self._process = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=self._environment
             )
-        while True:
-            try:
-                socket.create_connection((HOST, self.port), timeout=1).close()
-                return time.perf_counter() - began
-            except OSError as error:
-                waited_s = time.perf_counter() - began
-                if self._process.poll() is not None or waited_s > START_S_MAX:
-                    raise BenchError(f"{self.name} did not start: {self.said()}") from error
-                time.sleep(0.001)
+        while not self._lets_in():
+            if self._process.poll() is not None or time.perf_counter() - began > START_S_MAX:
+                raise BenchError(f"{self.name} did not start")
+            time.sleep(0.001)
+        return time.perf_counter() - began
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""
@@ -100,6 +97,15 @@ class Broker(ABC):
     def _command(self) -> list[str]:
         """What starts it."""
 
+    def _lets_in(self) -> bool:
+        """Whether a client gets its CONNACK; one that listens already may take its time."""
+        try:
+            with socket.create_connection((HOST, self.port), timeout=START_S_MAX) as sock:
+                sock.sendall(connect_packet(b"bench-first", clean=True))
+                return sock.recv(len(NEW_SESSION)) == NEW_SESSION
+        except ConnectionError:
+            return False
+
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
@@ -117,8 +123,8 @@ class Broker(ABC):
         self.data.mkdir()
         try:
             self.start()
-        except BaseException:
-            self._remove()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 

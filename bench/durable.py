@@ -19,8 +19,9 @@ import click
 
 from bench import machine
 from bench.brokers import Broker, Mosquitto, Pushbroker, mosquitto_program, our_program
-from bench.load import Form, Loop, Publisher, Receivers, Traffic, Verdict, judge, make_sessions, must, publish, topic_of
+from bench.load import Loop, Publisher, Receivers, Traffic, Verdict, judge, make_sessions, must, publish
 from bench.machine import BenchError
+from bench.packets import Form, topic_of
 from bench.probe import Latency, Probe
 from bench.report import Figure
 from bench.run import Bench, Meter, Plan, Row
@@ -32,6 +33,7 @@ PUBLISH_S_MAX: Final = 5.0
 IDLE_S: Final = 1.0
 SETTLE_S: Final = 2.5  # longer than a broker keeps what it means to write; mosquitto's autosave_interval is one second
 QUIET_S: Final = 2.0  # so long nothing more has come: all is here
+MISSING_S: Final = 20.0  # so long nothing more has come, and it should: it is lost
 BROADCASTS: Final = 20
 BROADCAST_ROUNDS: Final = 5
 SAMPLE: Final = 100  # sessions that come back after a restart, to see whether all is there
@@ -51,7 +53,7 @@ def publishes(bench: Bench, broker: Broker) -> list[Figure]:
         with Probe(broker.port, bench.load_core) as probe, Meter(broker) as meter:
             acknowledged = publish(loop, publishers, PUBLISH_S_MAX)
         after = broker.status()
-    _agree("messages_received", before, after, acknowledged)
+    agree("messages_received", before, after, acknowledged)
     commits = _counted("journal_commits", before, after)
     return [
         Figure("per_s", "acknowledged messages", "1/s", acknowledged / meter.wall_s),
@@ -98,10 +100,10 @@ def drain(bench: Bench, broker: Broker) -> list[Figure]:
         receivers = Receivers(loop, broker.port, traffic.sessions, Form(BODY_BYTES))
         with Probe(broker.port, bench.load_core) as probe, Meter(broker) as meter:
             receivers.come_back()
-            loop.run(lambda: receivers.connected and receivers.received >= len(expected), quiet_s=QUIET_S)
-        _complete(receivers, expected, traffic.sessions)
+            loop.run(lambda: receivers.connected and receivers.received >= len(expected), quiet_s=MISSING_S)
+        complete(receivers, expected, traffic.sessions)
         after = broker.status()
-    _agree("messages_delivered", before, after, receivers.received)
+    agree("messages_delivered", before, after, receivers.received)
     return [
         Figure("per_s", "messages", "1/s", receivers.received / meter.wall_s),
         Figure("s", f"until all {traffic.sessions:,} have all", "s", meter.wall_s),
@@ -151,11 +153,11 @@ def online(bench: Bench, broker: Broker) -> list[Figure]:
         with Meter(broker) as whole:
             with Meter(broker) as meter:
                 acknowledged = publish(loop, publishers, PUBLISH_S_MAX)
-                loop.run(lambda: receivers.received >= acknowledged, quiet_s=QUIET_S)
+                loop.run(lambda: receivers.received >= acknowledged, quiet_s=MISSING_S)
             time.sleep(SETTLE_S)
-        _complete(receivers, traffic.acknowledged(publishers), traffic.sessions)
+        complete(receivers, traffic.acknowledged(publishers), traffic.sessions)
         after = broker.status()
-    _agree("messages_delivered", before, after, receivers.received)
+    agree("messages_delivered", before, after, receivers.received)
     return [
         Figure("per_s", "messages", "1/s", acknowledged / meter.wall_s),
         Figure("cpu_us", "broker's CPU for a message", "µs", meter.cpu_s * 1e6 / acknowledged),
@@ -203,7 +205,7 @@ def kill(bench: Bench, broker: Broker) -> list[Figure]:
         Figure("lost", "lost of these", "messages", verdict.lost),
         Figure("double", "came twice", "messages", verdict.double),
         Figure("misplaced", "out of order, or to somebody else", "messages", verdict.misplaced),
-        Figure("start_s", "until it takes connections again", "s", start_s),
+        Figure("start_s", "until it lets a client in again", "s", start_s),
     ]
 
 
@@ -224,11 +226,11 @@ def restart(bench: Bench, broker: Broker) -> list[Figure]:
         receivers = Receivers(loop, broker.port, min(SAMPLE, traffic.sessions), Form(BODY_BYTES))
         receivers.come_back()
         sample = {number for number in expected if number % traffic.sessions < SAMPLE}
-        loop.run(lambda: receivers.connected and receivers.received >= len(sample), quiet_s=QUIET_S)
-        _complete(receivers, sample, traffic.sessions)
+        loop.run(lambda: receivers.connected and receivers.received >= len(sample), quiet_s=MISSING_S)
+        complete(receivers, sample, traffic.sessions)
     what = f"with {traffic.sessions:,} sessions and {len(expected):,} messages"
     return [
-        Figure("start_s", f"from exec until it takes connections, {what}", "s", start_s),
+        Figure("start_s", f"from exec until it lets a client in, {what}", "s", start_s),
         Figure("rss_mib", "memory then", "MiB", after_bytes / 2**20),
         Figure("rss_before_mib", "memory before the stop", "MiB", before_bytes / 2**20),
     ]
@@ -278,14 +280,14 @@ def _fill(bench: Bench, broker: Broker, loop: Loop, traffic: Traffic) -> set[int
     return _publish_all(bench, broker, loop, traffic)
 
 
-def _complete(receivers: Receivers, expected: set[int], sessions: int) -> None:
+def complete(receivers: Receivers, expected: set[int], sessions: int) -> None:
     """Every message once, in order, to whom it was for."""
     verdict = judge(receivers.numbers, expected, sessions)
     if verdict != Verdict(lost=0, double=0, misplaced=0) or receivers.received != len(expected):
         raise BenchError(f"{len(expected):,} messages were expected, {receivers.received:,} came: {verdict}")
 
 
-def _agree(counter: str, before: dict[str, Any], after: dict[str, Any], expected: int) -> None:
+def agree(counter: str, before: dict[str, Any], after: dict[str, Any], expected: int) -> None:
     """The broker, where it counts, has counted what we have."""
     counted = _counted(counter, before, after)
     if counted is not None and counted != expected:

@@ -21,8 +21,8 @@ from typing import Final, Self
 
 from bench import machine
 from bench.brokers import HOST
-from bench.load import NEW_SESSION, connect_packet
 from bench.machine import BenchError, quantile
+from bench.packets import NEW_SESSION, connect_packet
 
 PINGS_PER_S: Final = 200
 ANSWER_S_MAX: Final = 120.0

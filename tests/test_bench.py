@@ -14,20 +14,10 @@ from support.cli import serving
 from support.mqtt import Client
 from support.programs import program
 
-from bench.load import (
-    PUBACK,
-    Form,
-    Loop,
-    Publisher,
-    Receivers,
-    Traffic,
-    Verdict,
-    judge,
-    make_sessions,
-    publish,
-    topic_of,
-)
+from bench.durable import agree, complete
+from bench.load import Loop, Publisher, Receivers, Traffic, Verdict, judge, make_sessions, publish
 from bench.machine import BenchError
+from bench.packets import PUBACK, Form, topic_of
 from bench.report import Figure, Results
 from broker.wire.packets import Puback, Publish
 
@@ -78,6 +68,8 @@ async def test_what_another_client_has_published_is_what_the_load_counts(port: i
         assert not loop.run(lambda: False, quiet_s=0.1)
     assert receivers.numbers == [[0, 10, 10], [1], [2, 13], *([] for _ in range(7))]
     assert judge(receivers.numbers, {0, 1, 2, 10, 12, 13}, SESSIONS) == Verdict(lost=1, double=1, misplaced=1)
+    with pytest.raises(BenchError, match="lost=1, double=1, misplaced=1"):
+        complete(receivers, {0, 1, 2, 10, 12, 13}, SESSIONS)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +86,14 @@ async def test_what_another_client_has_published_is_what_the_load_counts(port: i
 )
 def test_what_is_lost_double_or_misplaced_is_seen(received: list[list[int]], verdict: Verdict) -> None:
     assert judge(received, {0, 1, 2, 3}, sessions=2) == verdict
+
+
+def test_a_broker_must_have_counted_what_the_load_has() -> None:
+    before, after = ({"counters": {"messages_received": count}} for count in (1, 101))
+    agree("messages_received", before, after, 100)
+    agree("messages_received", {}, {}, 100)  # this one does not count
+    with pytest.raises(BenchError, match="the broker counts 100 messages_received, we 99"):
+        agree("messages_received", before, after, 99)
 
 
 @pytest.mark.parametrize("answer", [PUBACK + b"\x00\x03", PUBACK + b"\x00\x01" * 2, b"\xe0\x00", b""])
