@@ -3,7 +3,7 @@
 It outlives connections and the broker. What is checked, beside that only what was published and subscribed arrives:
 
 - QoS 2 on both ways: delivered once, whatever happens (the receiver's part is method A of §4.3.3).
-- QoS 1: without DUP as often as the broker was given the message, which is once unless its publisher sent it again.
+- QoS 1: without DUP as often as the broker was given the message (`Message.publications`), mostly once.
   With DUP only what may have been sent on an earlier connection. Never twice in one connection, and not after the
   broker has taken the acknowledgement, unless it crashed since: a crash may cost acknowledgements, never messages.
 - Order: what comes for the first time comes in the order of its publisher, for each topic and QoS [MQTT-4.6.0-5].
@@ -180,7 +180,9 @@ class Inbox:
         elif len(self._open) >= self.receive_maximum:
             self._wrong(f"more in flight than its Receive Maximum: {self.receive_maximum}", message)
         others = self._earlier if packet.qos == 1 else self._received
-        if message.publications == 1 and any(m is message and other != id for other, m in others.items()):
+        if (packet.qos == 2 or message.publications == 1) and any(
+            m is message and other != id for other, m in others.items()
+        ):
             self._wrong("it comes again under another packet id", message)
 
     def _check_copies(self, packet: Publish, message: Message, again: bool) -> None:

@@ -32,15 +32,14 @@ class Message:
     retain: bool = False
     first_sent: int = 0  # the event; 0 = never
     sends: int = 0
+    # How often the broker may take it for a new message: at QoS 1 each time that it was sent [MQTT-4.3.2-5], at QoS 2
+    # when it was sent again after a crash, which may have taken what was not acknowledged.
+    publications: int = 0
+    crashes: int = 0  # that there had been when it was sent
     acknowledged: float = math.inf  # the event
 
     def __str__(self) -> str:
         return f"{self.topic} qos{self.qos} #{self.number}"
-
-    @property
-    def publications(self) -> int:
-        """How often the broker may take it for a new message: at QoS 1 each time that it was sent [MQTT-4.3.2-5]."""
-        return 1 if self.qos == 2 else self.sends
 
 
 @dataclass(slots=True)
@@ -133,6 +132,8 @@ class Ledger:
         """Its publisher sends it, perhaps again."""
         event = self.note(message.publisher, "sends again" if message.sends else "sends", message)
         self.totals.sent_again += message.sends > 0
+        message.publications += message.qos == 1 or not message.sends or message.crashes != self.crashes
+        message.crashes = self.crashes
         message.sends += 1
         message.first_sent = message.first_sent or event
 
@@ -173,14 +174,14 @@ class Ledger:
         return "\n\n".join([self.kinds(), *map(self._timeline, shown)])
 
     def _timeline(self, problem: _Problem) -> str:
-        """What happened to the message of a problem, to the client that has it, and to the broker meanwhile."""
+        """What its publisher and its receiver did with the message of a problem, and what the broker did meanwhile."""
         message = problem.message
         begin = max(message.first_sent if message else 0, problem.event - _EVENTS_AROUND)
+        concerned = {problem.who, BROKER, message.publisher if message else BROKER}
         lines = []
         for n, event in enumerate(self._events[: problem.event], 1):
-            its_own = message is not None and event.message is message
-            meanwhile = event.message is None and event.who in (problem.who, BROKER) and n >= begin
-            if its_own or meanwhile:
+            about = event.message is message if event.message else n >= begin
+            if about and event.who in concerned:
                 lines.append(f"  {event.at_s:8.3f}  {event.who:12} {event.what}")
         if len(lines) > _EVENTS_SHOWN:
             lines[_EVENTS_SHOWN // 2 : -_EVENTS_SHOWN // 2] = ["  ..."]

@@ -31,7 +31,8 @@ class PowerCutProcess(BrokerProcess):
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(PYTHONPATH=str(Path(__file__).parents[1]))
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        return environment(PYTHONPATH=os.pathsep.join(filter(None, paths)))
 
     async def start(self) -> None:
         """Start it on files whose content is known."""

@@ -207,6 +207,19 @@ def test_qos_2_comes_once_though_the_publisher_sent_it_twice() -> None:
     assert receiver.wrong == ["it comes again on the same connection"]
 
 
+@pytest.mark.parametrize(("qos", "wrong"), [(1, []), (2, ["QoS 2, and delivered again"])])
+def test_what_was_sent_again_after_a_crash_may_be_new_to_the_broker(qos: int, wrong: list[str]) -> None:
+    receiver = Receiver(qos=qos)
+    message = receiver.publish(qos=2, acknowledged=False)
+    receiver.get(message, 1, qos=qos)
+    receiver.answer(Puback(1) if qos == 1 else Pubrec(1))
+    receiver.inbox.released(Pubrel(1))
+    receiver.reconnect(crash=True)
+    receiver.ledger.sent(message)
+    receiver.get(message, 1, qos=qos)
+    assert receiver.wrong == wrong
+
+
 def test_dup_on_what_cannot_have_been_sent_before(receiver: Receiver) -> None:
     receiver.get(receiver.publish(), 1, dup=True)
     receiver.reconnect()
