@@ -115,12 +115,17 @@ class Chain:
             raise RuntimeError(bugs[0]["message"]) from bugs[0].get("exception")
 
     async def _live(self, lives: int) -> None:
+        """Stop at the first problem, if `strict`."""
         for n in range(1, lives + 1):
             await self._life()
             if n == lives or self._random.random() < _DRAINED:
                 await self._drain()
             if self._strict and self.ledger.problems:
                 return
+            if n < lives:
+                self._resume()
+        if left := await self.broker.leftovers():
+            self._wrong(f"it has leftovers, {left}")
 
     async def _life(self) -> None:
         """Let the broker live, and end that."""
@@ -224,6 +229,8 @@ class Chain:
         # Who comes again now must be sent nothing: the inboxes see to that.
         await self._in_time("they come again", *(receiver.come_again() for receiver in self._receivers))
         await self._check_retained()
+
+    def _resume(self) -> None:
         for publisher in self._publishers:
             publisher.resume()
         for receiver in self._receivers:

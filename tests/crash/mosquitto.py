@@ -51,6 +51,9 @@ class MosquittoProcess(BrokerProcess):
             break
         await out.read()
 
+    async def leftovers(self) -> str:
+        return ""
+
     @property
     def written_path(self) -> Path:
         return self.data / "mosquitto.db"

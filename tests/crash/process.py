@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import socket
 from asyncio.subprocess import PIPE, Process
@@ -12,6 +13,7 @@ from typing import IO
 from support.cli import PUSHBROKER, environment
 
 _READY_S = 30
+_RECLAIMED_TRIES = 20  # of 0.3 s and more each: messages are reclaimed about each second
 _numbers = itertools.count(os.getpid())
 
 
@@ -101,6 +103,23 @@ class BrokerProcess:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    async def leftovers(self) -> str:
+        """What should not be there when everything was delivered; '' for nothing."""
+        if b"Traceback" in self.log_path.read_bytes():
+            return "a bug, says its log"
+        for _ in range(_RECLAIMED_TRIES):
+            arguments = ("status", "--json", "--data", str(self.data))
+            asking = await asyncio.create_subprocess_exec(PUSHBROKER, *arguments, stdout=PIPE, env=environment())
+            status = json.loads((await asking.communicate())[0])
+            waiting = status["journal"]["messages"]
+            if not waiting:
+                break
+        counters = status["counters"]
+        over = sum(counters[f"log_messages_{name}"] for name in ("delivered", "expired", "dropped"))
+        if waiting or over != counters["log_messages_appended"]:
+            return f"{waiting} messages in the journal, {counters}"
+        return ""
 
     def log_tail(self) -> str:
         """The end of its log."""
