@@ -1,6 +1,7 @@
 """The broker as a whole: builds its parts, wires them, starts and stops them in order."""
 
 import asyncio
+import gc
 import resource
 import secrets
 import ssl
@@ -19,19 +20,19 @@ from broker.admission import Admission
 from broker.bridge.enrolment import Enrolment
 from broker.bridge.receipts import DEVICE_RECEIPTS, Receipts
 from broker.bridge.tail import Tail
+from broker.committer import Committer
 from broker.config import Listener, Settings, check_anonymous
 from broker.errors import Failed, ProtocolError, Refused
 from broker.identity import Identity, Role
-from broker.journal import Journal, SavedSession
+from broker.journal import Journal, SavedSession, Totals
 from broker.listen.bind import bind
 from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
-from broker.message import Message
+from broker.message import Message, Promise
 from broker.route.access import ENROL_REQUEST
 from broker.session.core import Core, Limits
+from broker.session.recovery import restore_session
 from broker.session.session import Session
-from broker.session.snapshot import CoreSnapshot, restore_message, restore_session
-from broker.store.database import open_database
 from broker.store.journal import SqliteJournal
 from broker.store.lock import DataLock
 from broker.store.records import Known
@@ -48,7 +49,9 @@ from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Descriptors for the store, the log, listeners, admin commands.
 _DESCRIPTORS_OURS: Final = 64
-_UNTIL_RESTART: Final = ("listen", "data", "trust_domain")
+_UNTIL_RESTART: Final = ("listen", "data", "trust_domain", "durability")
+# While a large store is read.
+PROGRESS_S: Final = 1.0
 # A loop that is later than this does not serve; a supervisor may as well restart the process.
 LAG_MAX_S: Final = 5.0
 
@@ -112,12 +115,15 @@ class Broker:
         self.receipts = Receipts(self._tell, self._log)
         self.core = Core(
             now=time.monotonic(),
+            wall=time.time(),
             admit=self.admission.admit,
             random_id=lambda: f"auto-{secrets.token_hex(12)}",
             bridge=self.receipts,
             log=self._log,
+            wake=self._wake,
             limits=_limits(settings),
         )
+        await self.directory.watch_overflow(self._overflow_changed)
         self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
         enrolment = Enrolment(
             sign=self._sign,
@@ -128,13 +134,19 @@ class Broker:
         )
         self.core.router.serve(ENROL_REQUEST, enrolment.heard)
 
-        journal = await open_database(settings.journal_path, "journal")
-        self.journal: Journal = SqliteJournal(journal, settings.journal_path)
+        self.journal: Journal = await SqliteJournal.open(settings.journal_path, durable=self.core.durable)
         stack.push_async_callback(self.journal.close)
-        await self._restore()
+        # Nothing of what is read becomes garbage: looking for it would take a third of the time.
+        gc.disable()
+        try:
+            await self._restore()
+        finally:
+            gc.enable()
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
+        self.committer = Committer(self.core, self.journal, self.reactor.run)
+        self.committer.start()
         self._context = self._tls_context()
         for listener, bound in sockets:
             self.reactor.listen(bound, (lambda: self._context) if listener.tls else None)
@@ -144,22 +156,42 @@ class Broker:
         self.log.info("listening", addresses=self.addresses, sessions=len(self.core.sessions))
 
     async def _restore(self) -> None:
-        now, wall = time.monotonic(), time.time()
-        core = self.core
-        messages = {
-            saved.number: restore_message(saved, qos=1, retain=False, now=now, wall=wall)
-            async for saved in self.journal.messages()
-        }
+        core, journal = self.core, self.journal
+        totals = await journal.totals()
+        told = time.monotonic()
+        async for entries in journal.index():
+            core.log.load(entries)
+            told = self._progress(told, totals)
+        core.log.head = totals.head
         known, gone = await self.directory.records.identities(), 0
-        async for session in self.journal.sessions():
+        now = time.monotonic()
+        async for session in journal.sessions():
             if self._still_there(session, known):
-                restore_session(core, session, messages, now=now, wall=wall)
+                restore_session(core, session, now=now)
             else:
                 gone += 1
+                core.drop_saved(session.number)
+            told = self._progress(told, totals)
         if gone:
             self.log.info("sessions of identities that are gone were dropped", sessions=gone)
-        async for saved, qos in self.journal.retained():
-            core.retained.set(restore_message(saved, qos=qos, retain=True, now=now, wall=wall))
+        async for message in journal.retained():
+            core.restore_retained(message)
+        core.log.touched.update(dict.fromkeys(core.log.topics))
+
+    def _progress(self, told: float, totals: Totals) -> float:
+        """Say how far reading has got, once in a while; the supervisor sees that it goes on."""
+        now = time.monotonic()
+        if now < told + PROGRESS_S:
+            return told
+        core = self.core
+        self.log.info(
+            "reading the journal",
+            messages=core.log.messages,
+            messages_total=totals.messages,
+            sessions=len(core.sessions),
+            sessions_total=totals.sessions,
+        )
+        return now
 
     def _still_there(self, session: SavedSession, known: Known) -> bool:
         """Whether the session's owner was not taken away while nobody ran. What waits for it is not its successor's."""
@@ -187,8 +219,8 @@ class Broker:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self.reactor.close()  # time stands still from here on: the snapshot is read bit by bit
-            await self.journal.save(CoreSnapshot(self.core, now=time.monotonic(), wall=time.time()))
+            self.reactor.close()
+            await self.committer.stop()
             self.log.info("stopped", sessions=len(self.core.sessions))
         finally:
             await self._stack.aclose()
@@ -240,6 +272,9 @@ class Broker:
 
     # -- who is it ---------------------------------------------------------------------------------------------------
 
+    def _overflow_changed(self, names: frozenset[str]) -> None:
+        self.core.drop_oldest = frozenset(name.encode() for name in names)
+
     def _identity_changed(self, path: str, gone: bool) -> None:
         """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
         self.admission.identities_changed()
@@ -276,7 +311,14 @@ class Broker:
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "listeners": self.addresses,
             "open_mode": self.settings.allow_anonymous,
-            "durability": "at clean stop",
+            "durability": self.settings.durability,
+            "journal": {
+                "state": f"failing: {core.failing}" if core.failing else "ok",
+                "messages": core.log.messages,
+                "bytes": core.log.bytes,
+                "bytes_max": core.limits.log_bytes_max,
+                "bytes_on_disk": self.journal.bytes_on_disk,
+            },
             "certificates": {
                 "server_not_after": _iso(self.authority.server.not_after),
                 "ca_not_after": _iso(self.authority.ca.not_after),
@@ -287,9 +329,9 @@ class Broker:
             "subscriptions": core.router.subscriptions,
             "retained": {"messages": len(core.retained), "bytes": core.retained.bytes},
             "waiting": {
-                "messages": sum(s.waiting for s in core.sessions.values()),
-                "bytes": sum(s.queue_bytes for s in core.sessions.values()),
-                "in_flight": sum(len(s.inflight) for s in core.sessions.values()),
+                "messages": core.log.messages + sum(s.waiting for s in connected),
+                "bytes": core.log.bytes + sum(s.queue_bytes for s in connected),
+                "in_flight": sum(len(s.inflight) for s in connected),
             },
             "loop_lag_ms": round(self.reactor.lag_s * 1000, 2),
             "counters": core.counters.as_dict(),
@@ -299,6 +341,8 @@ class Broker:
         """Return if all is well: the loop turns in time, and the store takes a commit. Raises `Failed` if not."""
         if self.reactor.lag_s > LAG_MAX_S:
             raise Failed(f"the event loop was {self.reactor.lag_s:.1f} s late")
+        if self.core.failing:
+            raise Failed(f"the journal cannot be written: {self.core.failing}")
         await self.journal.probe()
 
     def connections(self) -> list[dict[str, Any]]:
@@ -360,12 +404,20 @@ class Broker:
             tracked=receipt or qos == 2,
             receipt=receipt,
         )
-        route = self.core.router.route(name)
-        recipients = len(route.every) + len(route.groups)
-        reason = self.core.publish(message)
+        recipients = self.core.router.route(name).receivers
+        promise = Promise()
+        settled = asyncio.get_running_loop().create_future()
+        promise.then = settled.set_result
+        reason: int | None = self.core.publish(message, promise=promise)
         self.core.flush()
+        if reason is None:
+            reason = await settled
         if reason == Reason.QUOTA_EXCEEDED:
-            raise Refused(f"a queue for {topic} is full", reason=reason, remedy="See how much waits: pushbroker status")
+            raise Refused(
+                f"what is sent to {topic} cannot be kept: a queue is full, or the disk",
+                reason=reason,
+                remedy="See how much waits, and whether the journal can be written: pushbroker status",
+            )
         return {"message_id": id, "recipients": recipients}
 
     async def tail(self, filters: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
@@ -405,6 +457,9 @@ class Broker:
 
     def _tell(self, receipt: Message) -> None:
         self.core.publish(receipt, once=True)
+
+    def _wake(self) -> None:
+        self.committer.wake()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

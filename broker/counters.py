@@ -11,8 +11,15 @@ class Counters:
         "connections_closed",
         "connections_refused",
         "handshakes_failed",
+        "journal_commits",
+        "journal_failures",
+        "journal_rows",
         "keep_alive_timeouts",
         "log_lines_held_back",
+        "log_messages_appended",
+        "log_messages_delivered",
+        "log_messages_dropped",
+        "log_messages_expired",
         "messages_delivered",
         "messages_dropped_expired",
         "messages_dropped_queue_full",
@@ -43,8 +50,16 @@ class Counters:
     connections_closed: int
     connections_refused: int
     handshakes_failed: int
+    journal_commits: int
+    journal_failures: int
+    journal_rows: int  # messages written
     keep_alive_timeouts: int
     log_lines_held_back: int
+    # appended = delivered + expired + dropped + those still in the log
+    log_messages_appended: int
+    log_messages_delivered: int
+    log_messages_dropped: int
+    log_messages_expired: int
     messages_delivered: int
     messages_dropped_expired: int
     messages_dropped_queue_full: int

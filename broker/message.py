@@ -1,6 +1,35 @@
 """The one record that travels: an application message, from the publisher to the last receiver."""
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
+
+
+class Promise:
+    """What a publisher is still to be told about a message, and what that waits for.
+
+    `waiting` receivers have it and have not answered; once it is `logged`, its commit is waited for instead. `channel`
+    has the publisher's connection, whose acknowledgements leave in order; `then` is called for one that has none.
+    """
+
+    __slots__ = ("channel", "due", "first", "logged", "message", "name", "origin", "packet_id", "picks", "reason",
+                 "settled", "then", "waiting")  # fmt: skip
+
+    def __init__(self, channel: Any = None, first: int = 0, packet_id: int = 0, name: bytes = b"") -> None:
+        self.channel = channel
+        self.first = first  # byte of the acknowledgement: 0x40 PUBACK, 0x50 PUBREC
+        self.packet_id = packet_id
+        self.name = name  # encoded user property that goes into it
+        self.origin: Any = None  # the session of the publisher
+        self.reason = 0
+        self.waiting = 0
+        self.settled = False
+        self.logged = False
+        self.message: Message | None = None  # until it is logged or settled
+        self.picks: list[tuple[Any, Message]] | None = None  # members of groups that got it, each with its form
+        self.due = 0.0  # when the wait for the receivers is over
+        self.then: Callable[[int], None] | None = None
 
 
 class Message(msgspec.Struct, gc=False):
@@ -20,9 +49,13 @@ class Message(msgspec.Struct, gc=False):
     publisher: str = ""  # key of the session that published it, for No Local
     id: str = ""  # message id, where the bridge gave one
     subscription_ids: bytes = b""  # encoded properties, of the receiver's subscriptions that matched
-    # Its acknowledgement goes through the long way: a receipt was asked for, or it is QoS 2.
+    # Its acknowledgement goes through the long way: a receipt was asked for, it is QoS 2, or it has a number.
     tracked: bool = False
     receipt: bool = False
+    seq: int = 0  # its place in the log, written or not, where a session that outlives its connection gets it
+    promise: Promise | None = None  # what its publisher is still to be told; None for what came from the log
+    # In flight or assigned to a session that was away: the rest of it is in the log.
+    absent: bool = False
     # Encodings made on the way, for all receivers of one version: fixed header and topic, and what stands between the
     # packet id and the payload.
     parts4: tuple[bytes, bytes] | None = None
@@ -52,6 +85,30 @@ class Message(msgspec.Struct, gc=False):
             self.publisher,
             self.id,
             subscription_ids,
-            self.receipt or qos == 2,
+            self.receipt or qos == 2 or self.seq > 0,
+            self.receipt,
+            self.seq,
+            self.promise,
+        )
+
+    def copy(self) -> "Message":
+        """The same once more."""
+        form = self.loose()
+        form.tracked, form.seq, form.promise = True, self.seq, self.promise
+        return form
+
+    def loose(self) -> "Message":
+        """This message for those to whom nothing is promised beyond their connection."""
+        return Message(
+            self.topic,
+            self.payload,
+            self.qos,
+            self.retain,
+            self.properties,
+            self.expires_at,
+            self.publisher,
+            self.id,
+            self.subscription_ids,
+            self.receipt or self.qos == 2,
             self.receipt,
         )

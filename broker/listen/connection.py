@@ -67,7 +67,7 @@ class Connection(Channel):
             return
         except (OSError, ValueError) as error:
             self.core.counters.handshakes_failed += 1
-            self.core.log("TLS handshake failed", client=self.address, error=_reason(error))
+            self.core.note("TLS handshake failed", client=self.address, error=_reason(error))
             self.close()
             return
         self.handshaking = False
@@ -111,7 +111,7 @@ class Connection(Channel):
 
     def resume(self) -> None:
         """Read again, beginning with what was read before."""
-        if self.closed or self.reading:
+        if self.closed or self.reading or self.held:
             return
         self.reading = True
         self.reactor.want(self, write=self.pending is not None)
@@ -169,7 +169,7 @@ class Connection(Channel):
                 return
             self.pending = None
         self.unread = 0
-        self.reading = True
+        self.reading = not self.held
         self.reactor.want(self, write=False)
         self.unblock()
 

@@ -103,7 +103,7 @@ class Reactor:
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""
-        self.core.log("accepting rests", error=why, connections=len(self.connections))
+        self.core.note("accepting rests", error=why, connections=len(self.connections))
         self.loop.remove_reader(listener.sock.fileno())
         self.loop.call_later(PAUSE_S, self._accept_again, listener)
 

@@ -114,13 +114,13 @@ class Retained:
             found = list(self._tree.match(filter))
         return [m for m in found if not m.expires_at or m.expires_at > now]
 
-    def purge(self, now: float) -> int:
-        """Take away those that have expired at `now`; return how many."""
+    def purge(self, now: float) -> list[bytes]:
+        """Take away those that have expired at `now`; return their topics."""
         gone = [m for m in self._messages.values() if m.expires_at and m.expires_at <= now]
         for message in gone:
             del self._messages[message.topic]
             self._took(message)
-        return len(gone)
+        return [message.topic for message in gone]
 
 
 def _brand(topic: bytes) -> bytes:

@@ -29,12 +29,15 @@ class Route(Generic[R]):
     """Who gets one topic, sorted by what is sent to them. `any4 is None` means: stale, ask the router again.
 
     any*: plain subscriptions of any QoS, for a QoS 0 publish; zero*, some*: of QoS 0 and of QoS 1 or 2, for a QoS 1
-    publish; 4 and 5 are the receiver's MQTT version. every: all subscriptions, one for each session, for the general
-    way. extra: there is someone for whom the plain way is not right.
+    publish; 4 and 5 are the receiver's MQTT version. kept: plain ones of QoS 1 or 2 of lasting sessions that are live;
+    these are not in some*. every: all subscriptions of those who are connected, one for each session, for the
+    general way. extra: there is someone for whom the plain way is not right.
+
+    away: QoS 1 or 2 of sessions that are not live. lasting: something must be kept until it is acknowledged.
     """
 
-    __slots__ = ("any4", "any5", "empty", "every", "extra", "groups", "services", "some4", "some5", "special", "topic",
-                 "zero4", "zero5")  # fmt: skip
+    __slots__ = ("any4", "any5", "away", "empty", "every", "extra", "groups", "kept", "lasting", "receivers",
+                 "services", "some4", "some5", "special", "topic", "zero4", "zero5")  # fmt: skip
 
     def __init__(self, topic: bytes) -> None:
         self.topic = topic
@@ -45,12 +48,16 @@ class Route(Generic[R]):
     zero5: tuple[R, ...]
     some4: tuple[R, ...]
     some5: tuple[R, ...]
+    kept: tuple[R, ...]
     every: tuple[Subscription[R], ...]
+    away: tuple[Subscription[R], ...]
     special: tuple[Subscription[R], ...]
     groups: tuple[Group[R], ...]
     services: tuple[Service[R], ...]
     extra: bool
+    lasting: bool
 
+    receivers: int  # sessions and groups
     empty: bool  # nobody gets this topic; one who only watches does not count
 
 
@@ -157,7 +164,7 @@ class Router(Generic[R]):
         self._stale(filter)
 
     def touch(self, subscription: Subscription[R]) -> None:
-        """The session of this subscription has changed version or limits: sort it anew."""
+        """The session of this subscription has come, gone, or changed: sort it anew."""
         self._stale(subscription.filter)
 
     def _bucket(self, filter: bytes) -> _Bucket[R]:
@@ -307,17 +314,33 @@ class Router(Generic[R]):
                         found.append(item)
         if sources > 1:  # only then can a session be there twice
             found = _one_each(found)
-        plain = [s for s in found if s.plain]
-        special = tuple(s for s in found if not s.plain) if len(plain) < len(found) else ()
-        route.every = tuple(found)
+        there = [s for s in found if s.session.connected]
+        plain = [s for s in there if s.plain]
+        special = tuple(s for s in there if not s.plain) if len(plain) < len(there) else ()
+        route.every = tuple(there)
+        route.away = tuple(s for s in found if s.options & QOS and not s.session.live)
         route.special = special
         route.groups = tuple(groups)
         services = _heard(self._services, route.topic)
         route.services = services + _heard(self._watchers, route.topic)
         route.extra = bool(special or groups or route.services)
-        route.empty = not (found or groups or services)
+        route.receivers = len(found) + len(groups)
+        route.empty = not (route.receivers or services)
         zero = [s for s in plain if not s.options & QOS]
-        some = [s for s in plain if s.options & QOS]
+        some = [s for s in plain if s.options & QOS and s.session.live]
+        route.kept = tuple(s.session for s in some if s.session.lasting)
+        if route.kept:
+            some = [s for s in some if not s.session.lasting]
+        route.lasting = bool(
+            route.kept
+            or route.away
+            or any(s.options & QOS and s.session.lasting for s in special)
+            or any(
+                s.options & QOS and (s.session.lasting or not s.session.live)
+                for group in groups
+                for s in group.members.values()
+            )
+        )
         route.any5 = tuple(s.session for s in plain if s.session.v5)
         route.zero4 = tuple(s.session for s in zero if not s.session.v5)
         route.zero5 = tuple(s.session for s in zero if s.session.v5)

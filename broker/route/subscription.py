@@ -6,6 +6,9 @@ from typing import Generic, Protocol, TypeVar
 QOS = 0x03
 NO_LOCAL = 0x04
 RETAIN_AS_PUBLISHED = 0x08
+OPTIONS = QOS | NO_LOCAL | RETAIN_AS_PUBLISHED
+# Ours: not all that is retained for it has arrived yet. It is sent again when the client comes back.
+RETAINED_DUE = 0x80
 
 
 class Receiver(Protocol):
@@ -26,21 +29,42 @@ class Receiver(Protocol):
         """Connected, and able to take a message now."""
         ...
 
+    @property
+    def connected(self) -> bool:
+        """Its client is there."""
+        ...
+
+    @property
+    def lasting(self) -> bool:
+        """It outlives its connection: what is accepted for it must not be lost."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Connected, and up to date: it gets a message at once. One that is not finds it in the log."""
+        ...
+
 
 R = TypeVar("R", bound=Receiver)
 
 
 class Subscription(Generic[R]):
-    """One session's subscription. `id` is the encoded Subscription Identifier property, empty for none."""
+    """One session's subscription. `id` is the encoded Subscription Identifier property, empty for none.
 
-    __slots__ = ("filter", "group", "id", "options", "session")
+    It is for what comes in the log after `since`.
+    """
 
-    def __init__(self, session: R, filter: bytes, options: int, id: bytes = b"", group: bytes = b"") -> None:
+    __slots__ = ("filter", "group", "id", "options", "session", "since")
+
+    def __init__(
+        self, session: R, filter: bytes, options: int, id: bytes = b"", group: bytes = b"", since: int = 0
+    ) -> None:
         self.session = session
         self.filter = filter  # without $share/group/
         self.options = options
         self.id = id
         self.group = group
+        self.since = since
 
     @property
     def name(self) -> bytes:
@@ -60,7 +84,8 @@ class Subscription(Generic[R]):
         qos = max(self.options & QOS, other.options & QOS)
         local = self.options & other.options & NO_LOCAL
         kept = (self.options | other.options) & RETAIN_AS_PUBLISHED
-        return Subscription(self.session, self.filter, qos | local | kept, self.id + other.id)
+        since = min(self.since, other.since)
+        return Subscription(self.session, self.filter, qos | local | kept, self.id + other.id, since=since)
 
 
 class Group(Generic[R]):

@@ -11,11 +11,12 @@
 connection used before, and PUBACK, are served in it; all else goes to a method each.
 """
 
+from collections import deque
 from typing import Final
 
 from broker.errors import ProtocolError
-from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, LARGE_BYTES, OUT_BYTES_MAX
-from broker.message import Message
+from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, LARGE_BYTES, OUT_BYTES_MAX, RECEIVE_MAXIMUM
+from broker.message import Message, Promise
 from broker.route.router import Route
 from broker.session import connect, publish, subscribe
 from broker.session.core import Core
@@ -37,7 +38,7 @@ from broker.wire.packets import (
     Subscribe,
     Unsubscribe,
 )
-from broker.wire.publish import PACKET_ID, PUBACK, parts
+from broker.wire.publish import PACKET_ID, PUBACK, named_ack, parts
 
 # Publishing to this many receivers at once is worth a write-out in between, so that memory stays bounded in one round.
 WORK_MAX: Final = 20_000
@@ -51,10 +52,12 @@ class Channel:
     """One connection. `out` holds what is to be written at the end of the round; `session` is set once connected."""
 
     __slots__ = (
+        "acks",
         "admitting",
         "aliases",
         "closed",
         "core",
+        "held",
         "keep_alive_s",
         "lack",
         "late_bytes",
@@ -87,6 +90,9 @@ class Channel:
         self.late_bytes = 0
         self.stamps = False  # its QoS 1 and 2 publishes get message ids
         self.names = True  # it is told them in its acknowledgements
+        # What it is still to be told about its publishes, in their order [MQTT-4.6.0-2], [MQTT-4.6.0-3].
+        self.acks: deque[Promise] | None = None
+        self.held = False  # it is not read until it has been told some of that
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
         self.aliases: dict[int, bytes] | None = None
         self.wheel_at = 0
@@ -218,6 +224,20 @@ class Channel:
                         id = data[name_end] << 8 | data[name_end + 1]
                         if route is not None and route.any4 is not None and id:
                             received += 1
+                            if route.lasting or self.acks is not None:
+                                message = Message(topic, data[body:stop], 1, publisher=session.key)
+                                promise = Promise(self, 0x40, id)
+                                if route.lasting:
+                                    reason = core.keep(route, message, session, promise)
+                                else:
+                                    reason = core.publish(message, session)
+                                self.promised(promise, reason)
+                                if len(route.every) > WIDE:
+                                    self._wide(len(route.every))
+                                pos = stop
+                                if self.closed or self.held:
+                                    break
+                                continue
                             kept = True
                             message = Message(topic, data[body:stop], 1, publisher=session.key)
                             same = route.some5 if v5 else route.some4
@@ -241,7 +261,7 @@ class Channel:
                             if len(same) != len(route.every) or route.extra:
                                 kept &= self._publish1(route, message)
                             if not kept:
-                                self._over_quota(id)
+                                self.answer(0x40, id, Reason.QUOTA_EXCEEDED)
                             else:
                                 if not out:
                                     dirty.append(self)
@@ -263,16 +283,16 @@ class Channel:
                     else:
                         del inflight[id]
                         delivered += 1
-                        if session.queue is not None or session.resend is not None:
+                        if session.queue is not None or session.resend is not None or not session.live:
                             session.refill()
                     pos = stop
                     continue
 
                 self._packet(first, data[at:stop])
-                if self.closed:
+                pos = stop
+                if self.closed or self.held:
                     break
                 routes = self.routes
-                pos = stop
         finally:
             counters = core.counters
             counters.messages_received += received
@@ -316,7 +336,11 @@ class Channel:
             case Pubrec():
                 reason = session.pubrec(packet.packet_id, packet.reason)
                 if reason is not None:
-                    self.send(Pubrel(packet.packet_id, reason))
+                    answer = Pubrel(packet.packet_id, reason)
+                    if session.lasting:
+                        self.core.after_commit(lambda: self.send_if_open(answer))
+                    else:
+                        self.send(answer)
             case Pubrel():
                 publish.released(self, session, packet.packet_id)
             case Pubcomp():
@@ -374,13 +398,56 @@ class Channel:
         if core.work > WORK_MAX:
             core.flush()
 
-    def _over_quota(self, id: int) -> None:
-        """Tell the publisher that a message could not be kept; 3.1.1 has no word for it but to close without an ack."""
-        self.core.counters.publishes_refused += 1
-        if self.v5:
-            self.send(Puback(id, Reason.QUOTA_EXCEEDED))
+    # -- what the publisher is told ----------------------------------------------------------------------------------
+
+    def promised(self, promise: Promise, reason: int | None) -> None:
+        """Tell the publisher what became of its message: now, or when that is known and all before it was told."""
+        if reason is not None:
+            promise.reason, promise.settled = reason, True
+        acks = self.acks
+        if acks is None:
+            if promise.settled:
+                self.answer(promise.first, promise.packet_id, promise.reason, promise.name)
+                return
+            acks = self.acks = deque()
+        acks.append(promise)
+        if len(acks) > RECEIVE_MAXIMUM:
+            if self.v5:
+                raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # §3.3.4
+            self.held = True  # 3.1.1 knows no bound: it is not read until it has been told
+            self.pause()
+
+    def settle(self) -> None:
+        """A promise was settled: tell all that can be told in its turn."""
+        acks = self.acks
+        while acks and acks[0].settled and not self.closed:
+            promise = acks.popleft()
+            self.answer(promise.first, promise.packet_id, promise.reason, promise.name)
+        if self.closed:
+            return
+        if not acks:
+            self.acks = None
+        if self.held and len(acks or ()) <= RECEIVE_MAXIMUM // 2:
+            self.held = False
+            self.core.after_round(self)
+
+    def answer(self, first: int, id: int, reason: int, name: bytes = b"") -> None:
+        """PUBACK (`first` is 0x40) or PUBREC (0x50); MQTT 5 is told the message's name, an encoded user property.
+
+        3.1.1 has no word for a refusal: it may close or acknowledge as if all were well [MQTT-3.3.5-2]. A success for
+        what went nowhere would be a lie, so it closes.
+        """
+        if reason >= 0x80:
+            self.core.counters.publishes_refused += 1
+            if not self.v5:
+                self.close(Reason(reason))
+                return
+        if name and self.v5:
+            self.write(named_ack(first, id, reason, name))
+        elif not self.v5 or not reason:
+            self.write(PUBACK[id] if first == 0x40 else bytes((first, 2)) + PACKET_ID[id])
         else:
-            self.close(Reason.QUOTA_EXCEEDED)
+            self.write(bytes((first, 3)) + PACKET_ID[id] + bytes((reason,)))
 
     # -- chunks out --------------------------------------------------------------------------------------------------
 
@@ -394,6 +461,11 @@ class Channel:
     def send(self, packet: Packet) -> None:
         """Encode and put out a packet that is not a PUBLISH."""
         self.write(encode(packet, V5 if self.v5 else V4))
+
+    def send_if_open(self, packet: Packet) -> None:
+        """Encode and put out a packet that had to wait, if the connection is still there."""
+        if not self.closed:
+            self.send(packet)
 
     def late(self, packet: bytes) -> bool:
         """Put out a QoS 0 message though the peer is slow; False: too much waits for it, and this one is dropped."""
@@ -425,7 +497,7 @@ class Channel:
         if self.closed:
             return
         self.core.counters.protocol_errors += 1
-        self.core.log("protocol error", client=self.label, reason=f"0x{error.reason:02x}", error=error.message)
+        self.core.note("protocol error", client=self.label, reason=f"0x{error.reason:02x}", error=error.message)
         self.close(Reason(error.reason))
 
     def close(self, reason: Reason | None = None) -> None:
@@ -442,6 +514,7 @@ class Channel:
             self.core.counters.connections_closed += 1
             self.core.wheel.cancel(self)
             self.aliases = None
+            self.acks = None
             self.tail = b""
             self.routes = _NO_ROUTES
             session, self.session = self.session, None

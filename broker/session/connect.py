@@ -76,9 +76,9 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     # What MQTT 5 says in one number, 3.1.1 says with its clean session flag [MQTT-3.1.2-6].
     wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
     # Who enrols comes back under its own name.
-    session.expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
+    expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
     session.will = will
-    core.configure(session, v5, asked.maximum_packet_size or 0, asked.receive_maximum or 65535)
+    core.configure(session, v5, expiry_s, asked.maximum_packet_size or 0, asked.receive_maximum or 65535)
 
     keep_alive = packet.keep_alive
     if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
@@ -115,7 +115,7 @@ def refused(channel: "Channel", error: Refused) -> None:
         return
     core = channel.core
     core.counters.connections_refused += 1
-    core.log("connection refused", client=channel.address, reason=f"0x{error.reason:02x}", error=error.message)
+    core.note("connection refused", client=channel.address, reason=f"0x{error.reason:02x}", error=error.message)
     packet = channel.admitting
     properties = Properties()
     asked = packet.properties if packet is not None else properties

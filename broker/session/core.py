@@ -1,6 +1,8 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -9,14 +11,19 @@ from broker import limits
 from broker.counters import Counters
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
-from broker.limits import RETAINED_WALK_MAX
-from broker.message import Message
+from broker.journal import Batch, SavedMessage, SavedSubscription, size_of
+from broker.limits import NARROW_MAX, RETAINED_WALK_MAX
+from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
 from broker.route.router import Route, Router
-from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Subscription
-from broker.session.session import RELEASED, Session
+from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHED, Subscription
+from broker.session.log import Log
+from broker.session.recovery import saved_session
+from broker.session.session import Session
+from broker.session.subscribe import retained_for
 from broker.session.wheel import Wheel
+from broker.session.windows import Windows
 from broker.wire.codes import Reason
 from broker.wire.packets import Connect
 from broker.wire.publish import forwarded
@@ -38,6 +45,9 @@ class Limits(msgspec.Struct, frozen=True):
     retained_bytes_max: int = limits.RETAINED_BYTES_MAX
     retained_messages_of_brand_max: int = limits.RETAINED_MESSAGES_OF_BRAND_MAX
     retained_bytes_of_brand_max: int = limits.RETAINED_BYTES_OF_BRAND_MAX
+    durability: str = "commit"  # or "memory": the publisher is told at once, and what is to be written follows
+    commit_window_ms: int = limits.COMMIT_WINDOW_MS
+    log_bytes_max: int = limits.LOG_BYTES_MAX
 
     @property
     def retained(self) -> tuple[int, int, int, int]:
@@ -62,31 +72,53 @@ class Bridge(Protocol):
         ...
 
 
+_Staged = tuple[Session, int, Message]
+_After = tuple[Callable[[], object], bool]
+
+
+class _Commit(msgspec.Struct):
+    """A batch on its way to the disk, and what happens once it is there."""
+
+    batch: Batch
+    promised: list[Promise]
+    staged: list[_Staged]
+    after: list[_After]
+
+
 class Core:
     """All state of the broker and its rules. `now` is the monotonic time of this round; whoever drives it sets it.
 
     admit(channel, connect): decide who the client is, then call `channel.accepted` or `channel.refused`, now or later.
     random_id(): an unguessable client id for clients that ask for one.
     log(event, fields): something that an operator should see.
+    wake(): there is something to be written or read.
+
+    What must outlive the process is collected in `log.batch`. Whoever drives the core takes it from time to time
+    (`take`), writes it, and says how that went (`committed`, `failed`); and reads what sessions want from the log
+    (`wanted`, `fetched`).
     """
 
     def __init__(
         self,
         *,
         now: float,
+        wall: float,
         admit: Callable[["Channel", Connect], None],
         random_id: Callable[[], str],
         bridge: Bridge,
         log: Callable[..., object],
+        wake: Callable[[], object] = lambda: None,
         limits: Limits | None = None,
     ) -> None:
         self.now = now
         self.admit = admit
         self.random_id = random_id
         self.bridge = bridge
-        self.log = log
+        self.note = log
+        self.wake = wake
         self.limits = limits or Limits()
         self.counters = Counters()
+        self.log = Log(self.counters, wall - now)
         self.router = Router[Session]()
         self.retained = Retained(*self.limits.retained)
         self.sessions: dict[str, Session] = {}
@@ -98,31 +130,227 @@ class Core:
         self.wheel = Wheel(now)
         self.work = 0  # messages put out since the last flush
         self._purged_at = now
+        self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
+        # -- what is to be written --
+        self.failing = ""  # why nothing can be written at present
+        self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
+        self.changed: dict[Session, None] = {}  # to be written anew
+        self.moved: dict[Session, None] = {}  # got on in the log, which the journal may learn later
+        self.wanted: dict[Session, None] = {}  # wait for messages from the disk
+        self._asked: set[int] = set()  # numbers of those that are being read
+        self._resumed: list[Channel] = []  # were held, and are to be read again
+        self._next_number = 1
+        self._windows = Windows()
+        self._promised: list[Promise] = []  # settled by the next commit
+        self._staged: list[_Staged] = []  # QoS 2, sent after the next commit
+        self._after: list[_After] = []  # done after it
+        self._committing: _Commit | None = None
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
     def publish(
-        self, message: Message, origin: Session | None = None, retain: bool = False, once: bool = False
-    ) -> Reason:
+        self,
+        message: Message,
+        origin: Session | None = None,
+        *,
+        retain: bool = False,
+        once: bool = False,
+        must: bool = False,
+        promise: Promise | None = None,
+    ) -> Reason | None:
         """Give `message` to all who get its topic.
 
-        retain: keep it as the topic's last one, too. once: its topic hardly comes again.
+        retain: keep it as the topic's last one, too. once: its topic hardly comes again. must: its acceptance itself is
+        to be written.
 
-        Returns what the publisher is told: success, nobody there, or over a bound (0x97) if a session that promised to
-        keep it could not.
+        Returns what the publisher is told: success, nobody there, or over a bound (0x97). None: that is not known yet,
+        for what was promised to be kept is neither acknowledged nor on the disk. Then `promise` is settled later.
         """
+        kept = None
         if retain:
-            # What is kept is as it was published, without the ids of this moment's receivers.
-            kept = message.variant(message.qos, True, b"")
+            # What is kept is as it was published, without the ids and the promise of this moment's receivers.
+            kept = message.loose()
+            kept.retain, kept.subscription_ids = True, b""
             if not self.retained.fits(kept):
                 self.counters.retained_refused += 1
                 return Reason.QUOTA_EXCEEDED
-            self.retained.set(kept)
         route = self.router.route_once(message.topic) if once else self.router.route(message.topic)
+        if message.qos and (route.lasting or kept is not None or must):
+            return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must)
+        if kept is not None:
+            self._retain(kept)
         all_kept = self._hand_out(route, route.every, message, origin)
-        if route.empty:
-            return Reason.NO_MATCHING_SUBSCRIBERS
-        return Reason.SUCCESS if all_kept else Reason.QUOTA_EXCEEDED
+        return _reason(route, all_kept)
+
+    def keep(
+        self,
+        route: Route[Session],
+        message: Message,
+        origin: Session | None,
+        promise: Promise,
+        *,
+        retained: Message | None = None,
+        must: bool = False,
+    ) -> Reason | None:
+        """Hand out a message (QoS 1 or 2) that must not be lost once its publisher has been told of success.
+
+        It is written at once if somebody is away, or if it is QoS 2 for one who outlives its connection; else only if
+        its receivers do not answer in time. Returns as `publish`.
+        """
+        log = self.log
+        must = must or retained is not None
+        picks = [group.pick() for group in route.groups]
+        absent = [s for s in picks if s.options & QOS and not s.session.live]
+        written = bool(route.away or absent or (route.lasting and (must or message.qos == 2)))
+        size = size_of(message.topic, message.payload, message.properties, message.publisher)
+        if (written or must) and (self.failing or self._log_full(size)):
+            return Reason.QUOTA_EXCEEDED
+        if not self._room(route, picks, absent, message, size):
+            return Reason.QUOTA_EXCEEDED
+        log.head += 1
+        message.seq = log.head
+        message.tracked = True
+        message.promise = promise
+        promise.message = message
+        promise.origin = origin
+        promise.logged = written
+        promise.reason = _reason(route)
+        if retained is not None:
+            retained.seq, retained.tracked = message.seq, True
+            self._retain(retained)
+        if written:
+            for older in self._windows.older(message.topic, message.seq):
+                self._write(older)
+            log.append(message, listed=bool(route.away))
+            if len(route.away) <= NARROW_MAX:
+                for subscription in route.away:
+                    subscription.session.backlog += 1
+                    subscription.session.backlog_bytes += size
+        self.owe(message)  # so that it is not over before all have got it
+        self._hand_out_kept(route, picks, message, origin)
+        if written:
+            log.release(message.seq)
+        else:
+            promise.waiting -= 1
+        if not self.durable:
+            promise.settled = True
+        if written or must:
+            promise.message = None
+            if not promise.settled:
+                self._promised.append(promise)
+        elif promise.waiting:
+            promise.due = self.now + self.limits.commit_window_ms / 1000
+            self._windows.add(message.topic, promise)
+        else:
+            promise.message = None
+            promise.settled = True
+        return Reason(promise.reason) if promise.settled else None
+
+    @property
+    def durable(self) -> bool:
+        """Whether a publisher is told of success only once it is certain."""
+        return self.limits.durability == "commit"
+
+    def _log_full(self, size: int) -> bool:
+        log = self.log
+        return log.bytes + size > self.limits.log_bytes_max or log.unwritten_bytes > limits.UNWRITTEN_BYTES_MAX
+
+    def drops_oldest(self, topic: bytes) -> bool:
+        """Whether a full session gives up its oldest message for a new one on `topic`, as its brand wants it."""
+        return topic.partition(b"/")[0] in self.drop_oldest
+
+    def _room(
+        self,
+        route: Route[Session],
+        picks: list[Subscription[Session]],
+        absent: list[Subscription[Session]],
+        message: Message,
+        size: int,
+    ) -> bool:
+        """Whether all who must keep a message have room for it, or give up something older."""
+        full = [
+            s.session
+            for s in (*route.every, *picks)
+            if s.session.queue is not None
+            and s.options & QOS
+            and s.session.live
+            and s.session.lasting
+            and s.session.full(message.size)
+        ]
+        full += [s.session for s in absent if s.session.full(size)]
+        crowded = False
+        if len(route.away) <= NARROW_MAX:
+            full += [s.session for s in route.away if s.session.full(size)]
+        else:
+            # What waits on the topic itself stands for each of them: who is furthest behind has all of it.
+            found = self.log.topics.get(message.topic)
+            crowded = found is not None and found.full(self.limits.queue_messages_max, self.limits.queue_bytes_max)
+        if not full and not crowded:
+            return True
+        if self.drops_oldest(message.topic):
+            if crowded:
+                self.log.trim(message.topic, self.limits.queue_messages_max, self.limits.queue_bytes_max)
+            for session in full:
+                if not session.live:
+                    session.trim(size)
+            return True
+        if crowded:
+            self.log.touched[message.topic] = None  # perhaps nobody needs them any more
+            self.note("queue full", topic=message.topic.decode(), sessions=len(route.away))
+            return False
+        for session in full:
+            if session.live or session.still_full(size):
+                whose = f"{session.identity.path or 'anonymous'} {session.client_id}"
+                self.note("queue full", client=whose, topic=message.topic.decode())
+                return False
+        return True
+
+    def _hand_out_kept(
+        self,
+        route: Route[Session],
+        picks: list[Subscription[Session]],
+        message: Message,
+        origin: Session | None,
+    ) -> None:
+        """Give a message that has a promise to all who are there, and to the groups' members whose turn it is."""
+        forms: dict[tuple[int, bytes, bool], Message] = {}
+        if message.qos == 1:
+            form = message.variant(1, False, b"")
+            for session in route.kept:
+                session.take(form)
+            if route.some4 or route.some5:
+                loose = form.loose()
+                for session in (*route.some4, *route.some5):
+                    session.take(loose)
+            if route.zero4 or route.zero5:
+                lesser = form.loose().variant(0, False, b"")
+                for session in (*route.zero4, *route.zero5):
+                    session.take(lesser)
+            to = route.special
+        else:
+            to = route.every
+        for subscription in to:
+            self._deliver(subscription, message, origin, forms)
+        promise = message.promise
+        assert promise is not None  # its caller gave it one
+        for subscription in picks:
+            session = subscription.session
+            if not subscription.options & QOS or (session.live and not session.lasting):
+                self._deliver(subscription, message, origin, forms)
+                continue
+            form = message.variant(min(message.qos, subscription.options & QOS), False, subscription.id)
+            if form is message:
+                form = message.copy()  # this one's alone, to be found again
+            if not session.live:
+                session.assign(form)
+                continue
+            session.take(form)
+            if promise.logged:
+                session.pick_row(form)
+            else:
+                promise.picks = [*(promise.picks or ()), (session, form)]
+        for service in route.services:
+            service(message, origin)
 
     def hand_out_extra(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
         """The receivers of a route for whom the plain way is not right. False: one of them was full."""
@@ -133,7 +361,7 @@ class Core:
     ) -> bool:
         kept = True
         # Each class of receivers has its own form of the message, made and encoded once.
-        forms: dict[tuple[int, bytes], Message] = {}
+        forms: dict[tuple[int, bytes, bool], Message] = {}
         for subscription in to:
             kept &= self._deliver(subscription, message, origin, forms)
         for group in route.groups:
@@ -147,24 +375,246 @@ class Core:
         subscription: Subscription[Session],
         message: Message,
         origin: Session | None,
-        forms: dict[tuple[int, bytes], Message],
+        forms: dict[tuple[int, bytes, bool], Message],
     ) -> bool:
-        session, options = subscription.session, subscription.options
+        session, options = subscription.session, subscription.options & OPTIONS
         if options & NO_LOCAL and session is origin:  # [MQTT-3.8.3-3]
             return True
-        form = forms.get((options, subscription.id))
+        lasting = False
+        if message.qos and options & QOS:
+            if not session.live:
+                return True  # it will find it in the log
+            lasting = session.lasting
+        form = forms.get((options, subscription.id, lasting))
         if form is None:
             qos = min(message.qos, options & QOS)  # [MQTT-3.8.4-8]
             retain = message.retain and bool(options & RETAIN_AS_PUBLISHED)  # [MQTT-3.3.1-12], [MQTT-3.3.1-13]
-            form = forms[options, subscription.id] = message.variant(qos, retain, subscription.id)
+            form = message.variant(qos, retain, subscription.id)
+            if form.seq and not lasting:
+                form = form.loose()
+            forms[options, subscription.id, lasting] = form
         return session.take(form)
+
+    def _retain(self, message: Message) -> None:
+        """Keep a message as its topic's, or take that away."""
+        self.retained.set(message)
+        self.log.batch.retained[message.topic] = self.log.saved(message) if message.payload else None
+
+    # -- what was promised -------------------------------------------------------------------------------------------
+
+    def owe(self, message: Message) -> None:
+        """A receiver who must not lose `message` gets it now."""
+        promise = message.promise
+        if promise is None or promise.logged:
+            self.log.hold(message.seq)
+        else:
+            promise.waiting += 1
+
+    def hand_back(self, message: Message) -> None:
+        """A receiver who was owed `message` has got it, or will not get it any more."""
+        if not message.seq:
+            return
+        promise = message.promise
+        if promise is None or promise.logged:
+            self.log.release(message.seq)
+            return
+        promise.waiting -= 1
+        if not promise.waiting:
+            promise.message = promise.picks = None
+            self._settle(promise)
+
+    def release(self, session: Session, message: Message, id: int = 0) -> None:
+        """`session` has done with `message`, in flight under packet id `id` or waiting, in one way or another."""
+        self.hand_back(message)
+        if not message.seq:
+            if session.expiry_s:
+                self.moved[session] = None  # what is retained for it has arrived, perhaps
+        elif message.promise is None or message.promise.logged:
+            session.drop_row(message.seq, id)
+            self.moved[session] = None
+
+    def kept(self, message: Message) -> bool:
+        """Have `message` written, if it is not yet. False: it cannot be, and its publisher has been told so."""
+        promise = message.promise
+        return promise is None or promise.logged or self._write(promise)
+
+    def _write(self, promise: Promise) -> bool:
+        """Its receivers have not answered in time: write the message. False: that cannot be done."""
+        message = promise.message
+        assert message is not None  # it waits, and is not logged
+        log = self.log
+        if self.failing or self._log_full(message.size):
+            self._refuse(promise)
+            return False
+        for older in self._windows.older(message.topic, message.seq):
+            self._write(older)
+        log.append(message, listed=False)
+        log.hold(message.seq, promise.waiting)
+        promise.logged, promise.message = True, None
+        for session, form in promise.picks or ():
+            session.pick_row(form)
+        promise.picks = None
+        if not promise.settled:
+            self._promised.append(promise)
+        return True
+
+    def _settle(self, promise: Promise) -> None:
+        """Tell the publisher what has become of its message."""
+        if promise.settled:
+            return
+        promise.settled = True
+        if promise.channel is not None:
+            promise.channel.settle()
+        if promise.then is not None:
+            promise.then(promise.reason)
+
+    def _refuse(self, promise: Promise) -> None:
+        """What was to be kept cannot be kept."""
+        if promise.settled:
+            return
+        promise.reason = Reason.QUOTA_EXCEEDED
+        origin = promise.origin
+        if promise.first == 0x50 and origin is not None:
+            origin.unreceive(promise.packet_id)
+        self._settle(promise)
+
+    def stage(self, session: Session, id: int, message: Message) -> None:
+        """Send a message whose packet id was taken once that is on the disk."""
+        session.staged += 1
+        self._staged.append((session, id, message))
+
+    def after_commit(self, work: Callable[[], object], *, needed: bool = True) -> None:
+        """Do `work` once all that is to be written so far is on the disk: now, if that is nothing.
+
+        Unless that is needed, it is done too when nothing can be written.
+        """
+        if self._idle or (self.failing and not needed):
+            work()
+        else:
+            self._after.append((work, needed))
+
+    @property
+    def _idle(self) -> bool:
+        """Nothing is to be waited for."""
+        return not self.durable or not (self._committing or self.log.batch or self.changed)
+
+    # -- to the disk and back ----------------------------------------------------------------------------------------
+
+    @property
+    def to_write(self) -> bool:
+        """Whether there is something to be written now, or waited for."""
+        return bool(self.log.batch or self.changed or self._promised or self._staged or self._after)
+
+    def window_closes(self) -> float:
+        """When the next message whose receivers have not answered is to be written; 0 for none."""
+        return self._windows.first_due()
+
+    def take(self, *, all: bool = False) -> Batch | None:
+        """What is to be written next; None for nothing. `committed` or `failed` must follow.
+
+        all: the windows of those whose receivers have not answered close now.
+        """
+        for promise in self._windows.close(inf if all else self.now):
+            self._write(promise)
+        batch = self.log.batch
+        for session in self.changed:
+            if session.lasting and self.sessions.get(session.key) is session:
+                batch.sessions[session.number] = saved_session(session, self.log.offset)
+        self.changed.clear()
+        if not self.to_write:
+            return None
+        self._committing = _Commit(batch, self._promised, self._staged, self._after)
+        self.log.batch = Batch()
+        self._promised, self._staged, self._after = [], [], []
+        return batch
+
+    def committed(self) -> None:
+        """What was taken is on the disk: tell who waited for that."""
+        done, self._committing = self._committing, None
+        assert done is not None  # taken
+        if self.failing:
+            self.note("journal writes again")
+            self.failing = ""
+        self.counters.journal_commits += 1
+        self.counters.journal_rows += len(done.batch.messages)
+        self.log.written(done.batch.messages)
+        for session, id, message in done.staged:
+            if session.channel is not None and session.inflight.get(id) is message:
+                session.staged -= 1
+                session.send_as(session.channel, message, id)
+        for promise in done.promised:
+            self._settle(promise)
+        self._do(work for work, _ in done.after)
+
+    def _do(self, works: Iterable[Callable[[], object]]) -> None:
+        for work in works:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
+                self.unexpected(error)
+
+    def failed(self, why: str) -> None:
+        """What was taken could not be written. Its messages are refused; all else is tried again with the next."""
+        done, self._committing = self._committing, None
+        assert done is not None  # taken
+        self.counters.journal_failures += 1
+        if not self.failing:
+            self.note("journal cannot be written", error=why)
+        self.failing = why
+        batch, later = done.batch, self.log.batch
+        gone = {saved.seq for saved in batch.messages}
+        again = {saved.seq for saved in later.messages}
+        self.log.undo(batch.messages)
+        batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in gone}
+        batch.forgotten = [seq for seq in batch.forgotten if seq not in again]
+        batch.add(later)
+        batch.messages = later.messages
+        self.log.batch = batch
+        self._staged[:0] = [one for one in done.staged if one[2].seq not in gone]
+        self._after[:0] = [one for one in done.after if one[1]]
+        for promise in done.promised:
+            self._refuse(promise)
+        for session, id, message in done.staged:
+            if message.seq in gone and session.inflight.get(id) is message:
+                del session.inflight[id]
+                session.staged -= 1
+                self.release(session, message, id)
+                session.refill()
+        self._do(work for work, needed in done.after if not needed)
+
+    def next_wanted(self, messages_max: int) -> tuple[list[Session], list[int]]:
+        """Sessions that wait for messages from the disk, and which ones, ascending."""
+        sessions: list[Session] = []
+        seqs: set[int] = set()
+        for session in self.wanted:
+            if len(seqs) >= messages_max:
+                break
+            sessions.append(session)
+            seqs.update(m.seq for m in session.fetching or () if m.absent and self.log.body(m.seq) is None)
+        for session in sessions:
+            del self.wanted[session]
+        self._asked = seqs
+        return sessions, sorted(seqs)
+
+    def fetched(self, sessions: list[Session], messages: list[SavedMessage]) -> None:
+        """What `next_wanted` asked for has been read; what is missing below the last one is not there."""
+        found = {}
+        for saved in messages:
+            message = found[saved.seq] = self.log.restored(saved)
+            self.log.remember(message)
+        up_to = messages[-1].seq if messages else self.log.head
+        for session in sessions:
+            if session.fetching and session.channel is not None:
+                try:
+                    session.fetched(found, self._asked, up_to)
+                except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
+                    self.unexpected(error, session.channel)
 
     def delivered(self, session: Session, message: Message) -> None:
         """A receiver has acknowledged `message`."""
-        if message is not RELEASED:
-            self.counters.messages_delivered += 1
-            if message.receipt:
-                self.bridge.delivered(session, message)
+        self.counters.messages_delivered += 1
+        if message.receipt:
+            self.bridge.delivered(session, message)
 
     @staticmethod
     def wrong_ack(what: str) -> ProtocolError:
@@ -174,12 +624,12 @@ class Core:
     def unexpected(self, error: Exception, channel: "Channel | None" = None) -> None:
         """A bug of ours: tell it, and give up the connection that met it."""
         self.counters.unexpected_errors += 1
-        self.log("unexpected error", client=channel.label if channel is not None else "", exc_info=error)
+        self.note("unexpected error", client=channel.label if channel is not None else "", exc_info=error)
         if channel is not None:
             try:
                 channel.close()
             except Exception as again:  # noqa: BLE001
-                self.log("unexpected error", client=channel.label, exc_info=again)
+                self.note("unexpected error", client=channel.label, exc_info=again)
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -193,6 +643,8 @@ class Core:
         key = f"{identity.path}\n{client_id}"
         session = self.sessions.get(key)
         if session is not None:
+            if session.channel is None and not session.expiry_s:
+                self.end(session)  # it was over, but for its will
             if session.channel is not None:
                 self.counters.sessions_taken_over += 1
                 session.channel.close(Reason.SESSION_TAKEN_OVER)
@@ -207,25 +659,46 @@ class Core:
             if self._of_identity.get(identity.path, 0) >= _sessions_max(identity.role):
                 self.counters.sessions_refused += 1
                 raise Refused(f"{identity.path} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            session = Session(self, key, identity)
+            session = Session(self, key, identity, self.new_number())
             self.add(session)
         elif session.identity != identity:
-            # The device has moved to another user or store since: what it may no longer see goes, messages too.
+            # The device has moved to another user or store since: what it may no longer see goes. Messages that were
+            # meant for it are looked at when they are read.
             session.identity = identity
-            lost = session.forget(lambda topic: may_subscribe(identity, topic.decode()))
-            self.counters.messages_dropped_session_end += lost
             subscriptions = session.subscriptions
             self.unsubscribe(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
         session.will_at = session.ends_at = 0.0
         session.channel = channel
         return session, present
 
+    def restore_retained(self, saved: SavedMessage) -> None:
+        """Retain a message from the journal."""
+        message = self.log.restored(saved)
+        if not message.seq:  # from before messages had numbers
+            self.log.head += 1
+            message.seq = self.log.head
+        self.log.head = max(self.log.head, message.seq)
+        message.retain = True
+        self.retained.set(message)
+
     def add(self, session: Session) -> None:
         """Put in a session that is not there yet."""
+        self._next_number = max(self._next_number, session.number + 1)
         self.sessions[session.key] = session
         path = session.identity.path
         if path:
             self._of_identity[path] = self._of_identity.get(path, 0) + 1
+
+    def drop_saved(self, number: int) -> None:
+        """Leave a session of the journal out. Its number is not used again."""
+        self._next_number = max(self._next_number, number + 1)
+        self.log.batch.ended.append(number)
+
+    def new_number(self) -> int:
+        """A number for a session that none has had."""
+        number = self._next_number
+        self._next_number += 1
+        return number
 
     def _remove(self, session: Session) -> None:
         del self.sessions[session.key]
@@ -235,19 +708,29 @@ class Core:
             if not self._of_identity[path]:
                 del self._of_identity[path]
 
-    def configure(self, session: Session, v5: bool, packet_max: int, window: int) -> None:
-        """Take over what CONNECT says of the client; routes that sorted it by these are made stale."""
-        changed = session.v5 != v5 or bool(session.packet_max) != bool(packet_max)
+    def configure(self, session: Session, v5: bool, expiry_s: int, packet_max: int, window: int) -> None:
+        """Take over what CONNECT says of the client. Its routes, which sort it by these, are made anew by `resume`."""
         session.v5, session.packet_max = v5, packet_max
         session.window = min(window, limits.IN_FLIGHT_MAX)
-        if changed:
-            for subscription in session.subscriptions:
-                self.router.touch(subscription)
+        session.expiry_s = expiry_s
+        if expiry_s:
+            self.changed[session] = None
+            session.saved = True
+        elif session.saved:
+            self.log.batch.ended.append(session.number)  # from here on it ends with its connection
+            session.saved = False
 
     def leave(self, session: Session) -> None:
         """The connection of `session` is gone; `session.will` is None if the client said goodbye."""
-        session.channel = session.out = session.resend = None
+        session.channel = session.out = None
         self.resting.pop(session, None)
+        self.wanted.pop(session, None)
+        if session.expiry_s:
+            session.park()
+            session.ends_at = self.now + session.expiry_s
+            self.changed[session] = None
+            for subscription in session.subscriptions:
+                self.router.touch(subscription)
         will = session.will
         if will is not None:
             delay = min(will.properties.will_delay or 0, session.expiry_s)  # [MQTT-3.1.2-8], [MQTT-3.1.3-9]
@@ -259,7 +742,6 @@ class Core:
         if not session.expiry_s:
             self.end(session)
         else:
-            session.ends_at = self.now + session.expiry_s
             self.wheel.schedule(session, session.ends_at)
 
     def end(self, session: Session) -> None:
@@ -269,14 +751,16 @@ class Core:
         self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
+        self.counters.messages_dropped_session_end += session.abandon()
         for subscription in session.subscriptions:
             self.router.unsubscribe(subscription)
+            self.log.touch(subscription.filter)
         session.subscriptions = ()
-        lost = session.waiting + sum(m is not RELEASED for m in session.inflight.values())
-        self.counters.messages_dropped_session_end += lost
-        session.inflight.clear()
-        session.queue = session.replay = session.received = None
-        session.queue_bytes = 0
+        self.changed.pop(session, None)
+        self.moved.pop(session, None)
+        if session.saved:
+            self.log.batch.ended.append(session.number)
+            session.saved = False
 
     def publish_will(self, session: Session) -> None:
         """Publish the will of `session`, once."""
@@ -295,7 +779,9 @@ class Core:
             session.key,
             tracked=will.qos == 2,
         )
-        self.publish(message, session, will.retain)
+        if will.retain or will.qos:
+            self.changed[session] = None
+        self.publish(message, session, retain=will.retain)
 
     def drop_identity(self, path: str, gone: bool) -> int:
         """Disconnect, at once, everybody whose identity is `path` or under it (`acme/`); if `gone`, end their sessions.
@@ -319,16 +805,39 @@ class Core:
 
     def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
         """Add subscriptions by their names, replacing those that have the same."""
+        known = {s.name: s.since for s in session.subscriptions if s.options & QOS}
         session.subscriptions = (*(s for s in session.subscriptions if s.name not in added), *added.values())
-        for subscription in added.values():
+        for name, subscription in added.items():
+            subscription.since = known.get(name, self.log.head)
             self.router.subscribe(subscription)
+            self.log.touch(subscription.filter)
+            if session.lasting:
+                self.keep_subscription(subscription)
+
+    def keep_subscription(self, subscription: Subscription[Session]) -> None:
+        """Have a subscription of a session that outlives its connection written."""
+        self.log.batch.subscriptions[subscription.session.number, subscription.name] = SavedSubscription(
+            subscription.name, subscription.options, subscription.id, subscription.since
+        )
 
     def unsubscribe(self, session: Session, names: set[bytes]) -> None:
         """Take out the subscriptions that the client calls so."""
         for subscription in session.subscriptions:
             if subscription.name in names:
                 self.router.unsubscribe(subscription)
+                self.log.touch(subscription.filter)
+                if session.lasting:
+                    self.log.batch.subscriptions[session.number, subscription.name] = None
         session.subscriptions = tuple(s for s in session.subscriptions if s.name not in names)
+
+    @staticmethod
+    def send_retained(subscription: Subscription[Session], *, again: bool = False) -> None:
+        """Send what is retained for a subscription. again: but for what of it has arrived at QoS 2."""
+        subscription.session.send_retained(retained_for(subscription, again=again))
+
+    def after_round(self, channel: "Channel") -> None:
+        """Read on from a channel that was held."""
+        self._resumed.append(channel)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -343,11 +852,34 @@ class Core:
             session.refill()
         if now - self._purged_at > 60:
             self._purged_at = now
-            self.counters.messages_dropped_expired += self.retained.purge(now)
+            gone = self.retained.purge(now)
+            self.counters.messages_dropped_expired += len(gone)
+            self.log.batch.retained.update(dict.fromkeys(gone))
+            self._expiring = list(self.log.topics)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget what nobody needs any more, a bounded part at a time."""
+        log = self.log
+        for topic in list(islice(log.touched, limits.SWEPT_MAX)):
+            del log.touched[topic]
+            away = self.router.route_once(topic).away
+            log.drop(topic, min((max(s.session.cursor, s.since) for s in away), default=log.head))
+        for topic in self._expiring[-limits.SWEPT_MAX :]:
+            log.expire(topic, self.now)
+        del self._expiring[-limits.SWEPT_MAX :]
+        for session in list(islice(self.moved, limits.SWEPT_MAX)):
+            del self.moved[session]
+            if session.lasting:
+                session.settle()
 
     def flush(self) -> None:
-        """Write out what has been put into the connections since the last time."""
+        """Write out what has been put into the connections since the last time, and have written what is to be kept."""
         self.work = 0
+        if self._resumed:
+            resumed, self._resumed = self._resumed, []
+            for channel in resumed:
+                channel.resume()
         dirty = self.dirty
         while dirty:
             now, dirty[:] = dirty[:], []
@@ -356,10 +888,18 @@ class Core:
                     channel.flush()
                 except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
                     self.unexpected(error, channel)
+        if self._windows or self.wanted or self.to_write:
+            self.wake()
 
     def connected(self) -> Iterator[Session]:
         """The sessions that have a connection."""
         return (s for s in self.sessions.values() if s.channel is not None)
+
+
+def _reason(route: Route[Session], all_kept: bool = True) -> Reason:
+    if route.empty:
+        return Reason.NO_MATCHING_SUBSCRIBERS
+    return Reason.SUCCESS if all_kept else Reason.QUOTA_EXCEEDED
 
 
 def _sessions_max(role: Role) -> int:

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
 from broker.limits import RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
-from broker.message import Message
+from broker.message import Message, Promise
 from broker.route.access import may_publish
 from broker.route.router import Route
 from broker.wire.codes import Reason
-from broker.wire.packets import Puback, Pubcomp, Publish, Pubrec
-from broker.wire.publish import forwarded, named_ack, user_property
+from broker.wire.packets import Pubcomp, Publish
+from broker.wire.publish import forwarded, user_property
 from broker.wire.topics import check_topic_name
 
 if TYPE_CHECKING:
@@ -28,19 +28,26 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         raise ProtocolError("a subscription identifier from a client", Reason.PROTOCOL_ERROR)  # [MQTT-3.3.4-6]
     topic = _topic(channel, packet)
     id, qos = packet.packet_id, packet.qos
-    if qos == 2:
-        if session.received is None:
-            session.received = set()
+    promise = Promise(channel, 0x40 if qos == 1 else 0x50, id)
+    if qos == 2 and session.received is not None:
         if id in session.received:
-            channel.send(Pubrec(id))  # seen before: not delivered again [MQTT-4.3.3-10]
+            # Seen before: not delivered again [MQTT-4.3.3-10]. What becomes of it may not be known yet.
+            known = session.received[id]
+            if known is None or known.settled:
+                channel.promised(promise, Reason.SUCCESS)
+            else:
+                known.channel = channel
+                channel.promised(known, None)
             return
         if len(session.received) >= RECEIVE_MAXIMUM:
             raise ProtocolError("more QoS 2 messages than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)
     route = _allowed(channel, session, topic)
     if route is None:
-        core.counters.publishes_refused += 1
-        core.log("publish refused", client=channel.label, topic=topic.decode())
-        _answer(channel, session, packet, Reason.NOT_AUTHORIZED)
+        core.note("publish refused", client=channel.label, topic=topic.decode())
+        if qos:
+            channel.promised(promise, Reason.NOT_AUTHORIZED)
+        else:
+            core.counters.publishes_refused += 1
         return
     properties = packet.properties
     expiry = properties.message_expiry
@@ -60,27 +67,37 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         message.id = core.bridge.stamp(topic)
         if message.id:
             name = user_property("message-id", message.id)
+            promise.name = name if channel.names else b""
             given = properties.user_properties
             if given:
                 properties.user_properties = [pair for pair in given if pair[0] != "message-id"]
                 message.receipt = ("receipt", "delivered") in given
                 message.tracked |= message.receipt
     message.properties = forwarded(properties) + name
-    reason = core.publish(message, session, packet.retain)
-    if reason == Reason.QUOTA_EXCEEDED:
-        core.counters.publishes_refused += 1
-    if qos:
-        _answer(channel, session, packet, reason, name if channel.names else b"")
+    if not qos:
+        reason = core.publish(message, session, retain=packet.retain)
+        core.counters.publishes_refused += reason == Reason.QUOTA_EXCEEDED
+        return
+    promise.origin = session
+    must = False
+    if qos == 2:
+        session.receive(id, promise)
+        must = session.lasting
+    reason = core.publish(message, session, retain=packet.retain, must=must, promise=promise)
+    if qos == 2 and reason is not None and reason >= 0x80:
+        session.unreceive(id)
+    channel.promised(promise, reason)
 
 
 def released(channel: "Channel", session: "Session", id: int) -> None:
-    """PUBREL arrived: the id of a QoS 2 message is free again [MQTT-4.3.3-12]."""
+    """PUBREL arrived: the id of a QoS 2 message is free again [MQTT-4.3.3-12], once that is on the disk."""
     known = session.received is not None and id in session.received
-    if session.received is not None:
-        session.received.discard(id)
-        if not session.received:
-            session.received = None
-    channel.send(Pubcomp(id, Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND))
+    session.unreceive(id)
+    answer = Pubcomp(id, Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND)
+    if session.lasting:
+        channel.core.after_commit(lambda: channel.send_if_open(answer))
+    else:
+        channel.send(answer)
 
 
 def _topic(channel: "Channel", packet: Publish) -> bytes:
@@ -116,23 +133,3 @@ def _allowed(channel: "Channel", session: "Session", topic: bytes) -> "Route[Ses
             channel.routes.clear()
         channel.routes[topic] = route
     return route
-
-
-def _answer(channel: "Channel", session: "Session", packet: Publish, reason: Reason, name: bytes = b"") -> None:
-    """Acknowledge a PUBLISH as its QoS asks; MQTT 5 is told the message's name, an encoded user property.
-
-    3.1.1 has no word for a refusal: it may close or acknowledge as if all were well [MQTT-3.3.5-2]. A success for what
-    went nowhere would be a lie, so it closes.
-    """
-    if not packet.qos:
-        return
-    if not channel.v5 and reason >= 0x80:
-        channel.close(reason)
-        return
-    if packet.qos == 2 and reason < 0x80:
-        assert session.received is not None  # made when the packet came
-        session.received.add(packet.packet_id)
-    if name and channel.v5:
-        channel.write(named_ack(0x40 if packet.qos == 1 else 0x50, packet.packet_id, reason, name))
-    else:
-        channel.send((Puback if packet.qos == 1 else Pubrec)(packet.packet_id, reason))

@@ -12,16 +12,27 @@ Outgoing, for each packet id (§4.3):
     any         | the client comes back   | same; PUBLISH with DUP, or PUBREL, is sent again in order
 
 An acknowledgement of the wrong kind for the state is a protocol error; one for an unknown id is answered as §4.4 says.
+
+A session that outlives its connection (a lasting one) is *live* while it is connected and has got all that waited for
+it. Otherwise it finds its messages in the log: what is above its cursor, under the topics that it subscribes to. What
+it had in flight or queued when its connection ended has a row of its own in the journal, and in memory only a stub.
+
+For such a session QoS 2 stays exactly once across a crash: the packet id is on the disk before PUBLISH goes out, that
+it was received before PUBREL does. Afterwards the row stays until the session's cursor on the disk has passed it.
 """
 
+import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from broker.identity import Identity
-from broker.limits import LARGE_BYTES, OUT_BYTES_MAX
-from broker.message import Message
-from broker.route.subscription import Subscription
+from broker.journal import DONE, RELEASED, SENT, SavedDelivery
+from broker.limits import FETCH_MESSAGES_MAX, LARGE_BYTES, OUT_BYTES_MAX
+from broker.message import Message, Promise
+from broker.route.access import may_subscribe
+from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
 from broker.wire.codes import Reason
 from broker.wire.packets import Will
 from broker.wire.publish import PACKET_ID, parts
@@ -32,8 +43,13 @@ if TYPE_CHECKING:
 
 REPLAY_BYTES: Final = 256 << 10  # of retained messages, written out before more are taken
 
-# Stands for a QoS 2 message of which only PUBREL and PUBCOMP are left.
-RELEASED: Final = Message(b"", b"", qos=2, tracked=True)
+
+_NOTHING: Final = Message(b"", b"")
+
+
+def released(message: Message) -> bool:
+    """Whether this stands for a QoS 2 message of which only PUBREL and PUBCOMP are left."""
+    return message.qos == 2 and not message.topic and not message.absent
 
 
 class Session:
@@ -44,14 +60,26 @@ class Session:
     """
 
     __slots__ = (
+        "_heap",
+        "_passed",
+        "assigned",
+        "backlog",
+        "backlog_bytes",
         "channel",
         "core",
+        "counted_at",
+        "cursor",
+        "done",
+        "dup_until",
         "ends_at",
         "expiry_s",
+        "fetching",
         "identity",
         "inflight",
         "key",
+        "live",
         "next_id",
+        "number",
         "out",
         "packet_max",
         "queue",
@@ -59,6 +87,9 @@ class Session:
         "received",
         "replay",
         "resend",
+        "rows",
+        "saved",
+        "staged",
         "subscriptions",
         "v5",
         "wheel_at",
@@ -67,9 +98,11 @@ class Session:
         "window",
     )
 
-    def __init__(self, core: "Core", key: str, identity: Identity) -> None:
+    def __init__(self, core: "Core", key: str, identity: Identity, number: int) -> None:
         self.core = core
         self.key = key
+        self.number = number  # in the journal
+        self.saved = False  # it may have a row there
         self.identity = identity
         self.channel: Channel | None = None
         self.out: list[bytes] | None = None
@@ -83,7 +116,8 @@ class Session:
         self.queue_bytes = 0
         # Retained messages for new subscriptions, made as they are sent. While there are some, `queue` is not None.
         self.replay: deque[Iterator[Message]] | None = None
-        self.received: set[int] | None = None  # QoS 2 from the client: ids between PUBLISH and PUBREL
+        # QoS 2 from the client: ids between PUBLISH and PUBREL, and what it is to be told of each; None: it was.
+        self.received: dict[int, Promise | None] | None = None
         # A tuple: a device has few, and a dict for them would cost 160 bytes more; none has over a thousand.
         self.subscriptions: tuple[Subscription[Session], ...] = ()
         self.expiry_s = 0
@@ -91,6 +125,20 @@ class Session:
         self.will: Will | None = None
         self.will_at = 0.0  # while away: when a delayed will is due
         self.wheel_at = 0
+        # -- its part in the log --
+        self.live = False
+        self.cursor = core.log.head  # while it is not live: what comes later in the log is still to be got
+        self.assigned: deque[Message] | None = None  # stubs of what it gets out of turn, before what is in the log
+        self.staged = 0  # in flight, and sent with the next commit
+        # Its deliveries in the journal: packet ids by the number of the message; there may be one for each group, too.
+        self.rows: dict[int, tuple[int, ...]] | None = None
+        self.done: dict[int, tuple[int, ...]] | None = None  # those that are over, and that the cursor has not passed
+        self.dup_until = 0  # after a crash: up to here it may have got them before
+        self.counted_at = 0.0
+        self.backlog = self.backlog_bytes = 0  # waiting for it, while it is away; too many rather than too few
+        self.fetching: list[Message] | None = None  # stubs whose messages are being read
+        self._heap: list[tuple[int, bytes, Subscription[Session]]] | None = None  # next in each topic, up to _passed
+        self._passed = 0
 
     # -- what routes need to know ------------------------------------------------------------------------------------
 
@@ -110,9 +158,28 @@ class Session:
         return self.out is not None and not self.queue and len(self.inflight) < self.window
 
     @property
+    def connected(self) -> bool:
+        """Its client is there."""
+        return self.channel is not None
+
+    @property
+    def lasting(self) -> bool:
+        """It outlives its connection."""
+        return self.expiry_s > 0
+
+    @property
     def waiting(self) -> int:
         """Messages in the queue."""
         return len(self.queue) if self.queue else 0
+
+    def full(self, size: int) -> bool:
+        """Whether one more of `size` bytes would be over what may wait. One always fits, however large."""
+        limits = self.core.limits
+        if self.live:
+            count, total = self.waiting, self.queue_bytes
+        else:
+            count, total = self.backlog, self.backlog_bytes
+        return count >= limits.queue_messages_max or (count > 0 and total + size > limits.queue_bytes_max)
 
     # -- messages to the client --------------------------------------------------------------------------------------
 
@@ -124,6 +191,8 @@ class Session:
         if message.qos == 0:
             self._send0(message)
             return True
+        if message.seq:
+            self.core.owe(message)
         if self.queue is not None or self.out is None or not self._room(message):
             return self.hold(message)
         self._send(message)
@@ -149,8 +218,26 @@ class Session:
     def resume(self, channel: "Channel") -> None:
         """The client is there again (or for the first time): in flight first, then what has waited [MQTT-4.4.0-1]."""
         self.out = channel.out
-        if self.inflight:
-            self.resend = deque(self.inflight)
+        for subscription in self.subscriptions:
+            self.core.router.touch(subscription)
+        core = self.core
+        if self.saved and (self.inflight or self.assigned or self.cursor < core.log.head):
+            # Should the process end now, what is sent from here on is known to have been sent perhaps. And of QoS 2,
+            # what is sent again must be on the disk, as when it was sent first.
+            self.fetching = []
+            needed = any(message.qos == 2 for message in self.inflight.values())
+            core.after_commit(lambda: self._resumed(channel), needed=needed)
+        else:
+            self._resumed(channel)
+
+    def _resumed(self, channel: "Channel") -> None:
+        if self.channel is not channel:
+            return
+        self.fetching = None
+        self.resend = deque(self.inflight)
+        for subscription in self.subscriptions:
+            if subscription.options & RETAINED_DUE:
+                self.core.send_retained(subscription, again=True)
         self.refill()
 
     def _send0(self, message: Message) -> None:
@@ -172,14 +259,87 @@ class Session:
         """Give `message` (QoS 1 or 2) the next free packet id and send it; `out` is not None."""
         channel = self.channel
         assert channel is not None
-        head, between = parts(message, self.v5, self.core.now)
-        if self.packet_max and len(head) + 2 + len(between) + len(message.payload) > self.packet_max:
-            self.core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-25]: as if it had been delivered
+        core = self.core
+        if self.packet_max and self._too_large(message):
+            core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-25]: as if it had been delivered
+            core.release(self, message)
             return
         id = self.free_id()
         self.inflight[id] = message
-        self.core.counters.messages_sent += 1
+        core.counters.messages_sent += 1
+        if message.qos == 2 and self.expiry_s:
+            self._row(message, id, SENT)
+        elif not self.staged:
+            self.send_as(channel, message, id)
+            return
+        if core.durable:
+            core.stage(self, id, message)  # and what comes after it does not overtake it
+        else:
+            self.send_as(channel, message, id)
+
+    def _too_large(self, message: Message) -> bool:
+        head, between = parts(message, self.v5, self.core.now)
+        return len(head) + 2 + len(between) + len(message.payload) > self.packet_max
+
+    def send_as(self, channel: "Channel", message: Message, id: int) -> None:
+        """Put out PUBLISH. What a crash has made uncertain says so [MQTT-3.3.1-1]."""
+        head, between = parts(message, self.v5, self.core.now)
+        if 0 < message.seq <= self.dup_until:
+            head = bytes((head[0] | 0x08,)) + head[1:]
         channel.write(head, PACKET_ID[id], between, message.payload)
+
+    def _row(self, message: Message, id: int, state: int) -> None:
+        """Keep a delivery in the journal; one of the same message that was still to be sent goes."""
+        seq = message.seq
+        if not seq or not self.expiry_s:
+            return
+        deliveries = self.core.log.batch.deliveries
+        ids = self.rows.get(seq, ()) if self.rows is not None else ()
+        if id not in ids:
+            if 0 in ids:
+                deliveries[self.number, seq, 0] = None
+            self._keep_rows(seq, (*(known for known in ids if known), id))
+        deliveries[self.number, seq, id] = SavedDelivery(
+            seq, id, state, message.qos, message.retain, message.subscription_ids
+        )
+
+    def _keep_rows(self, seq: int, ids: tuple[int, ...]) -> None:
+        rows = self.rows or {}
+        if ids:
+            rows[seq] = ids
+        else:
+            del rows[seq]
+        self.rows = rows or None
+
+    def drop_row(self, seq: int, id: int) -> None:
+        """A delivery is over. Its row, if it has one, goes; or stays until the cursor, too, is above the message."""
+        ids = self.rows.get(seq, ()) if self.rows is not None else ()
+        if id not in ids:
+            id = 0  # QoS 1 keeps the row that it had before it was sent
+        if id not in ids:
+            return
+        self._keep_rows(seq, tuple(known for known in ids if known != id))
+        row = None
+        if not self.live and seq > self.cursor:
+            row = SavedDelivery(seq, id, DONE, 1)
+            self._done(seq, id)
+        self.core.log.batch.deliveries[self.number, seq, id] = row
+
+    def _done(self, seq: int, id: int) -> None:
+        self.done = self.done or {}
+        self.done[seq] = (*self.done.get(seq, ()), id)
+
+    def _finish(self, message: Message, id: int) -> None:
+        """A QoS 2 delivery is complete. Its row stays until the cursor on the disk has passed it."""
+        del self.inflight[id]
+        seq = message.seq
+        if seq and self.expiry_s:
+            self._row(message, id, DONE)
+            ids = self.rows[seq] if self.rows is not None else ()
+            self._keep_rows(seq, tuple(known for known in ids if known != id))
+            self._done(seq, id)
+            self.core.moved[self] = None
+        self.refill()
 
     def free_id(self) -> int:
         """The next packet id that is not in use [MQTT-2.2.1-3]. The window keeps the table from being full."""
@@ -199,57 +359,66 @@ class Session:
         """
         if self.channel is None and not self.expiry_s:
             return True  # it is ending
-        size, waiting = message.size, self.waiting
+        size = message.size
         if self.expiry_s:
-            limits = self.core.limits
-            full = waiting >= limits.queue_messages_max
-            bytes_max = limits.queue_bytes_max
+            while self.full(size) and self.core.drops_oldest(message.topic):
+                self._drop_oldest()
+            full = self.full(size)
         else:
-            full, bytes_max = False, OUT_BYTES_MAX
-        # One message always fits: the largest packet may be as large as the queue.
-        if full or (waiting and self.queue_bytes + size > bytes_max):
+            full = self.waiting > 0 and self.queue_bytes + size > OUT_BYTES_MAX
+        if full:
             self.core.counters.messages_dropped_queue_full += 1
+            self.core.release(self, message)
             return not self.expiry_s
+        self._queue(message)
+        return True
+
+    def _queue(self, message: Message) -> None:
         if self.queue is None:
             self.queue = deque()
         self.queue.append(message)
-        self.queue_bytes += size
-        return True
+        self.queue_bytes += message.size
 
-    def forget(self, allowed: Callable[[bytes], bool]) -> int:
-        """Drop what is in flight or waits on topics that are not `allowed` any more; return how many."""
-        unseen = [id for id, m in self.inflight.items() if m is not RELEASED and not allowed(m.topic)]
-        for id in unseen:
-            del self.inflight[id]
-        waiting = self.queue or ()
-        kept = deque(m for m in waiting if allowed(m.topic))
-        lost = len(unseen) + len(waiting) - len(kept)
-        self.queue, self.queue_bytes = kept or None, sum(m.size for m in kept)
-        self.replay = None
-        return lost
+    def _drop_oldest(self) -> None:
+        assert self.queue  # it was full
+        oldest = self.queue.popleft()
+        self.queue_bytes -= oldest.size
+        self.core.counters.messages_dropped_queue_full += 1
+        self.core.release(self, oldest)
 
     def refill(self) -> None:
         """Send what waits, as far as the window and the connection allow."""
+        while self._refill():
+            pass
+
+    def _refill(self) -> bool:
+        """Send what is in memory. True: more has been got from the log."""
         while self.out is not None and self.resend:
-            if not self._resend(self.resend.popleft()):
-                return
-        if not self.resend:
-            self.resend = None
+            if not self._resend(self.resend[0]):
+                return self._fetch_inflight()
+            self.resend.popleft()
+        if self.resend:
+            return False
+        self.resend = None
         if self.replay and not self._replayed():
-            return
+            return False
         queue = self.queue
-        if queue is None:
-            return
-        now = self.core.now
-        while queue and self.out is not None and self._room(queue[0]):
-            message = queue.popleft()
-            self.queue_bytes -= message.size
-            if message.expires_at and message.expires_at <= now:
-                self.core.counters.messages_dropped_expired += 1  # [MQTT-3.3.2-5]
-            else:
-                self._send(message)
-        if not queue:
+        if queue is not None:
+            now, core = self.core.now, self.core
+            while queue and self.out is not None and self._room(queue[0]):
+                message = queue.popleft()
+                self.queue_bytes -= message.size
+                if message.promise is not None and message.promise.reason >= 0x80:
+                    core.release(self, message)  # its publisher was refused meanwhile, and may send it again
+                elif message.expires_at and message.expires_at <= now:
+                    core.counters.messages_dropped_expired += 1  # [MQTT-3.3.2-5]
+                    core.release(self, message)
+                else:
+                    self._send(message)
+            if queue:
+                return False
             self.queue = None
+        return not self.live and self.channel is not None and self.fetching is None and self._catch_up()
 
     def send_retained(self, messages: Iterator[Message]) -> None:
         """Send retained messages, as fast as the client takes them; they stay where they are until then."""
@@ -270,7 +439,7 @@ class Session:
         inflight = self.inflight
         while replay and channel is not None and self.out is not None:
             # What the next one is like is known once it is taken; the last one stands for it.
-            if not self._room(next(reversed(inflight.values()), RELEASED)):
+            if not self._room(next(reversed(inflight.values()), _NOTHING)):
                 break
             message = next(replay[0], None)
             if message is None:
@@ -290,78 +459,384 @@ class Session:
         if replay:
             return False
         self.replay = None
+        self.core.moved[self] = None  # what was due is no longer
         return True
 
     def _resend(self, id: int) -> bool:
-        """Send what is in flight under `id` again. False: the window is full, and `id` waits on."""
+        """Send what is in flight under `id` again. False: not now."""
         message = self.inflight.get(id)
-        channel = self.channel
+        channel, core = self.channel, self.core
         if message is None or channel is None:
             return True
-        if message is RELEASED:
+        if message.absent:
+            return False
+        if released(message):
             channel.write(b"\x62\x02", PACKET_ID[id])
             return True
-        now = self.core.now
-        if message.qos == 1 and message.expires_at and message.expires_at <= now:
+        if message.qos == 1 and message.expires_at and message.expires_at <= core.now:
             del self.inflight[id]
-            self.core.counters.messages_dropped_expired += 1
+            core.counters.messages_dropped_expired += 1
+            core.release(self, message, id)
             return True
         # What is in flight and not in the deque has been sent on this connection, and is not yet answered.
-        if len(self.inflight) - len(self.resend or ()) > self.window:
-            if self.resend is not None:
-                self.resend.appendleft(id)
+        if len(self.inflight) - len(self.resend or ()) >= self.window:
             return False
-        head, between = parts(message, self.v5, now)
-        if self.packet_max and len(head) + 2 + len(between) + len(message.payload) > self.packet_max:
+        if self.packet_max and self._too_large(message):
             del self.inflight[id]
-            self.core.counters.messages_dropped_too_large += 1
+            core.counters.messages_dropped_too_large += 1
+            core.release(self, message, id)
             return True
+        head, between = parts(message, self.v5, core.now)
         channel.write(bytes((head[0] | 0x08,)), head[1:], PACKET_ID[id], between, message.payload)  # DUP [MQTT-3.3.1-1]
-        self.core.counters.messages_sent += 1
+        core.counters.messages_sent += 1
         return True
+
+    # -- what has waited in the log ----------------------------------------------------------------------------------
+
+    def _catch_up(self) -> bool:
+        """Get what waits next. When there is nothing more, the session is live. True: it is in the queue."""
+        stubs: list[Message] = []
+        while self.assigned and len(stubs) < FETCH_MESSAGES_MAX:
+            stubs.append(self.assigned.popleft())
+        if not stubs:
+            self.assigned = None
+            stubs = self._next_in_log()
+        if stubs:
+            return self._fetch(stubs)
+        self.live = True
+        self._heap = None
+        self.backlog = self.backlog_bytes = 0
+        for subscription in self.subscriptions:
+            self.core.router.touch(subscription)
+        return False
+
+    def _next_in_log(self) -> list[Message]:
+        """The next messages above the cursor, in their order, as stubs in the form that this session gets. Held."""
+        log = self.core.log
+        stubs: list[Message] = []
+        while not stubs:
+            if not self._heap:
+                if self.cursor >= log.head:
+                    break
+                # New topics may come: they are looked for when these are exhausted, so that nothing is passed over.
+                self._passed = log.head
+                self._heap = [
+                    (seq, topic, subscription)
+                    for topic, subscription in self._behind().items()
+                    if (seq := self._seq_after(topic, max(self.cursor, subscription.since)))
+                ]
+                heapq.heapify(self._heap)
+            heap = self._heap
+            while heap and len(stubs) < FETCH_MESSAGES_MAX:
+                seq, topic, subscription = heap[0]
+                log.touched[topic] = None
+                self.cursor = seq
+                following = self._seq_after(topic, seq)
+                if following:
+                    heapq.heapreplace(heap, (following, topic, subscription))
+                else:
+                    heapq.heappop(heap)
+                if not self.knows(seq, again=True):
+                    log.hold(seq)
+                    stubs.append(_stub(seq, subscription, self.key))
+            if not heap:
+                self.cursor = self._passed
+        return stubs
+
+    def _seq_after(self, topic: bytes, seq: int) -> int:
+        """The next number after `seq` in a topic, 0 for none; not above what the heap was made for."""
+        found = self.core.log.topics.get(topic)
+        if found is None:
+            return 0
+        at = found.after(seq)
+        return found.seqs[at] if at < len(found.seqs) and found.seqs[at] <= self._passed else 0
+
+    def _behind(self) -> dict[bytes, "Subscription[Session]"]:
+        """The topics in the log with something above the cursor, each with the subscription that gets it."""
+        found: dict[bytes, Subscription[Session]] = {}
+        for subscription in self.subscriptions:
+            if subscription.group or not subscription.options & QOS:
+                continue
+            for topic, log in self.core.log.matching(subscription.filter):
+                if log.seqs[-1] > self.cursor:
+                    known = found.get(topic)
+                    found[topic] = subscription if known is None else known.merged(subscription)
+        return found
+
+    def recount(self) -> list[tuple[int, int, bytes]]:
+        """Find out how much waits. Returns number, size and topic of what does in the log."""
+        waiting = []
+        for topic, subscription in self._behind().items():
+            log = self.core.log.topics[topic]
+            at = log.after(max(self.cursor, subscription.since))
+            waiting += [(seq, size, topic) for seq, size in zip(log.seqs[at:], log.sizes[at:], strict=True)]
+        size_of = self.core.log.size_of_detached
+        self.backlog = len(waiting) + len(self.assigned or ()) + len(self.fetching or ()) + self.waiting
+        self.backlog_bytes = sum(size for _, size, _ in waiting) + self.queue_bytes
+        self.backlog_bytes += sum(size_of(stub.seq) for stub in self.assigned or ())
+        return waiting
+
+    def trim(self, size: int) -> None:
+        """Give up the oldest of what waits, until one more of `size` fits."""
+        core = self.core
+        waiting = deque(sorted(self.recount()))
+        while self.full(size) and (self.assigned or waiting):
+            self.backlog -= 1
+            core.counters.messages_dropped_queue_full += 1
+            if self.assigned:
+                stub = self.assigned.popleft()
+                self.backlog_bytes -= core.log.size_of_detached(stub.seq)
+                core.release(self, stub)
+            else:
+                seq, bytes_, topic = waiting.popleft()
+                self.backlog_bytes -= bytes_
+                self.cursor = seq
+                core.log.touched[topic] = None
+                core.changed[self] = None
+        self._heap = None
+
+    def _fetch_inflight(self) -> bool:
+        """Get the messages of what is to be sent again next. True: they are there."""
+        if self.fetching is not None or not self.resend:
+            return False
+        next_ids = islice(self.resend, FETCH_MESSAGES_MAX)
+        stubs = [m for id in next_ids if (m := self.inflight.get(id)) is not None and m.absent]
+        return bool(stubs) and self._fetch(stubs)
+
+    def _fetch(self, stubs: list[Message]) -> bool:
+        """Get the messages for stubs. True: they were in memory; else they are read, and `fetched` is called."""
+        body = self.core.log.body
+        found = {stub.seq: message for stub in stubs if (message := body(stub.seq)) is not None}
+        self.fetching = stubs
+        if any(stub.absent and stub.seq not in found for stub in stubs):
+            self.core.wanted[self] = None
+            return False
+        self._take_in(found)
+        return True
+
+    def fetched(self, found: dict[int, Message], asked: set[int], up_to: int) -> None:
+        """Messages have been read, by number. What was asked for, is not above `up_to` and not found is not there."""
+        stubs = self.fetching or []
+        body = self.core.log.body
+        first = self.core.log.head + 1  # that is still to be read
+        for stub in stubs:
+            seq = stub.seq
+            if stub.absent and seq not in found:
+                message = body(seq)
+                if message is not None:
+                    found[seq] = message
+                elif seq not in asked or seq > up_to:
+                    first = min(first, seq)
+        self.fetching = [stub for stub in stubs if stub.seq < first]
+        self._take_in(found)
+        rest = [stub for stub in stubs if stub.seq >= first]
+        if rest:
+            self.fetching = rest
+            self.core.wanted[self] = None
+        self.refill()
+
+    def _take_in(self, found: dict[int, Message]) -> None:
+        stubs, self.fetching = self.fetching or [], None
+        packet_ids = {id(message): number for number, message in self.inflight.items() if message.absent}
+        for stub in stubs:
+            message = found.get(stub.seq) if stub.absent else stub
+            packet_id = packet_ids.get(id(stub))
+            if message is None or not may_subscribe(self.identity, message.topic.decode()):
+                # Taken back by a failed commit; or the client has moved, and what it may not see any more goes.
+                self.core.counters.messages_dropped_session_end += message is not None
+            elif stub.absent and stub.publisher and stub.publisher == message.publisher:
+                pass  # [MQTT-3.8.3-3]
+            else:
+                form = message.variant(
+                    min(message.qos, stub.qos), message.retain and stub.retain, stub.subscription_ids
+                )
+                if packet_id is None:
+                    self._queue(form)
+                else:
+                    self.inflight[packet_id] = form
+                continue
+            if packet_id is not None:
+                del self.inflight[packet_id]
+            self.core.release(self, stub, packet_id or 0)
+
+    def park(self) -> None:
+        """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay."""
+        core = self.core
+        self._note_retained()
+        ids = {message.seq for message in self.inflight.values()}
+        waiting = [*(self.queue or ()), *(stub for stub in self.fetching or () if stub.seq not in ids)]
+        for id, message in list(self.inflight.items()):
+            if not message.seq:
+                del self.inflight[id]  # retained, and still due
+            elif not message.absent and not released(message) and core.kept(message):
+                self._row(message, id, SENT)
+                self.inflight[id] = _parked(message)
+        assigned: deque[Message] = deque()
+        for message in waiting:
+            if message.absent or core.kept(message):
+                self._row(message, 0, SENT)
+                assigned.append(message if message.absent else _parked(message))
+            else:
+                assigned.append(message)
+        assigned += self.assigned or ()
+        self.assigned = assigned or None
+        if self.live:
+            self.cursor = core.log.head
+            self.backlog = len(assigned)
+            self.backlog_bytes = sum(core.log.size_of_detached(stub.seq) for stub in assigned)
+        else:
+            self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
+        self.live = False
+        self.staged = 0
+        self.counted_at = 0.0
+        self.queue = self.replay = self.resend = self.fetching = self._heap = None
+        self.queue_bytes = 0
+
+    def assign(self, message: Message) -> None:
+        """Give it a message that is in the log, out of turn, while it is not live."""
+        self.core.log.hold(message.seq)
+        self._row(message, 0, SENT)
+        if self.assigned is None:
+            self.assigned = deque()
+        self.assigned.append(_parked(message))
+        self.backlog += 1
+        self.backlog_bytes += message.size
+
+    def pick_row(self, message: Message) -> None:
+        """A message that this one got as a member of a group is written: nobody but it will find it in the log."""
+        id = next((id for id, known in self.inflight.items() if known is message), 0)
+        if id or (self.queue is not None and any(known is message for known in self.queue)):
+            self._row(message, id, SENT)
+
+    def still_full(self, size: int) -> bool:
+        """Whether there is no room even when what others have reclaimed is looked at; that is done once a second."""
+        core = self.core
+        if core.now >= self.counted_at + 1:
+            self.counted_at = core.now
+            self.recount()
+        return self.full(size)
+
+    def receive(self, id: int, promise: Promise) -> None:
+        """A QoS 2 message came under `id`: it is not taken again until PUBREL frees that."""
+        if self.received is None:
+            self.received = {}
+        self.received[id] = promise
+        if self.expiry_s:
+            self.core.log.batch.received[self.number, id] = True
+
+    def unreceive(self, id: int) -> None:
+        """Forget that a QoS 2 message came under `id`: free again, or what came was refused."""
+        if self.received is not None and id in self.received:
+            del self.received[id]
+            self.received = self.received or None
+            if self.expiry_s:
+                self.core.log.batch.received[self.number, id] = False
+
+    def abandon(self) -> int:
+        """The session ends: let go of all that it was to get. Returns how many messages those were."""
+        core = self.core
+        self.rows = self.done = None
+        lost = [m for m in self.inflight.values() if not released(m)]
+        lost += [m for m in self.fetching or () if m.seq not in {known.seq for known in lost}]
+        lost += (*(self.queue or ()), *(self.assigned or ()))
+        for message in lost:
+            core.hand_back(message)
+        behind = 0
+        if not self.live and self.cursor < core.log.head and core.log.topics:
+            behind = len(self.recount())
+        self.inflight.clear()
+        self.queue = self.replay = self.received = self.resend = self.assigned = self.fetching = self._heap = None
+        self.queue_bytes = 0
+        return len(lost) + behind
+
+    def low(self) -> int:
+        """Up to here in the log nothing is left for this session to do."""
+        low = self.core.log.head if self.live else self.cursor
+        rows = self.rows or {}
+        for message in chain(self.inflight.values(), self.queue or (), self.fetching or ()):
+            if message.seq and message.seq not in rows:
+                low = min(low, message.seq - 1)
+        return low
+
+    def settle(self) -> None:
+        """Bring what the journal knows of this session up to date: its cursor, and what is complete below that."""
+        core = self.core
+        self._note_retained()
+        if self.done or core.log.messages:
+            core.changed[self] = None
+        if self.done and not any(subscription.options & RETAINED_DUE for subscription in self.subscriptions):
+            low = self.low()
+            for seq in [seq for seq in self.done if seq <= low]:
+                for id in self.done.pop(seq):
+                    core.log.batch.deliveries[self.number, seq, id] = None
+            self.done = self.done or None
+
+    def knows(self, seq: int, *, again: bool) -> bool:
+        """Whether message `seq` has a delivery in the journal; again: also one that is complete."""
+        return (self.rows is not None and seq in self.rows) or (again and self.done is not None and seq in self.done)
+
+    def _note_retained(self) -> None:
+        """If what is retained has all arrived, it is not due again when the client comes back."""
+        if not self.replay and all(message.seq for message in self.inflight.values()):
+            for subscription in self.subscriptions:
+                if subscription.options & RETAINED_DUE:
+                    subscription.options &= ~RETAINED_DUE
+                    self.core.keep_subscription(subscription)
 
     # -- answers of the client ---------------------------------------------------------------------------------------
 
     def puback(self, id: int, reason: int) -> None:
         """PUBACK arrived. Raises `ProtocolError` if the message under `id` is QoS 2."""
         message = self.inflight.get(id)
-        if message is None:
+        if message is None or message.absent:
             if not id:
                 raise self.core.wrong_ack("packet identifier 0")  # [MQTT-2.2.1-3]
-            return  # after a resumption on another path; there is nothing to answer to a PUBACK
+            return  # unknown, or for what came on another connection: there is nothing to answer to a PUBACK
         if message.qos == 2:
             raise self.core.wrong_ack("PUBACK for a QoS 2 message")
         del self.inflight[id]
         if reason < 0x80:
             self.core.delivered(self, message)
-        self.refill()
+        self.core.release(self, message, id)
+        if self.queue is not None or self.resend is not None or not self.live:
+            self.refill()
 
     def pubrec(self, id: int, reason: int) -> int | None:
-        """PUBREC arrived; return the reason code for PUBREL, or None if none is to be sent."""
+        """PUBREC arrived; return the reason code for PUBREL, or None if none is to be sent.
+
+        PUBREL may go once what is to be written so far is on the disk.
+        """
         message = self.inflight.get(id)
         if message is None:
             return Reason.PACKET_ID_NOT_FOUND
+        if message.absent:
+            return None  # for what came on another connection: it is about to be sent again
         if message.qos != 2:
             raise self.core.wrong_ack("PUBREC for a QoS 1 message")
+        core = self.core
+        if not released(message):
+            if reason < 0x80:
+                core.delivered(self, message)
+            core.hand_back(message)
         if reason >= 0x80:
-            del self.inflight[id]  # §4.3.3: the receiver does not want it, and the id is free
-            self.refill()
+            self._finish(message, id)  # §4.3.3: the receiver does not want it, and the id is free
             return None
-        if message is not RELEASED:
+        if not released(message):
             del self.inflight[id]
-            self.inflight[id] = RELEASED  # at the end: PUBREL is sent again in the order of PUBREC [MQTT-4.6.0-4]
-            self.core.delivered(self, message)
+            # At the end: PUBREL is sent again in the order of PUBREC [MQTT-4.6.0-4].
+            gone = self.inflight[id] = Message(b"", b"", 2, tracked=True, seq=message.seq)
+            if self.expiry_s:
+                self._row(gone, id, RELEASED)
         return Reason.SUCCESS
 
     def pubcomp(self, id: int) -> None:
         """PUBCOMP arrived."""
         message = self.inflight.get(id)
-        if message is None:
+        if message is None or message.absent:
             return
-        if message is not RELEASED:
+        if not released(message):
             raise self.core.wrong_ack("PUBCOMP before PUBREC")
-        del self.inflight[id]
-        self.refill()
+        self._finish(message, id)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -377,3 +852,36 @@ class Session:
             return 0.0
         times = [t for t in (self.will_at, self.ends_at) if t]
         return min(times) if times else 0.0
+
+
+def _stub(seq: int, subscription: "Subscription[Session]", key: str) -> Message:
+    """Stands for a message in the log that a session gets by `subscription`, until it is read.
+
+    It has the most that the subscription allows: QoS, the retain flag; and, with No Local, whose messages it does not.
+    """
+    options = subscription.options
+    return Message(
+        b"",
+        b"",
+        options & QOS,
+        bool(options & RETAIN_AS_PUBLISHED),
+        publisher=key if options & NO_LOCAL else "",
+        subscription_ids=subscription.id,
+        tracked=True,
+        seq=seq,
+        absent=True,
+    )
+
+
+def _parked(message: Message) -> Message:
+    """Stands for a message that a session gets in this form, until it is read again."""
+    return Message(
+        b"",
+        b"",
+        message.qos,
+        message.retain,
+        subscription_ids=message.subscription_ids,
+        tracked=True,
+        seq=message.seq,
+        absent=True,
+    )

@@ -8,7 +8,7 @@ from broker.identity import Identity, Role
 from broker.limits import SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_OF_DEVICE_MAX
 from broker.message import Message
 from broker.route.access import may_subscribe
-from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Subscription
+from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
 from broker.wire.codes import Reason
 from broker.wire.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
 from broker.wire.primitives import encode_varint
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None:
-    """SUBSCRIBE arrived: each filter is granted or refused on its own, then what is retained for it goes out."""
+    """SUBSCRIBE arrived: each filter is granted or refused on its own, then what is retained for it goes out.
+
+    What a session that outlives its connection has subscribed to is on the disk before the client is told.
+    """
     ids = packet.properties.subscription_ids
     id = b"\x0b" + encode_varint(ids[0]) if ids else b""
     known = {subscription.name for subscription in session.subscriptions}
@@ -37,10 +40,26 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
             reasons.append(request.qos)
         else:
             reasons.append(verdict)
-    session.core.subscribe(session, added)
-    channel.send(Suback(packet.packet_id, reasons))
-    for subscription, request, new in granted:
-        _send_retained(session, subscription, request, new)
+    core = session.core
+    retained = [s for s, request, new in granted if _wants_retained(session, s, request, new)]
+    if session.lasting:
+        for subscription in retained:
+            if subscription.options & QOS:
+                subscription.options |= RETAINED_DUE
+    known_as = {(s.name, s.options, s.id) for s in session.subscriptions}
+    changes = {name: s for name, s in added.items() if (name, s.options, s.id) not in known_as}
+    core.subscribe(session, changes)
+
+    def answer() -> None:
+        if session.channel is channel:
+            channel.send(Suback(packet.packet_id, reasons))
+            for subscription in retained:
+                core.send_retained(subscription)
+
+    if changes and session.lasting:
+        core.after_commit(answer)
+    else:
+        answer()
 
 
 def _subscription(
@@ -60,10 +79,13 @@ def _subscription(
     group, plain = shared if shared is not None else ("", request.filter)
     if not may_subscribe(session.identity, plain):
         core.counters.subscriptions_refused += 1
-        core.log("subscription refused", client=session.identity.path or session.client_id, filter=request.filter)
+        core.note("subscription refused", client=session.identity.path or session.client_id, filter=request.filter)
         return Reason.NOT_AUTHORIZED
     name = request.filter.encode()
     bound = SUBSCRIPTIONS_OF_DEVICE_MAX if session.identity.role is Role.DEVICE else SUBSCRIPTIONS_MAX
+    if core.failing and session.lasting and name not in known:
+        core.counters.subscriptions_refused += 1
+        return Reason.QUOTA_EXCEEDED  # it could not be kept
     if len(known) >= bound and name not in known:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED
@@ -89,31 +111,49 @@ def group_of(identity: Identity, share: str) -> bytes:
     return f"{identity.role}/{share}".encode() if share else b""
 
 
-def _send_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> None:
-    """What is retained for a subscription (§3.3.1.3): as its Retain Handling says, and not for shared ones."""
+def _wants_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> bool:
+    """Whether what is retained goes out (§3.3.1.3): as Retain Handling says, and not for a shared subscription."""
     if subscription.group or request.retain_handling == 2 or (request.retain_handling == 1 and not new):
-        return
-    if len(session.core.retained):
-        session.send_retained(_retained(session, subscription))
+        return False
+    return len(session.core.retained) > 0
 
 
-def _retained(session: "Session", subscription: "Subscription[Session]") -> Iterator[Message]:
-    """What is retained, in the form of a subscription; looked up when the first of it is sent."""
-    retained = session.core.retained
-    for message in retained.match(subscription.filter, session.core.now):
-        if message.publisher == session.key and subscription.options & NO_LOCAL:
+def retained_for(subscription: "Subscription[Session]", *, again: bool = False) -> Iterator[Message]:
+    """What is retained, in the form of a subscription; looked up when the first of it is sent.
+
+    again: what of it has arrived at QoS 2 is not sent.
+    """
+    session, options = subscription.session, subscription.options & OPTIONS
+    core = session.core
+    retained = core.retained
+    for message in retained.match(subscription.filter, core.now):
+        if message.publisher == session.key and options & NO_LOCAL:
             continue  # [MQTT-3.8.3-3]
         if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
-            qos = min(message.qos, subscription.options & QOS)
-            yield message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
+            qos = min(message.qos, options & QOS)
+            form = message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
+            if qos == 2 and session.lasting:
+                # Exactly once across a crash needs the log; QoS 1 is sent again from what is retained.
+                if session.knows(message.seq, again=again):
+                    continue
+                core.log.adopt(message)
+                core.log.hold(message.seq)
+            else:
+                form = form.loose()
+            yield form
 
 
 def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:
     """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4)."""
+    core = session.core
     known = {subscription.name for subscription in session.subscriptions}
     reasons = []
     for filter in packet.filters:
         reasons.append(Reason.SUCCESS if filter.encode() in known else Reason.NO_SUBSCRIPTION_EXISTED)
         known.discard(filter.encode())
-    session.core.unsubscribe(session, {filter.encode() for filter in packet.filters})
-    channel.send(Unsuback(packet.packet_id, [int(reason) for reason in reasons]))
+    core.unsubscribe(session, {filter.encode() for filter in packet.filters})
+    answer = Unsuback(packet.packet_id, [int(reason) for reason in reasons])
+    if session.lasting:
+        core.after_commit(lambda: channel.send_if_open(answer))
+    else:
+        channel.send(answer)

@@ -8,15 +8,17 @@ import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
 
 from broker.errors import Failed
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 5000
 # quick_check reads the whole file, about 0.5 s for each GiB that the system has cached; a start must stay fast.
@@ -31,7 +33,29 @@ _CONFIGURE = (
 )
 
 
-async def open_database(path: Path, schema: str) -> aiosqlite.Connection:
+class Database(aiosqlite.Connection):
+    """A connection that also does several things in one hop to its thread.
+
+    Each statement that is awaited on its own is a way there and back, on which a busy loop keeps it waiting, and other
+    tasks' statements come in between; a task that is cancelled leaves the rest undone.
+    """
+
+    def __init__(self, path: Path, mode: Literal["rw", "ro"]) -> None:
+        # With either mode SQLite itself never makes a file.
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        super().__init__(lambda: sqlite3.connect(uri, uri=True, isolation_level=None), iter_chunk_size=64)
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, called in the thread. It runs to its end even when the caller is cancelled."""
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        return result
+
+    async def all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of one statement."""
+        return await self.call(lambda db: db.execute(statement, values).fetchall())
+
+
+async def open_database(path: Path, schema: str) -> Database:
     """The database at `path`, made when there is none, at the newest version of `store/schema/{schema}`.
 
     The caller holds the lock of the data directory, and closes the connection: its thread keeps the process alive.
@@ -50,6 +74,15 @@ async def open_database(path: Path, schema: str) -> aiosqlite.Connection:
             await db.close()
             raise
     return db
+
+
+async def open_reader(path: Path) -> Database:
+    """A second connection, read-only, to a database that is open: its reads do not wait for commits.
+
+    The caller closes it first, for the last one to close a database puts its log into the file.
+    """
+    with guarded(path):
+        return await _connect(path, "ro")
 
 
 @contextmanager
@@ -127,13 +160,9 @@ def application_id(schema: str) -> int:
     return zlib.crc32(f"pushbroker {schema}".encode()) & 0x7FFFFFFF | 1
 
 
-def _uri(path: Path) -> str:
-    # mode=rw: SQLite itself never makes a file.
-    return f"{path.absolute().as_uri()}?mode=rw"
-
-
-async def _connect(path: Path) -> aiosqlite.Connection:
-    db = await aiosqlite.connect(_uri(path), uri=True, isolation_level=None)
+async def _connect(path: Path, mode: Literal["rw", "ro"] = "rw") -> Database:
+    db = Database(path, mode)
+    await db
     try:
         for statement in _CONFIGURE:
             await db.execute_fetchall(statement)

@@ -13,7 +13,6 @@ from broker.app import Broker
 from broker.config import Listener
 from broker.errors import Failed, Refused
 from broker.identity import Role
-from broker.journal import Snapshot
 from broker.trust.directory import Directory, open_directory
 from broker.wire.packets import Connect, Properties, Publish
 
@@ -21,29 +20,6 @@ KEEPS = {"clean_start": False, "properties": Properties(session_expiry=1000)}
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
-
-
-async def test_a_session_that_expires_while_all_are_saved(tmp_path: Path) -> None:
-    """The snapshot is read piece by piece: what changed beneath it would break it, and lose every session."""
-    broker = Broker(settings(tmp_path, allow_anonymous=True))
-    await broker.start()
-    for name in "ab":
-        client = await Client.connected(port(broker), name, **KEEPS)
-        await client.disconnect()
-    save, core = broker.journal.save, broker.core
-
-    async def slow(snapshot: Snapshot) -> None:
-        soon = core.sessions["\na"]
-        soon.ends_at = core.now
-        core.wheel.schedule(soon, core.now)
-        await asyncio.sleep(2)  # what must not happen has no event
-        await save(snapshot)
-
-    broker.journal.save = slow  # type: ignore[method-assign]
-    await broker.stop()
-    assert set(core.sessions) == {"\na", "\nb"}
-    async with running(tmp_path, allow_anonymous=True) as again:
-        assert "\nb" in again.core.sessions
 
 
 async def test_a_token_that_ends_ends_its_connections(broker: Broker) -> None:

@@ -75,6 +75,7 @@ async def test_packet_ids_in_flight(tmp_path: Path, version: int) -> None:
         for qos, payload in ((1, b"a"), (2, b"b"), (2, b"c"), (1, b"d")):
             await sender.send(Publish(b"t", payload, qos, packet_id=sender.next_id()))
         a, b, c, d = [await client.expect_message(acknowledge=False) for _ in range(4)]
+        assert [m.payload for m in (a, b, c, d)] == [b"a", b"b", b"c", b"d"]
         await client.send(Pubrec(c.packet_id))
         assert await client.expect(Pubrel) == Pubrel(c.packet_id)
         await client.send(Puback(d.packet_id))

@@ -1,6 +1,7 @@
 """What is taken away is taken away at once: connections end, sessions go, waiting messages with them."""
 
 import asyncio
+import time
 
 import pytest
 from support.live import device, device_context, port, server
@@ -50,6 +51,7 @@ async def test_device_that_is_away(broker: Broker) -> None:
     sender = await server(broker)
     await sender.publish("acme/user/ada", b"private", qos=1)
     await broker.directory.device_remove("acme", "kiosk-7")
+    broker.core.tick(time.monotonic())
     assert broker.status()["waiting"]["messages"] == 0
     await broker.directory.device_code("acme", "kiosk-7", user="ada")
     successor = await device(broker, "kiosk-7", **KEEPS)

@@ -20,6 +20,9 @@ class Receiver:
     v5: bool = False
     unlimited: bool = True
     ready: bool = True
+    connected: bool = True
+    lasting: bool = False
+    live: bool = True
 
     def __repr__(self) -> str:
         return self.key

@@ -7,7 +7,7 @@ from support.loopback import Client, Lab
 
 from broker.identity import ANONYMOUS, Identity, Role
 from broker.limits import IN_FLIGHT_MAX
-from broker.session.session import RELEASED
+from broker.session.session import released
 from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 
 ID = 1  # the first packet id that a session uses
@@ -34,7 +34,7 @@ def state_of(client: Client) -> str:
     message = client.session.inflight.get(ID)
     if message is None:
         return "unknown"
-    return "released" if message is RELEASED else f"sent {message.qos}"
+    return "released" if released(message) else f"sent {message.qos}"
 
 
 PUBLISH_AGAIN = "PUBLISH with DUP"

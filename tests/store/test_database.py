@@ -1,8 +1,10 @@
 """open_database: whole or not at all, at this version's schema, and never silently empty."""
 
+import asyncio
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from broker.errors import Failed
 from broker.store import database
-from broker.store.database import application_id, failure, guarded, open_database
+from broker.store.database import Database, application_id, failure, guarded, open_database, open_reader
 
 
 def modes_in(folder: Path) -> dict[str, int]:
@@ -25,7 +27,7 @@ async def value(db: aiosqlite.Connection, pragma: str) -> object:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+async def opened(path: Path) -> AsyncIterator[Database]:
     db = await open_database(path, "records")
     try:
         yield db
@@ -180,6 +182,61 @@ async def test_another_writer_is_said(tmp_path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Failed, match="another process"), guarded(path):
                 await db.execute_fetchall("INSERT INTO brands (name, title, created_at) VALUES ('acme', '', 0)")
+
+
+def add_brands(db: sqlite3.Connection, *names: str) -> int:
+    db.execute("BEGIN IMMEDIATE")
+    for name in names:
+        db.execute("INSERT INTO brands (name, title, created_at) VALUES (?, '', 0)", (name,))
+    db.execute("COMMIT")
+    return len(names)
+
+
+async def test_what_is_done_in_one_hop_is_not_mixed_with_others(tmp_path: Path) -> None:
+    async with opened(tmp_path / "records.db") as db:
+        added = await asyncio.gather(*(db.call(lambda raw, n=n: add_brands(raw, f"a{n}", f"b{n}")) for n in range(20)))
+        assert added == [2] * 20
+        assert await db.all("SELECT count(*) FROM brands WHERE name >= ?", "b") == [(20,)]
+
+
+async def test_what_has_begun_goes_on_when_its_caller_is_cancelled(tmp_path: Path) -> None:
+    async with opened(tmp_path / "records.db") as db:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def work(raw: sqlite3.Connection) -> None:
+            begun.set()
+            go_on.wait()
+            add_brands(raw, "acme")
+
+        task = asyncio.create_task(db.call(work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        assert await db.all("SELECT name FROM brands") == [("acme",)]
+
+
+async def test_an_error_in_a_hop_comes_out_and_the_next_one_works(tmp_path: Path) -> None:
+    async with opened(tmp_path / "records.db") as db:
+        with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+            await db.all("SELECT * FROM nowhere")
+        assert await db.all("SELECT 1") == [(1,)]
+
+
+async def test_a_reader_sees_each_commit_and_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    async with opened(path) as db:
+        reader = await open_reader(path)
+        try:
+            for n in range(1, 4):
+                await db.call(lambda raw, n=n: add_brands(raw, f"brand-{n}"))
+                assert await reader.all("SELECT count(*) FROM brands") == [(n,)]
+            with pytest.raises(Failed, match="cannot write"), guarded(path):
+                await reader.all("DELETE FROM brands")
+        finally:
+            await reader.close()
+    assert modes_in(tmp_path) == {"records.db": 0o600}
 
 
 def test_bugs_are_not_dressed_up_as_failures(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ import socket
 import ssl
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from support.memory_journal import MemoryJournal
 from support.mqtt import Client
 
+from broker.committer import Committer
 from broker.identity import ANONYMOUS
+from broker.journal import Batch, SavedMessage
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.session import connect
@@ -27,6 +30,19 @@ class _NoBridge:
         pass
 
 
+class _Journal:
+    """One in memory, as the committer wants it."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryJournal()
+
+    async def commit(self, batch: Batch) -> None:
+        self.memory.commit(batch)
+
+    async def fetch(self, seqs: Sequence[int]) -> list[SavedMessage]:
+        return self.memory.fetch(seqs)
+
+
 class Engine:
     """A core and a reactor, listening on free ports: `port`, and `tls_port` when there is a context."""
 
@@ -35,13 +51,17 @@ class Engine:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.core = Core(
             now=time.monotonic(),
+            wall=time.time(),
             admit=lambda channel, packet: connect.accepted(channel, ANONYMOUS),
             random_id=lambda: f"auto-{next(numbers)}",
             bridge=_NoBridge(),
             log=self._log,
+            wake=self._wake,
             limits=limits,
         )
         self.reactor = Reactor(self.core, asyncio.get_running_loop())
+        self.committer = Committer(self.core, _Journal(), self.reactor.run)
+        self.committer.start()
         self.port = self._listen(None)
         self.tls_port = self._listen(lambda: tls) if tls is not None else 0
 
@@ -52,6 +72,9 @@ class Engine:
     def session(self, client_id: str) -> Session:
         """The session of a client."""
         return next(session for session in self.core.sessions.values() if session.client_id == client_id)
+
+    def _wake(self) -> None:
+        self.committer.wake()
 
     def _log(self, event: str, **fields: Any) -> None:
         error = fields.get("exc_info")
@@ -66,10 +89,11 @@ class Engine:
         port: int = sock.getsockname()[1]
         return port
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for connection in list(self.reactor.connections.values()):
             connection.close()
         self.reactor.close()
+        await self.committer.stop()
 
 
 @asynccontextmanager
@@ -79,7 +103,7 @@ async def running(limits: Limits | None = None, tls: ssl.SSLContext | None = Non
         yield engine
     finally:
         await Client.abort_all()
-        engine.close()
+        await engine.close()
 
 
 async def until(condition: Callable[[], object], within_s: float = 10) -> None:

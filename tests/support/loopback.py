@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from broker.errors import Refused
+from support.memory_journal import MemoryJournal
+
+from broker.errors import Failed, Refused
 from broker.identity import ANONYMOUS, Identity
 from broker.message import Message
 from broker.session import connect
@@ -27,6 +29,7 @@ from broker.wire.packets import (
 )
 
 START_S = 1000.0
+WALL_S = 1.7e9  # from the clock of a lab to the wall clock
 Admit = Callable[[Connect], Identity | Refused | None]
 
 
@@ -69,6 +72,8 @@ class Loopback(Channel):
         self.paused = True
 
     def resume(self) -> None:
+        if self.held:
+            return
         self.paused = False
         if self.tail and not self.closed:
             rest, self.tail = self.tail, b""
@@ -108,20 +113,64 @@ class Recorder:
 
 
 class Lab:
-    """A core, its clock and its clients. `admit` says who a CONNECT is; None leaves it open (`Client.decide`)."""
+    """A core, its clock and its clients. `admit` says who a CONNECT is; None leaves it open (`Client.decide`).
 
-    def __init__(self, *, admit: Admit = lambda _: ANONYMOUS, now: float = START_S, **limits: int) -> None:
+    What is to be written is committed at the end of each round, unless `hold` is set: then `commit` does it. Receivers
+    who are online are not waited for, unless `commit_window_ms` says so. A lab made with the `journal` of another
+    begins with what that had committed, as after a crash.
+    """
+
+    def __init__(
+        self,
+        *,
+        admit: Admit = lambda _: ANONYMOUS,
+        now: float = START_S,
+        journal: MemoryJournal | None = None,
+        **limits: Any,
+    ) -> None:
         self.bridge = Recorder()
+        self.journal = journal or MemoryJournal()
+        self.hold = False
         self.admit = admit
         self.logged: list[str] = []
         self.core = Core(
             now=now,
+            wall=now + WALL_S,
             admit=self._admit,
             random_id=lambda: f"auto-{len(self.core.sessions)}",
             bridge=self.bridge,
             log=lambda event, **_: self.logged.append(event),
-            limits=Limits(**limits),
+            limits=Limits(**{"commit_window_ms": 0, **limits}),
         )
+        self.journal.restore(self.core)
+
+    def commit(self) -> None:
+        """Write what is to be written, and read what is wanted, until nothing is."""
+        core = self.core
+        while core.to_write or core.wanted or (0 < core.window_closes() <= core.now):
+            batch = core.take()
+            if batch is not None:
+                try:
+                    self.journal.commit(batch)
+                except Failed as error:
+                    core.failed(error.message)
+                    core.flush()
+                    return
+                core.committed()
+            if core.wanted:
+                sessions, seqs = core.next_wanted(100)
+                core.fetched(sessions, self.journal.fetch(seqs))
+            core.flush()
+
+    def flush(self) -> None:
+        """The end of a round."""
+        self.core.flush()
+        if not self.hold:
+            self.commit()
+
+    def crash(self, **limits: Any) -> "Lab":
+        """The process is gone; a new one begins with what was committed."""
+        return Lab(admit=self.admit, now=self.core.now, journal=self.journal, **limits)
 
     def _admit(self, channel: Channel, packet: Connect) -> None:
         answer = self.admit(packet)
@@ -136,8 +185,9 @@ class Lab:
         """Let time pass, a tick each half a second."""
         end = self.core.now + seconds
         while self.core.now < end:
-            self.core.tick(min(self.core.now + 0.5, end))
-            self.core.flush()
+            now = min(self.core.now + 0.5, end)
+            self.core.tick(now)
+            self.flush()
 
     def client(self, version: int = 5) -> "Client":
         """A connection that has not sent anything yet."""
@@ -171,6 +221,7 @@ class Client:
     early: list[Packet]
 
     def __init__(self, lab: Lab, version: int) -> None:
+        self.lab = lab
         self.core = lab.core
         self.version = version
         self.channel = Loopback(lab.core)
@@ -185,7 +236,7 @@ class Client:
 
     def feed(self, data: bytes) -> None:
         self.channel.feed(data)
-        self.core.flush()
+        self.lab.flush()
 
     def decide(self, answer: Identity | Refused) -> None:
         """What comes of an admission that took its time."""
@@ -194,7 +245,7 @@ class Client:
         else:
             connect.accepted(self.channel, answer)
             self.channel.resume()
-        self.core.flush()
+        self.lab.flush()
 
     def subscribe(
         self, filter: str, qos: int = 0, *, id: int = 0, no_local: bool = False, rap: bool = False, handling: int = 0
@@ -234,7 +285,7 @@ class Client:
     def drop(self) -> None:
         """The network connection breaks."""
         self.channel.close()
-        self.core.flush()
+        self.lab.flush()
 
     def _next(self) -> int:
         self._id += 1

@@ -1,0 +1,119 @@
+"""Writes what the core wants kept, a batch at a time, and reads what sessions want from the log.
+
+While one batch is being written the next one fills: the busier the broker, the more messages share a commit. There is
+no waiting for a batch to fill, and one that is written when nothing else goes on takes as long as the disk.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from broker.errors import Failed
+from broker.journal import Batch, SavedMessage
+from broker.session.core import Core
+
+RETRY_S: Final = 1.0  # after a failed commit or read
+READ_MESSAGES: Final = 1000  # looked for in the journal at once
+
+
+class Store(Protocol):
+    """The part of a journal that is needed here."""
+
+    async def commit(self, batch: Batch) -> None:
+        """As `Journal.commit`."""
+        ...
+
+    async def fetch(self, seqs: Sequence[int]) -> list[SavedMessage]:
+        """As `Journal.fetch`."""
+        ...
+
+
+class Committer:
+    """The two tasks between a core and its journal. `wake` may be called before `start`."""
+
+    def __init__(self, core: Core, journal: Store, run: Callable[[Callable[[], object]], None]) -> None:
+        """`run` does something to the core and writes out what came of it."""
+        self._core = core
+        self._journal = journal
+        self._run = run
+        self._write = asyncio.Event()
+        self._read = asyncio.Event()
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._tasks = [asyncio.create_task(self._commits()), asyncio.create_task(self._reads())]
+
+    def wake(self) -> None:
+        """There is something to be written or read."""
+        core = self._core
+        if core.wanted:
+            self._read.set()
+        if core.to_write:
+            self._write.set()
+        elif self._timer is None and (closes := core.window_closes()):
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, closes - time.monotonic()), self._window)
+
+    def _window(self) -> None:
+        self._timer = None
+        self._write.set()
+
+    async def stop(self) -> None:
+        """Write all that is left. Raises `Failed` when that cannot be done."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stopping = True
+        self._write.set()
+        if not self._tasks:
+            return
+        commits, reads = self._tasks
+        reads.cancel()
+        with suppress(asyncio.CancelledError):
+            await reads
+        await commits
+
+    async def _commits(self) -> None:
+        core = self._core
+        while True:
+            await self._write.wait()
+            self._write.clear()
+            core.now = time.monotonic()
+            core.log.offset = time.time() - core.now  # the wall clock may have been set
+            batch = core.take(all=self._stopping)
+            if batch is None:
+                if self._stopping:
+                    return
+                self.wake()  # a window may be open still
+                continue
+            try:
+                await self._journal.commit(batch)
+            except Failed as error:
+                self._run(lambda error=error: core.failed(error.message))  # type: ignore[misc]
+                if self._stopping:
+                    raise
+                await asyncio.sleep(RETRY_S)
+                self._write.set()
+            else:
+                self._run(core.committed)
+                if self._stopping:
+                    self._write.set()
+
+    async def _reads(self) -> None:
+        core = self._core
+        while True:
+            await self._read.wait()
+            self._read.clear()
+            while core.wanted:
+                sessions, seqs = core.next_wanted(READ_MESSAGES)
+                try:
+                    messages = await self._journal.fetch(seqs) if seqs else []
+                except Failed as error:
+                    core.note("journal cannot be read", error=error.message, remedy=error.remedy)
+                    core.wanted.update(dict.fromkeys(s for s in sessions if s.fetching is not None))
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                self._run(lambda: core.fetched(sessions, messages))  # noqa: B023 - called at once
