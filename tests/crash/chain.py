@@ -206,6 +206,8 @@ class Chain:
             totals.kills_with_unacknowledged += serving and unfinished
         elif code not in (0, -signal.SIGTERM):
             self._wrong(f"it ended with code {code}")
+        if self.broker.failed:
+            self._wrong("it has met a bug of its own")
 
     def _wrong(self, what: str) -> None:
         self.ledger.wrong(BROKER, f"{what}: its log ends with\n{self.broker.log_tail()}")

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from crash.inbox import Inbox
@@ -35,7 +36,7 @@ from broker.wire.packets import (
 )
 
 _DAY_S = 86400
-_REFUSED_S = 0.01  # after a refused connection
+_AGAIN_S = 0.005  # between two connections
 
 Times = tuple[float, float]  # seconds, from and to
 
@@ -97,10 +98,9 @@ class Peer:
         while True:
             await self.wanted.wait()
             await self.broker.up.wait()
-            try:
+            with suppress(OSError):  # it is being killed
                 await self._connection()
-            except OSError:
-                await asyncio.sleep(_REFUSED_S)  # it is being killed, or not yet there
+            await asyncio.sleep(_AGAIN_S)
 
     async def _connection(self) -> None:
         host, port = self.broker.address

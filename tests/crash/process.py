@@ -106,8 +106,6 @@ class BrokerProcess:
 
     async def leftovers(self) -> str:
         """What should not be there when everything was delivered; '' for nothing."""
-        if b"Traceback" in self.log_path.read_bytes():
-            return "a bug, says its log"
         for _ in range(_RECLAIMED_TRIES):
             arguments = ("status", "--json", "--data", str(self.data))
             asking = await asyncio.create_subprocess_exec(PUSHBROKER, *arguments, stdout=PIPE, env=environment())
@@ -120,6 +118,11 @@ class BrokerProcess:
         if waiting or over != counters["log_messages_appended"]:
             return f"{waiting} messages in the journal, {counters}"
         return ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has logged an error that nobody foresaw."""
+        return b"Traceback" in self.log_path.read_bytes()
 
     def log_tail(self) -> str:
         """The end of its log."""
