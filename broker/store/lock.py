@@ -8,10 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from broker.errors import Failed
+from broker.errors import Failed, Refused
 
 WAIT_S: Final = 2.0
 _RETRY_S: Final = 0.02
+# What a restore moves into place and aside, in the data directory for as long as it does so.
+RESTORING: Final = "restoring"
 
 
 class DataLock:
@@ -20,14 +22,16 @@ class DataLock:
     The file is never removed: a lock on an unlinked file would lock nobody out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, restoring: bool = False) -> None:
         self.path = path
+        self._restoring = restoring
         self._fd = -1
 
     def acquire(self) -> None:
         """Take the lock now, or raise `Failed` naming the process that has it.
 
-        `with` waits a little, since a command holds the lock for no longer than it works.
+        `with` waits a little, since a command holds the lock for no longer than it works. Raises `Refused` when a
+        restore was interrupted, unless this is one: some of the files are of the backup then, and some are missing.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -39,6 +43,9 @@ class DataLock:
                 f"the data directory {self.path.parent} is in use by process {holder or 'unknown'}",
                 remedy=f"Stop that process, or use another directory (to see it: ps -fp {holder or 'PID'}).",
             ) from None
+        if not self._restoring and (self.path.parent / RESTORING).exists():
+            os.close(fd)
+            raise interrupted(self.path.parent)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
@@ -67,3 +74,11 @@ class DataLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def interrupted(data: Path) -> Refused:
+    """The error of whoever would work on a directory that is half restored."""
+    return Refused(
+        f"a restore of {data} was interrupted, and is not complete",
+        remedy=f"Finish it: pushbroker store restore BACKUP --data {data}",
+    )
