@@ -126,8 +126,8 @@ def failure(path: Path, error: sqlite3.Error) -> Failed | None:
 def _damaged(path: Path, how: str) -> Failed:
     return Failed(
         f"{path} is damaged: {how}",
-        remedy=f"Restore it from a backup, or save what can be read: sqlite3 {path} .recover | sqlite3 {path}.saved. "
-        f"To start empty on purpose, move {path}* away.",
+        remedy=f"See what is left: pushbroker store check --data {path.parent}. "
+        f"To go back to a backup: pushbroker store restore BACKUP --data {path.parent}",
     )
 
 
@@ -218,7 +218,8 @@ async def _check(db: aiosqlite.Connection, path: Path, schema: str, *, newest: i
     if version > newest:
         raise Failed(
             f"{path} was written by a newer pushbroker (schema {version}; this one knows {newest})",
-            remedy="Install that version again, or restore the backup from before the upgrade.",
+            remedy="Install that version again, or go back to a backup from before the upgrade: "
+            f"pushbroker store restore BACKUP --data {path.parent}",
         )
 
 

@@ -64,6 +64,34 @@ def brands(data: Path) -> list[str]:
     return [brand["name"] for brand in ok("brand", "list", "--json", "--data", data).json]
 
 
+def damage(path: Path) -> None:
+    """No page but the first is of a kind that there is."""
+    whole = bytearray(path.read_bytes())
+    for start in range(4096, len(whole), 4096):
+        whole[start] ^= 0xFF
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["records.db", "journal.db"])
+def test_the_way_back_from_a_damaged_store(made: Path, data: Path, name: str) -> None:
+    """The start names the commands that help; with them everything is there again."""
+    damage(data / name)
+    authority = (data / "certs" / "ca.key").read_bytes()
+    refused = pushbroker("serve", "--data", data, *OPEN)
+    assert refused.code == 1
+    check, restore = re.findall(r"pushbroker (store (?:check|restore) [^.\n]*)", refused.err)
+    checked = pushbroker(*check.split())
+    assert checked.code == 1
+    assert re.search(rf"^damaged +{name.removesuffix('.db')} ", checked.out, flags=re.MULTILINE)
+    assert f"try: pushbroker {restore}" in checked.out
+    ok(*restore.replace("BACKUP", str(made / "backup")).split(), "--yes")
+    assert ok("store", "check", "--full", "--data", data).code == 0
+    with serving("--data", data, *OPEN) as broker:
+        assert asyncio.run(waiting_messages(broker)) == MESSAGES
+        assert brands(data) == ["acme"]
+    assert (data / "certs" / "ca.key").read_bytes() == authority
+
+
 def test_a_backup_while_the_broker_writes(made: Path, data: Path, tmp_path: Path) -> None:
     """All that was answered before it began is in it, and it is whole."""
     with serving("--data", data, *OPEN) as broker:
