@@ -54,6 +54,8 @@ _UNTIL_RESTART: Final = ("listen", "data", "trust_domain", "durability")
 PROGRESS_S: Final = 1.0
 # A loop that is later than this does not serve; a supervisor may as well restart the process.
 LAG_MAX_S: Final = 5.0
+# A disk that does not answer for so long will hardly do so any more.
+COMMIT_MAX_S: Final = 60.0
 
 
 class Broker:
@@ -337,13 +339,12 @@ class Broker:
             "counters": core.counters.as_dict(),
         }
 
-    async def probe(self) -> None:
-        """Return if all is well: the loop turns in time, and the store takes a commit. Raises `Failed` if not."""
+    def probe(self) -> None:
+        """Return if all is well: the loop turns in time, and so do commits. Raises `Failed` if not."""
         if self.reactor.lag_s > LAG_MAX_S:
             raise Failed(f"the event loop was {self.reactor.lag_s:.1f} s late")
-        if self.core.failing:
-            raise Failed(f"the journal cannot be written: {self.core.failing}")
-        await self.journal.probe()
+        if self.committer.busy_s > COMMIT_MAX_S:
+            raise Failed(f"a commit has taken {self.committer.busy_s:.0f} s so far", remedy="Look at the disk: dmesg")
 
     def connections(self) -> list[dict[str, Any]]:
         """The clients that are connected."""

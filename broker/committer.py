@@ -43,6 +43,12 @@ class Committer:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._began_at = 0.0  # the commit that is under way
+
+    @property
+    def busy_s(self) -> float:
+        """For how long the present commit has been under way."""
+        return time.monotonic() - self._began_at if self._began_at else 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -89,10 +95,14 @@ class Committer:
                     return
                 self.wake()  # a window may be open still
                 continue
+            self._began_at = core.now
             try:
                 await self._journal.commit(batch)
-            except Failed as error:
-                self._run(lambda error=error: core.failed(error.message))  # type: ignore[misc]
+            except Exception as error:
+                if not isinstance(error, Failed):
+                    core.unexpected(error)  # a bug; those who wait are told, and the rest is tried again
+                why = str(error)
+                self._run(lambda why=why: core.failed(why))  # type: ignore[misc]
                 if self._stopping:
                     raise
                 await asyncio.sleep(RETRY_S)
@@ -101,6 +111,8 @@ class Committer:
                 self._run(core.committed)
                 if self._stopping:
                     self._write.set()
+            finally:
+                self._began_at = 0.0
 
     async def _reads(self) -> None:
         core = self._core

@@ -118,14 +118,19 @@ async def _reload(broker: Broker, reloading: asyncio.Event, load: Callable[[], S
 
 
 async def _feed_watchdog(broker: Broker) -> None:
-    """Tell systemd that we are well, only while we are: the loop turns, and the store has committed a probe."""
+    """Tell systemd that we are well, only while we are: the loop turns, and the disk answers.
+
+    A full disk is no reason: a new process would find it as full, and those who are connected would lose that too.
+    """
     interval_s = supervisor.watchdog_interval_s()
     while interval_s:
         before = time.monotonic()
         try:
-            await asyncio.wait_for(broker.probe(), interval_s)
-        except (PushbrokerError, TimeoutError) as error:
+            broker.probe()
+        except PushbrokerError as error:
             _log.error("not well; the watchdog is not fed", error=str(error))
         else:
-            supervisor.notify(WATCHDOG=1)
+            failing = broker.core.failing
+            status = f"cannot write: {failing}" if failing else f"serving {' '.join(broker.addresses)}"
+            supervisor.notify(WATCHDOG=1, STATUS=status)
         await asyncio.sleep(max(interval_s / 2 - (time.monotonic() - before), 0.01))
