@@ -20,7 +20,7 @@ from crash.process import BrokerProcess
 HOW = ("kill", "power", "stop")
 # How a life of the broker ends, and how often.
 WAYS = {
-    "starting": 3,  # at any moment from its beginning
+    "starting": 4,  # at any moment from its beginning
     "loaded": 4,  # at any moment after it began to serve
     "acknowledged": 4,  # when it has acknowledged something, or a moment later
     "written": 4,  # when its write-ahead log has just changed, perhaps in the middle of a transaction
@@ -137,7 +137,7 @@ class Chain:
         if starting and way == "starting":
             # Most of a start is Python's; what the broker does itself comes at the end.
             begin = self._random.choice((0, 0.6))
-            await asyncio.sleep(self._random.uniform(begin, 1.05) * self._start_s)
+            await asyncio.sleep(self._random.uniform(begin, 1) * self._start_s)
         else:
             if not await self.broker.ready():
                 self._wrong("it does not begin to serve")
