@@ -5,6 +5,7 @@ kernel keeps what was written. So the functions of SQLite's file layer that writ
 they do, without the broker's knowledge.
 """
 
+import _sqlite3
 import ctypes
 import os
 import struct
@@ -94,7 +95,7 @@ def install(record: Path) -> None:
     def note(kind: int, path: bytes, offset: int = 0, data: bytes = b"") -> None:
         os.write(out, _HEADER.pack(kind, len(path), offset, len(data)) + path + data)
 
-    library = ctypes.CDLL("libsqlite3.so.0")
+    library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))  # through it, the one that this Python uses
     library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
     vfs = library.sqlite3_vfs_find(None).contents
     tables: dict[int, _Methods] = {}  # by the address of the original
