@@ -84,7 +84,7 @@ class BrokerProcess:
         self.ending = True
         self.up.clear()
         with suppress(ProcessLookupError):
-            self._process.send_signal(number)
+            os.kill(self._process.pid, number)  # Process.send_signal may take the exit code away from wait()
 
     async def ended(self, within_s: float | None = None) -> int | None:
         """Wait for its end. The exit code, negative for a signal; None when it still runs after `within_s`."""

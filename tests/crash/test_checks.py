@@ -275,6 +275,19 @@ def test_order_is_of_one_topic_and_one_qos(receiver: Receiver) -> None:
     assert receiver.wrong == []
 
 
+def test_a_copy_of_what_was_published_before_the_subscription_may_come_late() -> None:
+    receiver = Receiver()
+    receiver.inbox.unsubscribing("t/#")
+    receiver.inbox.unsubscribed("t/#")
+    early = receiver.publish(acknowledged=False)
+    receiver.inbox.subscribing("t/#", 2)
+    receiver.inbox.subscribed("t/#")
+    receiver.get(receiver.publish(), 1)
+    receiver.ledger.sent(early)
+    receiver.get(early, 2)
+    assert receiver.wrong == []
+
+
 def test_a_packet_id_in_use(receiver: Receiver) -> None:
     receiver.get(receiver.publish())
     receiver.get(receiver.publish())
