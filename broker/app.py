@@ -99,6 +99,11 @@ class Broker:
                 remedy="Name one that can be written to with --data.",
             ) from None
         stack.enter_context(DataLock(settings.lock_path))
+        if settings.journal_path.exists() and not settings.records_path.exists():
+            raise Failed(
+                f"{settings.records_path} is gone, but {settings.journal_path.name} is there",
+                remedy="Restore a backup with pushbroker store restore. To start empty on purpose, move both away.",
+            )
         # Sockets first: a port in use is found before a large store is loaded.
         sockets = [
             (listener, stack.enter_context(bind(listener.host, listener.port, listener.url)))

@@ -253,3 +253,16 @@ async def test_no_more_connections_than_descriptors(
         assert broker.core.limits.connections_max == granted
         await broker.reload(settings(tmp_path, connections_max=asked + 1))
         assert broker.core.limits.connections_max == (granted if granted < asked else asked + 1)
+
+
+async def test_records_that_are_gone(tmp_path: Path) -> None:
+    """Without them every session would be of nobody, and dropped."""
+    await _with_a_session(tmp_path)
+    for path in tmp_path.glob("records.db*"):
+        path.rename(tmp_path / f"away-{path.name}")
+    error = await _refuses(tmp_path)
+    assert "records.db is gone" in error.message
+    assert "store restore" in error.remedy
+    for path in tmp_path.glob("away-*"):
+        path.rename(tmp_path / path.name.removeprefix("away-"))
+    await _is_intact(tmp_path)
