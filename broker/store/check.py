@@ -9,13 +9,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from broker.errors import Failed
-from broker.store.database import BUSY_TIMEOUT_MS, _migrations, application_id, failure
+from broker.store.database import (
+    BUSY_TIMEOUT_MS,
+    _migrations,
+    application_id,
+    bytes_of,
+    columns,
+    columns_of,
+    failure,
+)
 from broker.store.lock import RESTORING, interrupted
 
 # The databases of a data directory, by schema.
@@ -141,14 +149,6 @@ def check_database(path: Path, schema: str, *, full: bool = False, closed: bool 
         return replace(damaged, state=State.UNREADABLE, words=failed.message, remedy=failed.remedy)
 
 
-def bytes_of(path: Path) -> int:
-    """The size of a file; 0 when there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _look(db: sqlite3.Connection, damaged: Finding, *, full: bool) -> Finding:
     """How it is, as far as it can be read at all; `damaged` is the finding that it would be at the worst."""
     db.text_factory = lambda text: text.decode(errors="replace")
@@ -167,7 +167,7 @@ def _look(db: sqlite3.Connection, damaged: Finding, *, full: bool) -> Finding:
     if version > newest:
         words, remedy = f"schema {version}, and this program knows {newest}", "Install the version that wrote it."
         return replace(damaged, state=State.NEWER, words=words, remedy=remedy)
-    if _columns(db) != _columns_of(migrations[:version]):
+    if columns(db) != columns_of(migrations[:version]):
         return replace(damaged, words=f"its tables are not those of schema {version}")
     if version < newest:
         words = f"whole, schema {version} of {newest}: it is migrated at the next start"
@@ -189,23 +189,6 @@ def _problems(db: sqlite3.Connection, *, full: bool) -> Iterator[str]:
 def _counts(db: sqlite3.Connection) -> dict[str, int]:
     tables = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1")
     return {name: db.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for (name,) in tables.fetchall()}  # noqa: S608
-
-
-def _columns(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
-    """The tables with their columns, and the indexes."""
-    return set(
-        db.execute(
-            "SELECT s.type, s.name, s.tbl_name, c.name, c.type"
-            " FROM sqlite_schema s LEFT JOIN pragma_table_xinfo(s.name) c ON s.type = 'table'"
-        )
-    )
-
-
-def _columns_of(migrations: list[str]) -> set[tuple[Any, ...]]:
-    with closing(sqlite3.connect(":memory:")) as db:
-        for script in migrations:
-            db.executescript(script)
-        return _columns(db)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

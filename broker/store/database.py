@@ -9,7 +9,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -65,9 +65,11 @@ async def open_database(path: Path, schema: str) -> Database:
     with guarded(path):
         if not _is_there(path):
             await _create(path, schema, migrations)
-        db = await _connect(path)
+        with _reading(path):
+            db = await _connect(path)
         try:
-            await _check(db, path, schema, newest=len(migrations))
+            with _reading(path):
+                await _check(db, path, schema, migrations)
             await db.execute_fetchall("PRAGMA journal_mode = WAL")
             await _migrate(db, migrations)
         except BaseException:
@@ -95,11 +97,22 @@ def guarded(path: Path) -> Iterator[None]:
         if failed is None:
             raise
         raise failed from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it does not understand of a schema
+        raise _damaged(path, "its schema is no text") from error
     except OSError as error:
         raise Failed(
             f"cannot use {path}: {error.strerror}",
             remedy=f"Check the disk and the permissions: ls -ld {path.parent} {path}",
         ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What SQLite has to say of statements that are right, it says of the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise failure(path, error) or _damaged(path, str(error)) from error
 
 
 def failure(path: Path, error: sqlite3.Error) -> Failed | None:
@@ -204,7 +217,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-async def _check(db: aiosqlite.Connection, path: Path, schema: str, *, newest: int) -> None:
+async def _check(db: Database, path: Path, schema: str, migrations: list[str]) -> None:
+    # SQLite takes what is missing of the last page for zeros. With a log this may be an interrupted checkpoint.
+    if not bytes_of(_beside(path, "-wal")) and _size(path) % await _pragma(db, "page_size"):
+        raise _damaged(path, "it ends within a page")
     if _size(path) <= CHECKED_BYTES_MAX:
         findings = [str(row[0]) for row in await db.execute_fetchall("PRAGMA quick_check(1)")]
         if findings != ["ok"]:
@@ -214,13 +230,41 @@ async def _check(db: aiosqlite.Connection, path: Path, schema: str, *, newest: i
             f"{path} is a database, but not one of pushbroker's {schema}",
             remedy=f"Name the right data directory, or move {path} away.",
         )
-    version = await _pragma(db, "user_version")
+    version, newest = await _pragma(db, "user_version"), len(migrations)
     if version > newest:
         raise Failed(
             f"{path} was written by a newer pushbroker (schema {version}; this one knows {newest})",
             remedy="Install that version again, or go back to a backup from before the upgrade: "
             f"pushbroker store restore BACKUP --data {path.parent}",
         )
+    if await db.call(columns) != columns_of(migrations[:version]):
+        raise _damaged(path, f"its tables are not those of schema {version}")
+
+
+def columns(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """The tables with their columns, and the indexes."""
+    return set(
+        db.execute(
+            "SELECT s.type, s.name, s.tbl_name, c.name, c.type"
+            " FROM sqlite_schema s LEFT JOIN pragma_table_xinfo(s.name) c ON s.type = 'table'"
+        )
+    )
+
+
+def columns_of(migrations: list[str]) -> set[tuple[Any, ...]]:
+    """Those of a database to which these were applied."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in migrations:
+            db.executescript(script)
+        return columns(db)
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 async def _migrate(db: aiosqlite.Connection, migrations: list[str]) -> None:

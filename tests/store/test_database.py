@@ -11,9 +11,11 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
+from support.stores import DAMAGES, make_data
 
 from broker.errors import Failed
 from broker.store import database
+from broker.store.check import DATABASES
 from broker.store.database import Database, application_id, failure, guarded, open_database, open_reader
 
 
@@ -251,3 +253,16 @@ async def test_the_schemas_are_shipped_as_package_data() -> None:
     assert all("CREATE TABLE" in script for script in database._migrations("records")[:1])
     with pytest.raises(FileNotFoundError):
         database._migrations("no-such-schema")
+
+
+@pytest.mark.parametrize("schema", sorted(DATABASES))
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damage_of_many_kinds_is_refused_with_the_way_back(tmp_path: Path, schema: str, damage: str) -> None:
+    await asyncio.to_thread(make_data, tmp_path / "data")
+    path = tmp_path / "data" / DATABASES[schema]
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = path.read_bytes()
+    failed = await refused(path, schema)
+    assert "damaged" in failed.message
+    assert "pushbroker store restore" in failed.remedy
+    assert path.read_bytes() == before
