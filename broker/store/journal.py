@@ -42,14 +42,22 @@ _SIZE: Final = "length(topic) + length(payload) + length(properties) + length(pu
 _MESSAGE: Final = "seq, topic, payload, qos, retain, properties, expires_at, publisher, id, receipt"
 
 
+def _rows(column: str) -> str:
+    """The rows of an array. Without OFFSET each element that is taken out of a row writes the row's JSON anew."""
+    return f"(SELECT value FROM json_each(new.{column}) LIMIT -1 OFFSET 0)"  # noqa: S608 - our own words
+
+
 def _blob(at: int, length: int) -> str:
     """A piece of the joined bytes: which elements of a row have its place and its length."""
     return f"substr(new.bytes, value ->> {at}, value ->> {length})"
 
 
-_MESSAGE_ROW: Final = f"""
-      SELECT value ->> 0, {_blob(1, 2)}, {_blob(3, 4)}, value ->> 5, value ->> 6, {_blob(7, 8)}, value ->> 9,
-        value ->> 10, value ->> 11, value ->> 12 FROM json_each"""  # noqa: S608 - our own words
+def _messages(column: str) -> str:
+    """The columns of `_MESSAGE` out of rows."""
+    return f"""SELECT value ->> 0, {_blob(1, 2)}, {_blob(3, 4)}, value ->> 5, value ->> 6, {_blob(7, 8)}, value ->> 9,
+        value ->> 10, value ->> 11, value ->> 12 FROM {_rows(column)}"""  # noqa: S608
+
+
 # The columns hold arrays of rows, or of numbers, but for the bytes. `no_...` are the keys of rows that go.
 _COLUMNS: Final = (
     "sessions", "no_subscriptions", "subscriptions", "messages", "forgotten", "no_deliveries", "deliveries",
@@ -62,28 +70,28 @@ _TRIGGER: Final = f"""
     INSERT OR REPLACE INTO session
       SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
         value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, {_blob(13, 14)}
-      FROM json_each(new.sessions);
+      FROM {_rows("sessions")};
 
     DELETE FROM subscription WHERE (session, name) IN
-      (SELECT value ->> 0, {_blob(1, 2)} FROM json_each(new.no_subscriptions));
+      (SELECT value ->> 0, {_blob(1, 2)} FROM {_rows("no_subscriptions")});
     INSERT OR REPLACE INTO subscription
-      SELECT value ->> 0, {_blob(1, 2)}, value ->> 3, {_blob(4, 5)}, value ->> 6 FROM json_each(new.subscriptions);
+      SELECT value ->> 0, {_blob(1, 2)}, value ->> 3, {_blob(4, 5)}, value ->> 6 FROM {_rows("subscriptions")};
 
-    INSERT OR REPLACE INTO log {_MESSAGE_ROW}(new.messages);
+    INSERT OR REPLACE INTO log {_messages("messages")};
     DELETE FROM log WHERE seq IN (SELECT value FROM json_each(new.forgotten));
 
     DELETE FROM delivery WHERE (session, seq, packet_id) IN
-      (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(new.no_deliveries));
+      (SELECT value ->> 0, value ->> 1, value ->> 2 FROM {_rows("no_deliveries")});
     INSERT OR REPLACE INTO delivery
       SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, {_blob(6, 7)}
-      FROM json_each(new.deliveries);
+      FROM {_rows("deliveries")};
 
     DELETE FROM received WHERE (session, packet_id) IN
-      (SELECT value ->> 0, value ->> 1 FROM json_each(new.no_received));
-    INSERT OR REPLACE INTO received SELECT value ->> 0, value ->> 1 FROM json_each(new.received);
+      (SELECT value ->> 0, value ->> 1 FROM {_rows("no_received")});
+    INSERT OR REPLACE INTO received SELECT value ->> 0, value ->> 1 FROM {_rows("received")};
 
-    DELETE FROM retained WHERE topic IN (SELECT {_blob(0, 1)} FROM json_each(new.no_retained));
-    INSERT OR REPLACE INTO retained {_MESSAGE_ROW}(new.retained);
+    DELETE FROM retained WHERE topic IN (SELECT {_blob(0, 1)} FROM {_rows("no_retained")});
+    INSERT OR REPLACE INTO retained {_messages("retained")};
 
     DELETE FROM session WHERE number IN (SELECT value FROM json_each(new.ended));
     DELETE FROM subscription WHERE session IN (SELECT value FROM json_each(new.ended));
