@@ -72,7 +72,7 @@ class Bridge(Protocol):
         ...
 
 
-_Staged = tuple[Session, int, Message]
+_Staged = tuple[Session, "Channel", int, Message]
 _After = tuple[Callable[[], object], bool]
 
 
@@ -478,10 +478,25 @@ class Core:
             origin.unreceive(promise.packet_id)
         self._settle(promise)
 
-    def stage(self, session: Session, id: int, message: Message) -> None:
+    def stage(self, session: Session, channel: "Channel", id: int, message: Message) -> None:
         """Send a message whose packet id was taken once that is on the disk."""
         session.staged += 1
-        self._staged.append((session, id, message))
+        self._staged.append((session, channel, id, message))
+
+    def _unstage(self, staged: list[_Staged], *, send: bool) -> None:
+        """Send what was staged, unless its publisher has been refused meanwhile; or not: then it cannot be kept."""
+        for session, channel, id, message in staged:
+            if session.channel is not channel:
+                continue  # it is sent again, or not known any more
+            session.staged -= 1
+            if session.inflight.get(id) is not message:
+                continue
+            if send and (message.promise is None or message.promise.reason < 0x80):
+                session.send_as(channel, message, id)
+            else:
+                del session.inflight[id]
+                self.release(session, message, id)
+                session.refill()
 
     def after_commit(self, work: Callable[[], object], *, needed: bool = True) -> None:
         """Do `work` once all that is to be written so far is on the disk: now, if that is nothing.
@@ -538,10 +553,7 @@ class Core:
         self.counters.journal_commits += 1
         self.counters.journal_rows += len(done.batch.messages)
         self.log.written(done.batch.messages)
-        for session, id, message in done.staged:
-            if session.channel is not None and session.inflight.get(id) is message:
-                session.staged -= 1
-                session.send_as(session.channel, message, id)
+        self._unstage(done.staged, send=True)
         for promise in done.promised:
             self._settle(promise)
         self._do(work for work, _ in done.after)
@@ -570,16 +582,11 @@ class Core:
         batch.add(later)
         batch.messages = later.messages
         self.log.batch = batch
-        self._staged[:0] = [one for one in done.staged if one[2].seq not in gone]
+        self._staged[:0] = [one for one in done.staged if one[3].seq not in gone]
         self._after[:0] = [one for one in done.after if one[1]]
         for promise in done.promised:
             self._refuse(promise)
-        for session, id, message in done.staged:
-            if message.seq in gone and session.inflight.get(id) is message:
-                del session.inflight[id]
-                session.staged -= 1
-                self.release(session, message, id)
-                session.refill()
+        self._unstage([one for one in done.staged if one[3].seq in gone], send=False)
         self._do(work for work, needed in done.after if not needed)
 
     def next_wanted(self, messages_max: int) -> tuple[list[Session], list[int]]:
@@ -729,8 +736,6 @@ class Core:
             session.park()
             session.ends_at = self.now + session.expiry_s
             self.changed[session] = None
-            for subscription in session.subscriptions:
-                self.router.touch(subscription)
         will = session.will
         if will is not None:
             delay = min(will.properties.will_delay or 0, session.expiry_s)  # [MQTT-3.1.2-8], [MQTT-3.1.3-9]
@@ -805,10 +810,16 @@ class Core:
 
     def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
         """Add subscriptions by their names, replacing those that have the same."""
-        known = {s.name: s.since for s in session.subscriptions if s.options & QOS}
+        known = {s.name: s for s in session.subscriptions if s.options & QOS}
+        if not session.live and any(
+            not new.options & QOS or new.options & ~known[name].options & NO_LOCAL
+            for name, new in added.items()
+            if name in known
+        ):
+            session.gather()
         session.subscriptions = (*(s for s in session.subscriptions if s.name not in added), *added.values())
         for name, subscription in added.items():
-            subscription.since = known.get(name, self.log.head)
+            subscription.since = known[name].since if name in known else self.log.head
             self.router.subscribe(subscription)
             self.log.touch(subscription.filter)
             if session.lasting:
@@ -818,6 +829,13 @@ class Core:
         """Have a subscription of a session that outlives its connection written."""
         self.log.batch.subscriptions[subscription.session.number, subscription.name] = SavedSubscription(
             subscription.name, subscription.options, subscription.id, subscription.since
+        )
+
+    def pending(self, subscription: Subscription[Session]) -> bool:
+        """Whether something about this subscription is still to be written."""
+        key = subscription.session.number, subscription.name
+        return key in self.log.batch.subscriptions or (
+            self._committing is not None and key in self._committing.batch.subscriptions
         )
 
     def unsubscribe(self, session: Session, names: set[bytes]) -> None:

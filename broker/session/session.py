@@ -273,7 +273,7 @@ class Session:
             self.send_as(channel, message, id)
             return
         if core.durable:
-            core.stage(self, id, message)  # and what comes after it does not overtake it
+            core.stage(self, channel, id, message)  # and what comes after it does not overtake it
         else:
             self.send_as(channel, message, id)
 
@@ -320,7 +320,7 @@ class Session:
             return
         self._keep_rows(seq, tuple(known for known in ids if known != id))
         row = None
-        if not self.live and seq > self.cursor:
+        if self.expiry_s and not self.live and seq > self.cursor:
             row = SavedDelivery(seq, id, DONE, 1)
             self._done(seq, id)
         self.core.log.batch.deliveries[self.number, seq, id] = row
@@ -563,6 +563,15 @@ class Session:
                     found[topic] = subscription if known is None else known.merged(subscription)
         return found
 
+    def gather(self) -> None:
+        """Get what waits now as its subscriptions are: one is to be replaced by less [MQTT-3.8.4-4]."""
+        log = self.core.log
+        for topic, subscription in self._behind().items():
+            found = log.topics[topic]
+            for seq in found.seqs[found.after(max(self.cursor, subscription.since)) :]:
+                if not self.knows(seq, again=True):
+                    self._assign(_stub(seq, subscription, self.key))
+
     def recount(self) -> list[tuple[int, int, bytes]]:
         """Find out how much waits. Returns number, size and topic of what does in the log."""
         waiting = []
@@ -662,6 +671,15 @@ class Session:
     def park(self) -> None:
         """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay."""
         core = self.core
+        if self.live:
+            self.cursor = core.log.head
+            self.live = False
+            self.backlog = self.backlog_bytes = 0
+        else:
+            self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
+        for subscription in self.subscriptions:
+            core.router.touch(subscription)
+        # From here on it finds in the log what comes; what cannot be kept now may end another connection, with a will.
         self._note_retained()
         ids = {message.seq for message in self.inflight.values()}
         waiting = [*(self.queue or ()), *(stub for stub in self.fetching or () if stub.seq not in ids)]
@@ -680,13 +698,8 @@ class Session:
                 assigned.append(message)
         assigned += self.assigned or ()
         self.assigned = assigned or None
-        if self.live:
-            self.cursor = core.log.head
-            self.backlog = len(assigned)
-            self.backlog_bytes = sum(core.log.size_of_detached(stub.seq) for stub in assigned)
-        else:
-            self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
-        self.live = False
+        self.backlog += len(assigned)
+        self.backlog_bytes += sum(core.log.size_of_detached(stub.seq) for stub in assigned)
         self.staged = 0
         self.counted_at = 0.0
         self.queue = self.replay = self.resend = self.fetching = self._heap = None
@@ -694,13 +707,16 @@ class Session:
 
     def assign(self, message: Message) -> None:
         """Give it a message that is in the log, out of turn, while it is not live."""
-        self.core.log.hold(message.seq)
-        self._row(message, 0, SENT)
-        if self.assigned is None:
-            self.assigned = deque()
-        self.assigned.append(_parked(message))
+        self._assign(_parked(message))
         self.backlog += 1
         self.backlog_bytes += message.size
+
+    def _assign(self, stub: Message) -> None:
+        self.core.log.hold(stub.seq)
+        self._row(stub, 0, SENT)
+        if self.assigned is None:
+            self.assigned = deque()
+        self.assigned.append(stub)
 
     def pick_row(self, message: Message) -> None:
         """A message that this one got as a member of a group is written: nobody but it will find it in the log."""

@@ -56,7 +56,7 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
             for subscription in retained:
                 core.send_retained(subscription)
 
-    if changes and session.lasting:
+    if any(core.pending(subscription) for subscription in added.values()):
         core.after_commit(answer)
     else:
         answer()
