@@ -84,7 +84,7 @@ class Subscription(Generic[R]):
         qos = max(self.options & QOS, other.options & QOS)
         local = self.options & other.options & NO_LOCAL
         kept = (self.options | other.options) & RETAIN_AS_PUBLISHED
-        since = min(self.since, other.since)
+        since = min(s.since for s in (self, other) if s.options & QOS or not qos)
         return Subscription(self.session, self.filter, qos | local | kept, self.id + other.id, since=since)
 
 

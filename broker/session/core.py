@@ -205,7 +205,7 @@ class Core:
         size = size_of(message.topic, message.payload, message.properties, message.publisher)
         if (written or must) and (self.failing or self._log_full(size)):
             return Reason.QUOTA_EXCEEDED
-        if not self._room(route, picks, absent, message, size):
+        if not self._room(route, picks, message, size):
             return Reason.QUOTA_EXCEEDED
         log.head += 1
         message.seq = log.head
@@ -263,21 +263,19 @@ class Core:
         self,
         route: Route[Session],
         picks: list[Subscription[Session]],
-        absent: list[Subscription[Session]],
         message: Message,
         size: int,
     ) -> bool:
         """Whether all who must keep a message have room for it, or give up something older."""
         full = [
             s.session
-            for s in (*route.every, *picks)
+            for s in route.every
             if s.session.queue is not None
             and s.options & QOS
             and s.session.live
             and s.session.lasting
             and s.session.full(message.size)
         ]
-        full += [s.session for s in absent if s.session.full(size)]
         crowded = False
         if len(route.away) <= NARROW_MAX:
             full += [s.session for s in route.away if s.session.full(size)]
@@ -285,21 +283,27 @@ class Core:
             # What waits on the topic itself stands for each of them: who is furthest behind has all of it.
             found = self.log.topics.get(message.topic)
             crowded = found is not None and found.full(self.limits.queue_messages_max, self.limits.queue_bytes_max)
-        if not full and not crowded:
+        copies = dict.fromkeys(full, 1)
+        members = [s.session for s in picks if s.options & QOS and (s.session.lasting or not s.session.live)]
+        for session in members:  # who gets one for each of its groups, and one of its own
+            count = members.count(session) + any(s.session is session for s in (*route.every, *route.away))
+            if session.full(message.size if session.live else size, count):
+                copies[session] = count
+        if not copies and not crowded:
             return True
         if self.drops_oldest(message.topic):
             if crowded:
                 self.log.trim(message.topic, self.limits.queue_messages_max, self.limits.queue_bytes_max)
-            for session in full:
+            for session, count in copies.items():
                 if not session.live:
-                    session.trim(size)
+                    session.trim(size, count)
             return True
         if crowded:
             self.log.touched[message.topic] = None  # perhaps nobody needs them any more
             self.note("queue full", topic=message.topic.decode(), sessions=len(route.away))
             return False
-        for session in full:
-            if session.live or session.still_full(size):
+        for session, count in copies.items():
+            if session.live or session.still_full(size, count):
                 whose = f"{session.identity.path or 'anonymous'} {session.client_id}"
                 self.note("queue full", client=whose, topic=message.topic.decode())
                 return False
@@ -811,7 +815,7 @@ class Core:
     def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
         """Add subscriptions by their names, replacing those that have the same."""
         known = {s.name: s for s in session.subscriptions if s.options & QOS}
-        if not session.live and any(
+        if session.lasting and any(
             not new.options & QOS or new.options & ~known[name].options & NO_LOCAL
             for name, new in added.items()
             if name in known
@@ -840,6 +844,8 @@ class Core:
 
     def unsubscribe(self, session: Session, names: set[bytes]) -> None:
         """Take out the subscriptions that the client calls so."""
+        if session.lasting:
+            session.secure()
         for subscription in session.subscriptions:
             if subscription.name in names:
                 self.router.unsubscribe(subscription)

@@ -172,14 +172,15 @@ class Session:
         """Messages in the queue."""
         return len(self.queue) if self.queue else 0
 
-    def full(self, size: int) -> bool:
-        """Whether one more of `size` bytes would be over what may wait. One always fits, however large."""
+    def full(self, size: int, copies: int = 1) -> bool:
+        """Whether so many more of `size` bytes would be over what may wait. One always fits, however large."""
         limits = self.core.limits
         if self.live:
             count, total = self.waiting, self.queue_bytes
         else:
             count, total = self.backlog, self.backlog_bytes
-        return count >= limits.queue_messages_max or (count > 0 and total + size > limits.queue_bytes_max)
+        count += copies - 1
+        return count >= limits.queue_messages_max or (count > 0 and total + copies * size > limits.queue_bytes_max)
 
     # -- messages to the client --------------------------------------------------------------------------------------
 
@@ -368,7 +369,7 @@ class Session:
             full = self.waiting > 0 and self.queue_bytes + size > OUT_BYTES_MAX
         if full:
             self.core.counters.messages_dropped_queue_full += 1
-            self.core.release(self, message)
+            self.core.hand_back(message)
             return not self.expiry_s
         self._queue(message)
         return True
@@ -505,6 +506,8 @@ class Session:
             return self._fetch(stubs)
         self.live = True
         self._heap = None
+        if self.done:
+            self.core.moved[self] = None
         self.backlog = self.backlog_bytes = 0
         for subscription in self.subscriptions:
             self.core.router.touch(subscription)
@@ -563,8 +566,17 @@ class Session:
                     found[topic] = subscription if known is None else known.merged(subscription)
         return found
 
+    def secure(self) -> None:
+        """Have rows for what is in flight or queued: a subscription that leads to it in the log is about to go."""
+        for id, message in list(self.inflight.items()):
+            if message.seq and not released(message):
+                self._secured(message, id)
+        for message in [*(self.queue or ()), *self._fetching_new()]:
+            self._secured(message, 0)
+
     def gather(self) -> None:
-        """Get what waits now as its subscriptions are: one is to be replaced by less [MQTT-3.8.4-4]."""
+        """Get what waits as its subscriptions are now: one is to be replaced by less [MQTT-3.8.4-4]."""
+        self.secure()
         log = self.core.log
         for topic, subscription in self._behind().items():
             found = log.topics[topic]
@@ -585,11 +597,11 @@ class Session:
         self.backlog_bytes += sum(size_of(stub.seq) for stub in self.assigned or ())
         return waiting
 
-    def trim(self, size: int) -> None:
-        """Give up the oldest of what waits, until one more of `size` fits."""
+    def trim(self, size: int, copies: int) -> None:
+        """Give up the oldest of what waits, until so many more of `size` fit."""
         core = self.core
         waiting = deque(sorted(self.recount()))
-        while self.full(size) and (self.assigned or waiting):
+        while self.full(size, copies) and (self.assigned or waiting):
             self.backlog -= 1
             core.counters.messages_dropped_queue_full += 1
             if self.assigned:
@@ -644,6 +656,10 @@ class Session:
             self.core.wanted[self] = None
         self.refill()
 
+    def _fetching_new(self) -> list[Message]:
+        """What is being read to be sent for the first time, rather than again."""
+        return [] if self.resend else self.fetching or []
+
     def _take_in(self, found: dict[int, Message]) -> None:
         stubs, self.fetching = self.fetching or [], None
         packet_ids = {id(message): number for number, message in self.inflight.items() if message.absent}
@@ -681,21 +697,13 @@ class Session:
             core.router.touch(subscription)
         # From here on it finds in the log what comes; what cannot be kept now may end another connection, with a will.
         self._note_retained()
-        ids = {message.seq for message in self.inflight.values()}
-        waiting = [*(self.queue or ()), *(stub for stub in self.fetching or () if stub.seq not in ids)]
+        waiting = [*(self.queue or ()), *self._fetching_new()]
         for id, message in list(self.inflight.items()):
             if not message.seq:
                 del self.inflight[id]  # retained, and still due
-            elif not message.absent and not released(message) and core.kept(message):
-                self._row(message, id, SENT)
-                self.inflight[id] = _parked(message)
-        assigned: deque[Message] = deque()
-        for message in waiting:
-            if message.absent or core.kept(message):
-                self._row(message, 0, SENT)
-                assigned.append(message if message.absent else _parked(message))
-            else:
-                assigned.append(message)
+            elif not released(message):
+                self.inflight[id] = self._secured(message, id)
+        assigned = deque(self._secured(message, 0) for message in waiting)
         assigned += self.assigned or ()
         self.assigned = assigned or None
         self.backlog += len(assigned)
@@ -704,6 +712,13 @@ class Session:
         self.counted_at = 0.0
         self.queue = self.replay = self.resend = self.fetching = self._heap = None
         self.queue_bytes = 0
+
+    def _secured(self, message: Message, id: int) -> Message:
+        """Have a row for what is in flight or waits; return its stub, or itself if it cannot be kept."""
+        if not message.absent and not self.core.kept(message):
+            return message
+        self._row(message, id, SENT)
+        return message if message.absent else _parked(message)
 
     def assign(self, message: Message) -> None:
         """Give it a message that is in the log, out of turn, while it is not live."""
@@ -724,13 +739,13 @@ class Session:
         if id or (self.queue is not None and any(known is message for known in self.queue)):
             self._row(message, id, SENT)
 
-    def still_full(self, size: int) -> bool:
+    def still_full(self, size: int, copies: int) -> bool:
         """Whether there is no room even when what others have reclaimed is looked at; that is done once a second."""
         core = self.core
         if core.now >= self.counted_at + 1:
             self.counted_at = core.now
             self.recount()
-        return self.full(size)
+        return self.full(size, copies)
 
     def receive(self, id: int, promise: Promise) -> None:
         """A QoS 2 message came under `id`: it is not taken again until PUBREL frees that."""
@@ -753,8 +768,7 @@ class Session:
         core = self.core
         self.rows = self.done = None
         lost = [m for m in self.inflight.values() if not released(m)]
-        lost += [m for m in self.fetching or () if m.seq not in {known.seq for known in lost}]
-        lost += (*(self.queue or ()), *(self.assigned or ()))
+        lost += (*(self.queue or ()), *self._fetching_new(), *(self.assigned or ()))
         for message in lost:
             core.hand_back(message)
         behind = 0
