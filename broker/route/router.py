@@ -29,14 +29,16 @@ class Route(Generic[R]):
     """Who gets one topic, sorted by what is sent to them. `any4 is None` means: stale, ask the router again.
 
     any*: plain subscriptions of any QoS, for a QoS 0 publish; zero*, some*: of QoS 0 and of QoS 1 or 2, for a QoS 1
-    publish; 4 and 5 are the receiver's MQTT version. kept: plain ones of QoS 1 or 2 of lasting sessions that are live;
+    publish; 4 and 5 are the receiver's MQTT version. kept*: plain ones of QoS 1 or 2 of lasting sessions that are live;
     these are not in some*. every: all subscriptions of those who are connected, one for each session, for the
     general way. extra: there is someone for whom the plain way is not right.
 
     away: QoS 1 or 2 of sessions that are not live. lasting: something must be kept until it is acknowledged.
+    online: that is so, and nobody gets the topic but those in kept*.
     """
 
-    __slots__ = ("any4", "any5", "away", "empty", "every", "extra", "groups", "kept", "lasting", "receivers",
+    __slots__ = ("any4", "any5", "away", "empty", "every", "extra", "groups", "kept4", "kept5", "lasting", "online",
+                 "receivers",
                  "services", "some4", "some5", "special", "topic", "zero4", "zero5")  # fmt: skip
 
     def __init__(self, topic: bytes) -> None:
@@ -48,7 +50,8 @@ class Route(Generic[R]):
     zero5: tuple[R, ...]
     some4: tuple[R, ...]
     some5: tuple[R, ...]
-    kept: tuple[R, ...]
+    kept4: tuple[R, ...]
+    kept5: tuple[R, ...]
     every: tuple[Subscription[R], ...]
     away: tuple[Subscription[R], ...]
     special: tuple[Subscription[R], ...]
@@ -56,6 +59,7 @@ class Route(Generic[R]):
     services: tuple[Service[R], ...]
     extra: bool
     lasting: bool
+    online: bool
 
     receivers: int  # sessions and groups
     empty: bool  # nobody gets this topic; one who only watches does not count
@@ -328,11 +332,13 @@ class Router(Generic[R]):
         route.empty = not (route.receivers or services)
         zero = [s for s in plain if not s.options & QOS]
         some = [s for s in plain if s.options & QOS and s.session.live]
-        route.kept = tuple(s.session for s in some if s.session.lasting)
-        if route.kept:
+        kept = [s.session for s in some if s.session.lasting]
+        route.kept4 = tuple(session for session in kept if not session.v5)
+        route.kept5 = tuple(session for session in kept if session.v5)
+        if kept:
             some = [s for s in some if not s.session.lasting]
         route.lasting = bool(
-            route.kept
+            kept
             or route.away
             or any(s.options & QOS and s.session.lasting for s in special)
             or any(
@@ -341,6 +347,7 @@ class Router(Generic[R]):
                 for s in group.members.values()
             )
         )
+        route.online = bool(kept) and len(kept) == len(found) and not route.extra
         route.any5 = tuple(s.session for s in plain if s.session.v5)
         route.zero4 = tuple(s.session for s in zero if not s.session.v5)
         route.zero5 = tuple(s.session for s in zero if s.session.v5)

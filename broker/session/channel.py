@@ -227,7 +227,10 @@ class Channel:
                             if route.lasting or self.acks is not None:
                                 message = Message(topic, data[body:stop], 1, publisher=session.key)
                                 promise = Promise(self, 0x40, id)
-                                if route.lasting:
+                                if route.online:
+                                    head, rest = data[pos:name_end], data[body - v5 : stop]
+                                    reason = core.keep_online(route, message, session, promise, head, rest)
+                                elif route.lasting:
                                     reason = core.keep(route, message, session, promise)
                                 else:
                                     reason = core.publish(message, session)

@@ -1,5 +1,6 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from math import inf
@@ -26,7 +27,7 @@ from broker.session.wheel import Wheel
 from broker.session.windows import Windows
 from broker.wire.codes import Reason
 from broker.wire.packets import Connect
-from broker.wire.publish import forwarded
+from broker.wire.publish import PACKET_ID, forwarded, parts
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
@@ -117,6 +118,8 @@ class Core:
         self.note = log
         self.wake = wake
         self.limits = limits or Limits()
+        # Whether a publisher is told of success only once it is certain; that stays as it was at the start.
+        self.durable = self.limits.durability == "commit"
         self.counters = Counters()
         self.log = Log(self.counters, wall - now)
         self.router = Router[Session]()
@@ -142,6 +145,7 @@ class Core:
         self._next_number = 1
         self._windows = Windows()
         self._promised: list[Promise] = []  # settled by the next commit
+        self._refused: deque[Promise] = deque()  # settled at the end of the round
         self._staged: list[_Staged] = []  # QoS 2, sent after the next commit
         self._after: list[_After] = []  # done after it
         self._committing: _Commit | None = None
@@ -246,10 +250,51 @@ class Core:
             promise.settled = True
         return Reason(promise.reason) if promise.settled else None
 
-    @property
-    def durable(self) -> bool:
-        """Whether a publisher is told of success only once it is certain."""
-        return self.limits.durability == "commit"
+    def keep_online(
+        self, route: Route[Session], message: Message, origin: Session, promise: Promise, head: bytes, rest: bytes
+    ) -> Reason | None:
+        """As `keep`, for a small plain message of QoS 1 that nobody gets but lasting sessions that are live.
+
+        head, rest: the publisher's packet before and after the packet id, right for all receivers of its version.
+        """
+        if not self.durable:
+            return self.keep(route, message, origin, promise)
+        for session in (*route.kept4, *route.kept5):
+            if session.queue is not None or session.out is None or session.staged:
+                return self.keep(route, message, origin, promise)
+            if len(session.inflight) >= session.window:
+                return self.keep(route, message, origin, promise)
+        log, dirty = self.log, self.dirty
+        log.head += 1
+        message.seq = log.head
+        message.tracked = True
+        message.promise = promise
+        promise.message = message
+        promise.origin = origin
+        same, other = (route.kept5, route.kept4) if origin.v5 else (route.kept4, route.kept5)
+        promise.waiting = len(same) + len(other)
+        while True:
+            for session in same:
+                number = session.next_id + 1
+                inflight = session.inflight
+                if number > 65535 or number in inflight:
+                    number = session.free_id()
+                session.next_id = number
+                inflight[number] = message
+                chunks = session.out
+                if not chunks:
+                    dirty.append(session.channel)  # type: ignore[arg-type]  # where out is, it is
+                chunks += (head, PACKET_ID[number], rest)  # type: ignore[operator]
+            if not other:
+                break
+            # Once more, for the receivers of the other version.
+            head, between = parts(message, not origin.v5, self.now)
+            rest = between + message.payload
+            same, other = other, ()
+        self.counters.messages_sent += promise.waiting
+        promise.due = self.now + self.limits.commit_window_ms / 1000
+        self._windows.add(message.topic, promise)
+        return None
 
     def _log_full(self, size: int) -> bool:
         log = self.log
@@ -320,7 +365,7 @@ class Core:
         forms: dict[tuple[int, bytes, bool], Message] = {}
         if message.qos == 1:
             form = message.variant(1, False, b"")
-            for session in route.kept:
+            for session in (*route.kept4, *route.kept5):
                 session.take(form)
             if route.some4 or route.some5:
                 loose = form.loose()
@@ -458,14 +503,17 @@ class Core:
         for session, form in promise.picks or ():
             session.pick_row(form)
         promise.picks = None
-        if not promise.settled:
+        if not promise.settled and promise.reason < 0x80:
             self._promised.append(promise)
         return True
 
     def _settle(self, promise: Promise) -> None:
-        """Tell the publisher what has become of its message."""
-        if promise.settled:
-            return
+        """Tell the publisher what has become of its message, unless it is to be told of a refusal."""
+        if not promise.settled and promise.reason < 0x80:
+            self._tell(promise)
+
+    @staticmethod
+    def _tell(promise: Promise) -> None:
         promise.settled = True
         if promise.channel is not None:
             promise.channel.settle()
@@ -473,14 +521,17 @@ class Core:
             promise.then(promise.reason)
 
     def _refuse(self, promise: Promise) -> None:
-        """What was to be kept cannot be kept."""
-        if promise.settled:
+        """What was to be kept cannot be kept.
+
+        Its publisher is told so at the end of the round, for that may end its connection, and things with it.
+        """
+        if promise.settled or promise.reason >= 0x80:
             return
         promise.reason = Reason.QUOTA_EXCEEDED
         origin = promise.origin
         if promise.first == 0x50 and origin is not None:
             origin.unreceive(promise.packet_id)
-        self._settle(promise)
+        self._refused.append(promise)
 
     def stage(self, session: Session, channel: "Channel", id: int, message: Message) -> None:
         """Send a message whose packet id was taken once that is on the disk."""
@@ -522,7 +573,7 @@ class Core:
     @property
     def to_write(self) -> bool:
         """Whether there is something to be written now, or waited for."""
-        return bool(self.log.batch or self.changed or self._promised or self._staged or self._after)
+        return bool(self.log.batch or self.changed or self._promised or self._refused or self._staged or self._after)
 
     def window_closes(self) -> float:
         """When the next message whose receivers have not answered is to be written; 0 for none."""
@@ -900,6 +951,8 @@ class Core:
     def flush(self) -> None:
         """Write out what has been put into the connections since the last time, and have written what is to be kept."""
         self.work = 0
+        while self._refused:
+            self._tell(self._refused.popleft())
         if self._resumed:
             resumed, self._resumed = self._resumed, []
             for channel in resumed:

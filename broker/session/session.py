@@ -695,7 +695,6 @@ class Session:
             self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
         for subscription in self.subscriptions:
             core.router.touch(subscription)
-        # From here on it finds in the log what comes; what cannot be kept now may end another connection, with a will.
         self._note_retained()
         waiting = [*(self.queue or ()), *self._fetching_new()]
         for id, message in list(self.inflight.items()):
