@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -29,6 +30,7 @@ async def running(settings: Settings) -> AsyncIterator[Broker]:
     async with _extending_the_timeout():
         await broker.start()
     _spare_the_collector()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     admin = AdminServer(Context(settings, broker.directory, broker), settings.admin_path)
     try:
         await admin.start(supervisor.inherited_unix_socket())
@@ -37,6 +39,11 @@ async def running(settings: Settings) -> AsyncIterator[Broker]:
         await admin.stop()
         async with _extending_the_timeout():
             await broker.stop()
+
+
+# The thread of the database takes the interpreter's lock a few times for each commit. With Python's default it waits up
+# to 5 ms each time while the loop is busy: small batches came to 1,200 rows/s instead of 13,800.
+_SWITCH_INTERVAL_S: Final = 0.001
 
 
 def _spare_the_collector() -> None:
