@@ -126,7 +126,7 @@ class Batch:
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """How much there is, before it is read: for showing progress. `head` is the highest number in the log, or 0."""
+    """How much there is, before it is read: for showing progress. `head` is the highest number in use, or 0."""
 
     sessions: int
     messages: int
@@ -170,10 +170,6 @@ class Journal(Protocol):
     @property
     def bytes_on_disk(self) -> int:
         """How large its files are."""
-        ...
-
-    async def probe(self) -> None:
-        """Find out whether the store takes a commit. Raises `Failed` when it does not."""
         ...
 
     async def close(self) -> None:

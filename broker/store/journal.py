@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from broker.errors import Failed
 from broker.journal import Batch, SavedDelivery, SavedMessage, SavedSession, SavedSubscription, Totals
 from broker.limits import FETCH_BYTES_MAX
 from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database, open_reader
@@ -27,6 +28,7 @@ Row = Sequence[Any]
 _WAL_PAGES: Final = 4096
 _WAL_BYTES_MAX: Final = 32 << 20
 _WAL_WAIT_MS: Final = 50
+_SQLITE_MIN: Final = (3, 38)  # the operator ->>
 _PRAGMAS: Final = (
     "cache_size = 4096",  # pages; what one transaction changes beyond that is written twice
     f"wal_autocheckpoint = {_WAL_PAGES}",
@@ -137,6 +139,11 @@ class SqliteJournal:
 
         The caller holds the lock of the data directory. Raises `Failed` as `open_database` does.
         """
+        if sqlite3.sqlite_version_info < _SQLITE_MIN:
+            raise Failed(
+                f"SQLite {sqlite3.sqlite_version} is too old for the journal",
+                remedy=f"Use a Python with SQLite {'.'.join(map(str, _SQLITE_MIN))} or newer (Debian 12 has one).",
+            )
         writer = await open_database(path, "journal")
         try:
             with guarded(path):
@@ -209,11 +216,6 @@ class SqliteJournal:
     def bytes_on_disk(self) -> int:
         """How large its files are."""
         return sum(file.stat().st_size for file in self._files if file.exists())
-
-    async def probe(self) -> None:
-        """Commit something small. Raises `Failed` when that cannot be done."""
-        with guarded(self._path):
-            await self._writer.all("UPDATE probe SET count = count + 1")
 
     async def close(self) -> None:
         """Close the file."""

@@ -121,3 +121,4 @@ DROP TABLE old_received;
 DROP TABLE old_retained;
 DROP TABLE old_session;
 DROP TABLE old_message;
+DROP TABLE probe;
