@@ -414,10 +414,12 @@ class Channel:
                 return
             acks = self.acks = deque()
         acks.append(promise)
-        if len(acks) > RECEIVE_MAXIMUM:
-            if self.v5:
-                raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # §3.3.4
-            self.held = True  # 3.1.1 knows no bound: it is not read until it has been told
+        if len(acks) > RECEIVE_MAXIMUM and self.v5:
+            raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # §3.3.4
+        if not self.v5 and (len(acks) > RECEIVE_MAXIMUM or promise.reason >= 0x80):
+            # 3.1.1 knows no bound: it is not read until it has been told. And what it sends after what was refused is
+            # not taken, for it will come again behind that.
+            self.held = True
             self.pause()
 
     def settle(self) -> None:
@@ -430,7 +432,7 @@ class Channel:
             return
         if not acks:
             self.acks = None
-        if self.held and len(acks or ()) <= RECEIVE_MAXIMUM // 2:
+        if self.held and len(acks or ()) <= RECEIVE_MAXIMUM // 2 and not (acks and acks[-1].reason >= 0x80):
             self.held = False
             self.core.after_round(self)
 

@@ -45,6 +45,7 @@ REPLAY_BYTES: Final = 256 << 10  # of retained messages, written out before more
 
 
 _NOTHING: Final = Message(b"", b"")
+_RESUMING: Final[list[Message]] = []  # in place of what is fetched: nothing may be sent yet
 
 
 def released(message: Message) -> bool:
@@ -222,22 +223,23 @@ class Session:
         for subscription in self.subscriptions:
             self.core.router.touch(subscription)
         core = self.core
+        self.resend = deque(self.inflight)
+        due = [subscription for subscription in self.subscriptions if subscription.options & RETAINED_DUE]
         if self.saved and (self.inflight or self.assigned or self.cursor < core.log.head):
             # Should the process end now, what is sent from here on is known to have been sent perhaps. And of QoS 2,
             # what is sent again must be on the disk, as when it was sent first.
-            self.fetching = []
+            self.fetching = _RESUMING
             needed = any(message.qos == 2 for message in self.inflight.values())
-            core.after_commit(lambda: self._resumed(channel), needed=needed)
+            core.after_commit(lambda: self._resumed(channel, due), needed=needed)
         else:
-            self._resumed(channel)
+            self._resumed(channel, due)
 
-    def _resumed(self, channel: "Channel") -> None:
+    def _resumed(self, channel: "Channel", due: list[Subscription["Session"]]) -> None:
         if self.channel is not channel:
             return
         self.fetching = None
-        self.resend = deque(self.inflight)
-        for subscription in self.subscriptions:
-            if subscription.options & RETAINED_DUE:
+        for subscription in due:
+            if subscription in self.subscriptions:
                 self.core.send_retained(subscription, again=True)
         self.refill()
 
@@ -394,6 +396,8 @@ class Session:
 
     def _refill(self) -> bool:
         """Send what is in memory. True: more has been got from the log."""
+        if self.fetching is _RESUMING:
+            return False
         while self.out is not None and self.resend:
             if not self._resend(self.resend[0]):
                 return self._fetch_inflight()
