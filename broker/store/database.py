@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
 
 from broker.errors import Failed
+from broker.store.wal import find_hole
 
 T = TypeVar("T")
 
@@ -55,9 +57,10 @@ class Database(aiosqlite.Connection):
         return await self.call(lambda db: db.execute(statement, values).fetchall())
 
 
-async def open_database(path: Path, schema: str) -> Database:
+async def open_database(path: Path, schema: str, *, durable: bool = True) -> Database:
     """The database at `path`, made when there is none, at the newest version of `store/schema/{schema}`.
 
+    durable: each commit in its log was waited for, so that a hole in it is damage.
     The caller holds the lock of the data directory, and closes the connection: its thread keeps the process alive.
     Raises `Failed` when the file is damaged, is not ours, or was written by a newer version.
     """
@@ -65,11 +68,17 @@ async def open_database(path: Path, schema: str) -> Database:
     with guarded(path):
         if not _is_there(path):
             await _create(path, schema, migrations)
+        elif hole := find_hole(_beside(path, "-wal"), durable=durable):
+            raise _damaged(path, f"in {path.name}-wal {hole}")
+        # Read-only: closing the last connection otherwise puts the log into the file, also into one that is refused.
         with _reading(path):
-            db = await _connect(path)
-        try:
-            with _reading(path):
+            db = await _connect(path, "ro")
+            try:
                 await _check(db, path, schema, migrations)
+            finally:
+                await db.close()
+        db = await _connect(path)
+        try:
             await db.execute_fetchall("PRAGMA journal_mode = WAL")
             await _migrate(db, migrations)
         except BaseException:
@@ -118,7 +127,13 @@ def _reading(path: Path) -> Iterator[None]:
 def failure(path: Path, error: sqlite3.Error) -> Failed | None:
     """`error` as `Failed`, or None when it is a bug of ours (bad SQL, a broken constraint)."""
     # The low byte is the primary code: https://www.sqlite.org/rescode.html. Errors of the module itself have none.
-    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+    code = getattr(error, "sqlite_errorcode", 0)
+    match code & 0xFF:
+        case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # as SQLite reports a full disk at the open
+            return Failed(
+                f"there is no room left for {path}-shm, or the disk failed under it",
+                remedy=f"Make room on that disk: df -h {path.parent}, or look for its errors: dmesg --level=err",
+            )
         case sqlite3.SQLITE_FULL:
             return Failed(f"there is no room left for {path}", remedy=f"Make room on that disk: df -h {path.parent}")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -132,13 +147,15 @@ def failure(path: Path, error: sqlite3.Error) -> Failed | None:
             )
         case sqlite3.SQLITE_IOERR:
             return Failed(f"the disk failed under {path}: {error}", remedy="Look for disk errors: dmesg --level=err")
+        case _ if str(error).startswith("Could not decode to UTF-8"):
+            return _damaged(path, str(error))
         case _:
             return None
 
 
 def _damaged(path: Path, how: str) -> Failed:
     return Failed(
-        f"{path} is damaged: {how}",
+        f"{path} is damaged: {shorten(how, 200)}",
         remedy=f"See what is left: pushbroker store check --data {path.parent}. "
         f"To go back to a backup: pushbroker store restore BACKUP --data {path.parent}",
     )

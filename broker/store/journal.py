@@ -144,7 +144,7 @@ class SqliteJournal:
                 f"SQLite {sqlite3.sqlite_version} is too old for the journal",
                 remedy=f"Use a Python with SQLite {'.'.join(map(str, _SQLITE_MIN))} or newer (Debian 12 has one).",
             )
-        writer = await open_database(path, "journal")
+        writer = await open_database(path, "journal", durable=durable)
         try:
             with guarded(path):
                 for pragma in (*_PRAGMAS, f"synchronous = {'FULL' if durable else 'NORMAL'}"):
