@@ -485,7 +485,7 @@ class Broker:
             return
         if held_back:
             fields["held_back"] = held_back
-        if "exc_info" in fields:
+        if "exc_info" in fields or "remedy" in fields:
             self.log.error(event, **fields)
         else:
             self.log.info(event, **fields)

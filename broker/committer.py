@@ -29,6 +29,10 @@ class Store(Protocol):
         """As `Journal.fetch`."""
         ...
 
+    async def probe(self) -> None:
+        """As `Journal.probe`."""
+        ...
+
 
 class Committer:
     """The two tasks between a core and its journal. `wake` may be called before `start`."""
@@ -90,19 +94,20 @@ class Committer:
             core.now = time.monotonic()
             core.log.offset = time.time() - core.now  # the wall clock may have been set
             batch = core.take(all=self._stopping)
-            if batch is None:
-                if self._stopping:
-                    return
+            if batch is None and self._stopping:
+                return
+            if batch is None and not core.failing:
                 self.wake()  # a window may be open still
                 continue
             self._began_at = core.now
             try:
-                await self._journal.commit(batch)
+                if batch is None:
+                    await self._journal.probe()  # all that would be written is refused while it fails
+                else:
+                    await self._journal.commit(batch)
             except Exception as error:
-                if not isinstance(error, Failed):
-                    core.unexpected(error)  # a bug; those who wait are told, and the rest is tried again
-                why = str(error)
-                self._run(lambda why=why: core.failed(why))  # type: ignore[misc]
+                failed = self._failed(error)
+                self._run(lambda failed=failed: core.failed(failed.message, failed.remedy))  # type: ignore[misc]
                 if self._stopping:
                     raise
                 await asyncio.sleep(RETRY_S)
@@ -123,9 +128,17 @@ class Committer:
                 sessions, seqs = core.next_wanted(READ_MESSAGES)
                 try:
                     messages = await self._journal.fetch(seqs) if seqs else []
-                except Failed as error:
-                    core.note("journal cannot be read", error=error.message, remedy=error.remedy)
+                except Exception as error:  # noqa: BLE001 - told by `_failed`
+                    failed = self._failed(error)
+                    core.note("journal cannot be read", error=failed.message, remedy=failed.remedy)
                     core.wanted.update(dict.fromkeys(s for s in sessions if s.fetching is not None))
                     await asyncio.sleep(RETRY_S)
                     continue
                 self._run(lambda: core.fetched(sessions, messages))  # noqa: B023 - called at once
+
+    def _failed(self, error: Exception) -> Failed:
+        """`error` for those who wait, and for the operator. A bug is told, too; what was asked for is tried again."""
+        if isinstance(error, Failed):
+            return error
+        self._core.unexpected(error)
+        return Failed(f"an unexpected error: {error!r}", remedy="See the log for where, and report it.")

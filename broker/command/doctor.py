@@ -96,6 +96,9 @@ def _of_broker(run: Run, settings: "Settings", status: dict[str, Any] | None, *,
     yield checks.Check(
         "broker", "ok", f"running, version {status['version']}, {counted(status['connections'], 'connection')}"
     )
+    state = status["journal"]["state"]
+    if state != "ok":
+        yield checks.Check("journal", "failed", state, "The broker's log says what to do: journalctl -u pushbroker")
     yield from checks.open_ports(settings, listeners)
     if push:
         yield from probe.push(run, listeners)

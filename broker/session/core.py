@@ -601,10 +601,11 @@ class Core:
     def committed(self) -> None:
         """What was taken is on the disk: tell who waited for that."""
         done, self._committing = self._committing, None
-        assert done is not None  # taken
         if self.failing:
             self.note("journal writes again")
             self.failing = ""
+        if done is None:
+            return  # it was only tried
         self.counters.journal_commits += 1
         self.counters.journal_rows += len(done.batch.messages)
         self.log.written(done.batch.messages)
@@ -620,14 +621,15 @@ class Core:
             except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
                 self.unexpected(error)
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, remedy: str = "") -> None:
         """What was taken could not be written. Its messages are refused; all else is tried again with the next."""
         done, self._committing = self._committing, None
-        assert done is not None  # taken
         self.counters.journal_failures += 1
         if not self.failing:
-            self.note("journal cannot be written", error=why)
+            self.note("journal cannot be written", error=why, remedy=remedy)
         self.failing = why
+        if done is None:
+            return
         batch, later = done.batch, self.log.batch
         gone = {saved.seq for saved in batch.messages}
         again = {saved.seq for saved in later.messages}
