@@ -622,7 +622,10 @@ class Core:
                 self.unexpected(error)
 
     def failed(self, why: str, remedy: str = "") -> None:
-        """What was taken could not be written. Its messages are refused; all else is tried again with the next."""
+        """What was taken could not be written. Its messages are refused; all else is tried again with the next.
+
+        So are they where publishers do not wait for this: they have been told of success.
+        """
         done, self._committing = self._committing, None
         self.counters.journal_failures += 1
         if not self.failing:
@@ -631,13 +634,14 @@ class Core:
         if done is None:
             return
         batch, later = done.batch, self.log.batch
-        gone = {saved.seq for saved in batch.messages}
+        refused = batch.messages if self.durable else []
+        gone = {saved.seq for saved in refused}
         again = {saved.seq for saved in later.messages}
-        self.log.undo(batch.messages)
+        self.log.undo(refused)
         batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in gone}
         batch.forgotten = [seq for seq in batch.forgotten if seq not in again]
         batch.add(later)
-        batch.messages = later.messages
+        batch.messages = later.messages if self.durable else batch.messages + later.messages
         self.log.batch = batch
         self._staged[:0] = [one for one in done.staged if one[3].seq not in gone]
         self._after[:0] = [one for one in done.after if one[1]]
