@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Programs that some tests need. They are installed where that is possible (root on Debian); elsewhere these tests are
 # skipped, with the command that would enable them, except with CI=true, where nothing may be skipped.
-TEST_PACKAGES := mosquitto mosquitto-clients openssl systemd
+TEST_PACKAGES := gcc libc6-dev mosquitto mosquitto-clients openssl systemd
 PREFIX := /opt/pushbroker
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 

@@ -12,7 +12,7 @@ from support.pki import key_and_csr
 
 from broker.app import Broker
 from broker.session import connect
-from broker.wire.packets import Connect, Puback, Publish
+from broker.wire.packets import Connect, Properties, Puback, Publish, Pubrec
 
 
 class _Bug(Exception):
@@ -51,6 +51,52 @@ async def test_in_admitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         await client.expect_end()
         monkeypatch.undo()
         await _expect_one_error(broker)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_in_committing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qos: int) -> None:
+    """The publisher is not told of success, nor left without a word, and commits go on."""
+    async with running(tmp_path, allow_anonymous=True) as broker:
+        away = await Client.connected(port(broker), "away", properties=Properties(session_expiry=1000))
+        await away.subscribe("t", qos=1)
+        await away.disconnect()
+        monkeypatch.setattr(broker.journal, "commit", _broken)
+        client = await Client.connected(port(broker))
+        await client.send(Publish(b"t", b"refused", qos, packet_id=1))
+        answer = await client.receive()
+        assert answer is None or (isinstance(answer, Puback | Pubrec) and answer.reason >= 0x80)
+        monkeypatch.undo()
+        await until(lambda: broker.status()["journal"]["state"] == "ok")
+        assert broker.core.counters.unexpected_errors >= 1
+        client = await Client.connected(port(broker))
+        await client.publish("t", b"accepted", qos=1)
+        away = await Client.connected(
+            port(broker), "away", clean_start=False, properties=Properties(session_expiry=1000)
+        )
+        await away.expect_message(b"accepted")
+        broker.core.counters.unexpected_errors = 0
+
+
+async def test_in_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for what was to be read gets it later, on this connection or the next."""
+    async with running(tmp_path, allow_anonymous=True) as broker:
+        away = await Client.connected(port(broker), "away", properties=Properties(session_expiry=1000))
+        await away.subscribe("t", qos=1)
+        await away.disconnect()
+        client = await Client.connected(port(broker))
+        await client.publish("t", b"waits", qos=1)
+    async with running(tmp_path, allow_anonymous=True) as broker:
+        monkeypatch.setattr(broker.journal, "fetch", _broken)
+        again = {"clean_start": False, "properties": Properties(session_expiry=1000)}
+        away = await Client.connected(port(broker), "away", **again)
+        await until(lambda: broker.core.counters.unexpected_errors)
+        monkeypatch.undo()
+        other = await Client.connected(port(broker), "other")
+        await other.silent()
+        if away.reader.at_eof():
+            away = await Client.connected(port(broker), "away", **again)
+        await away.expect_message(b"waits")
+        broker.core.counters.unexpected_errors = 0
 
 
 async def test_in_signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

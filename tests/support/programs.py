@@ -6,6 +6,7 @@ import pytest
 
 # The Debian package that each comes with; scripts/system-packages installs them where it may.
 PACKAGES = {
+    "cc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
