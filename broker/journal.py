@@ -172,6 +172,10 @@ class Journal(Protocol):
         """How large its files are."""
         ...
 
+    async def probe(self) -> None:
+        """Find out whether the store takes a commit again after one has failed. Raises `Failed` when it does not."""
+        ...
+
     async def close(self) -> None:
         """Let go of the store."""
         ...

@@ -118,6 +118,8 @@ async def test_another_writer(journal: SqliteJournal, path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Failed, match="another process"):
             await journal.commit(batch_of(1))
+        with pytest.raises(Failed, match="another process"):
+            await journal.probe()
         assert await kept(journal) == []
     await journal.commit(batch_of(1))
     assert await kept(journal) == [1]
@@ -183,3 +185,11 @@ async def test_an_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPa
         await SqliteJournal.open(path)
     assert "3.38" in caught.value.remedy
     assert not path.exists()
+
+
+async def test_a_probe_says_what_a_commit_would(journal: SqliteJournal, path: Path) -> None:
+    await journal.commit(batch_of(1))
+    full = path.with_name("journal.db-wal").stat().st_size
+    with files_up_to(full), pytest.raises(Failed, match="the disk failed"):
+        await journal.probe()
+    await journal.probe()

@@ -103,10 +103,11 @@ async def test_all_of_version_1_is_read_back(tmp_path: Path) -> None:
                 SavedMessage(0, ALL, b"now", 1, True, b"\x01\x01", 1795000001.75, "crm", "m0")
             ]
             assert await journal.totals() == Totals(sessions=2, messages=3, head=6)
+            await journal.probe()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (2,)
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        assert tables == {"log", "session", "subscription", "delivery", "received", "retained"}
+        assert tables == {"log", "session", "subscription", "delivery", "received", "retained", "probe"}
 
 
 async def test_an_empty_one_of_version_1(tmp_path: Path) -> None:

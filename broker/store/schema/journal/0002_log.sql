@@ -121,4 +121,3 @@ DROP TABLE old_received;
 DROP TABLE old_retained;
 DROP TABLE old_session;
 DROP TABLE old_message;
-DROP TABLE probe;
