@@ -485,7 +485,9 @@ class Core:
     def kept(self, message: Message) -> bool:
         """Have `message` written, if it is not yet. False: it cannot be, and its publisher has been told so."""
         promise = message.promise
-        return promise is None or promise.logged or self._write(promise)
+        if promise is None:
+            return True
+        return promise.reason < 0x80 if promise.logged else self._write(promise)
 
     def _write(self, promise: Promise) -> bool:
         """Its receivers have not answered in time: write the message. False: that cannot be done."""
@@ -638,9 +640,10 @@ class Core:
         gone = {saved.seq for saved in refused}
         again = {saved.seq for saved in later.messages}
         self.log.undo(refused)
-        batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in gone}
         batch.forgotten = [seq for seq in batch.forgotten if seq not in again]
         batch.add(later)
+        lost = gone - again
+        batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in lost}
         batch.messages = later.messages if self.durable else batch.messages + later.messages
         self.log.batch = batch
         self._staged[:0] = [one for one in done.staged if one[3].seq not in gone]

@@ -36,6 +36,7 @@ from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAIN
 from broker.wire.codes import Reason
 from broker.wire.packets import Will
 from broker.wire.publish import PACKET_ID, parts
+from broker.wire.topics import matches
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
@@ -568,6 +569,11 @@ class Session:
                 if log.seqs[-1] > self.cursor:
                     known = found.get(topic)
                     found[topic] = subscription if known is None else known.merged(subscription)
+        lesser = [s for s in self.subscriptions if not s.group and not s.options & QOS]
+        for topic, known in found.items() if lesser else ():
+            for subscription in lesser:
+                if matches(subscription.filter.decode(), topic.decode()):
+                    known = found[topic] = known.merged(subscription)
         return found
 
     def secure(self) -> None:
