@@ -101,7 +101,7 @@ class Broker:
         stack.enter_context(DataLock(settings.lock_path))
         if settings.journal_path.exists() and not settings.records_path.exists():
             raise Failed(
-                f"{settings.records_path} is gone, but {settings.journal_path.name} is there",
+                f"{settings.records_path} is damaged: the file is gone, but {settings.journal_path.name} is there",
                 remedy="Restore a backup with pushbroker store restore. To start empty on purpose, move both away.",
             )
         # Sockets first: a port in use is found before a large store is loaded.
