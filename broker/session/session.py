@@ -588,6 +588,8 @@ class Session:
         """Get what waits as its subscriptions are now: one is to be replaced by less [MQTT-3.8.4-4]."""
         self.secure()
         log = self.core.log
+        if self.live:
+            return
         for topic, subscription in self._behind().items():
             found = log.topics[topic]
             for seq in found.seqs[found.after(max(self.cursor, subscription.since)) :]:

@@ -131,11 +131,11 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
             continue  # [MQTT-3.8.3-3]
         if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
             qos = min(message.qos, options & QOS)
+            if qos == 2 and session.knows(message.seq, again=again):
+                continue
             form = message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
             if qos == 2 and session.lasting:
                 # Exactly once across a crash needs the log; QoS 1 is sent again from what is retained.
-                if session.knows(message.seq, again=again):
-                    continue
                 core.log.adopt(message)
                 core.log.hold(message.seq)
             else:
