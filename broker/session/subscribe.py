@@ -140,6 +140,7 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
                 core.log.hold(message.seq)
             else:
                 form = form.loose()
+                form.tracked |= session.lasting  # when all of it has arrived, it is not due any more
             yield form
 
 
