@@ -22,7 +22,7 @@ def notify(**state: str | int) -> bool:
     message = "\n".join(f"{key}={value}" for key, value in state.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.sendto(message.encode(), name)
+            sender.sendto(message.encode(), socket.MSG_DONTWAIT, name)
     except OSError:
         return False
     return True
