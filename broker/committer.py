@@ -101,9 +101,10 @@ class Committer:
                 continue
             self._began_at = core.now
             try:
-                if batch is None:
-                    await self._journal.probe()  # all that would be written is refused while it fails
-                else:
+                if core.failing:
+                    # All that would be written is refused meanwhile, and a batch that changes nothing is no proof.
+                    await self._journal.probe()
+                if batch is not None:
                     await self._journal.commit(batch)
             except Exception as error:
                 failed = self._failed(error)

@@ -2,9 +2,11 @@
 
 import errno
 import json
+import queue
 import re
 import socket
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -111,6 +113,7 @@ async def test_an_outage(kind: str, tmp_path: Path, faults: Faults) -> None:
         mute = await broker.lasting("mute")
         await mute.subscribe("mute", qos=1)
 
+        before = len(_of_the_journal(broker))
         failing.begin()
         await until_refused(sender, "t/during", accepted)
         # Who needs the disk is told that it does not go, each time.
@@ -145,6 +148,8 @@ async def test_an_outage(kind: str, tmp_path: Path, faults: Faults) -> None:
 
         failing.end()
         await recovered(broker)
+        if kind != "full":  # where now and then something small finds a place
+            assert len(_of_the_journal(broker)) == before + 2  # once when it began, once when it was over
         await accept("t/after", b"after")
         new = await broker.lasting("new")
         assert new.connack.session_present
@@ -368,7 +373,7 @@ async def test_the_supervisor_hears_of_it_and_lets_us_be(short_path: Path, tmp_p
             sender = await broker.client("sender")
             faults.set("write", error=errno.ENOSPC)
             await until_refused(sender, "t", [])
-            heard("STATUS=.*failing.*no room.*")
+            heard("STATUS=.*no room.*")
             for _ in range(4):
                 heard("WATCHDOG=1")
             faults.clear()
@@ -380,12 +385,23 @@ async def test_the_supervisor_hears_of_it_and_lets_us_be(short_path: Path, tmp_p
 @contextmanager
 def supervisor(path: Path) -> Iterator[Callable[[str], None]]:
     """What waits for the next notification with a line that matches."""
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        while text := listening.recv(4096).decode():
+            said.put(text)
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(path))
-        listening.settimeout(20)
+        reader = threading.Thread(target=read)
+        reader.start()
 
         def heard(pattern: str) -> None:
-            while not any(re.fullmatch(pattern, line) for line in listening.recv(4096).decode().splitlines()):
+            while not any(re.fullmatch(pattern, line) for line in said.get(timeout=20).splitlines()):
                 pass
 
-        yield heard
+        try:
+            yield heard
+        finally:
+            listening.shutdown(socket.SHUT_RD)
+            reader.join(10)
