@@ -78,9 +78,8 @@ def is_refused(directory: Path, path: Path) -> Done:
     error, remedy = [line for line in done.err.splitlines() if not line.startswith("{")]
     assert error.startswith("error: "), error
     assert str(path) in error
-    assert "damaged" in error
     assert remedy.startswith("  try: "), remedy
-    assert "backup" in remedy
+    assert "backup" in remedy.lower()
     assert contents(files) == before
     return done
 
@@ -147,7 +146,7 @@ def test_a_database_that_is_gone_while_its_wal_is_there(tmp_path: Path, killed: 
     path = killed / name
     path.unlink()
     assert path.with_name(name + "-wal").stat().st_size > 0
-    assert f"{name}-wal" in is_refused(tmp_path, path).err
+    assert "is gone" in is_refused(tmp_path, path).err
     assert not path.exists()
 
 
