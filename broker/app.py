@@ -30,7 +30,8 @@ from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
 from broker.message import Message, Promise
 from broker.route.access import ENROL_REQUEST
-from broker.session.core import Core, Limits
+from broker.session.bounds import Limits
+from broker.session.core import Core
 from broker.session.recovery import restore_session
 from broker.session.session import Session
 from broker.store.journal import SqliteJournal

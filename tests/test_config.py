@@ -145,7 +145,7 @@ def test_socket_path_bound() -> None:
 
 def test_every_setting_is_used() -> None:
     """A setting that nothing reads would be a promise that nobody keeps."""
-    from broker.session.core import Limits
+    from broker.session.bounds import Limits
 
     sources = (Path(__file__).parents[1] / "broker").rglob("*.py")
     text = "\n".join(path.read_text() for path in sources)

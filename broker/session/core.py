@@ -1,64 +1,30 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 from broker import limits
-from broker.counters import Counters
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
-from broker.journal import Batch, SavedMessage, SavedSubscription, size_of
+from broker.journal import SavedMessage, SavedSubscription, size_of
 from broker.limits import NARROW_MAX, RETAINED_WALK_MAX
 from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
 from broker.route.router import Route, Router
 from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHED, Subscription
-from broker.session.log import Log
-from broker.session.recovery import saved_session
+from broker.session.bounds import Limits
+from broker.session.ledger import Ledger
 from broker.session.session import Session
 from broker.session.subscribe import retained_for
 from broker.session.wheel import Wheel
-from broker.session.windows import Windows
 from broker.wire.codes import Reason
 from broker.wire.packets import Connect
 from broker.wire.publish import PACKET_ID, forwarded, parts
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """The bounds that an operator may change; the others are constants of `broker.limits`."""
-
-    connections_max: int = limits.CONNECTIONS_MAX
-    packet_bytes_max: int = limits.PACKET_BYTES_MAX
-    queue_messages_max: int = limits.QUEUE_MESSAGES_MAX
-    queue_bytes_max: int = limits.QUEUE_BYTES_MAX
-    sessions_max: int = limits.SESSIONS_MAX
-    session_expiry_max_s: int = limits.SESSION_EXPIRY_MAX_S
-    retained_messages_max: int = limits.RETAINED_MESSAGES_MAX
-    retained_bytes_max: int = limits.RETAINED_BYTES_MAX
-    retained_messages_of_brand_max: int = limits.RETAINED_MESSAGES_OF_BRAND_MAX
-    retained_bytes_of_brand_max: int = limits.RETAINED_BYTES_OF_BRAND_MAX
-    durability: str = "commit"  # or "memory": the publisher is told at once, and what is to be written follows
-    commit_window_ms: int = limits.COMMIT_WINDOW_MS
-    log_bytes_max: int = limits.LOG_BYTES_MAX
-
-    @property
-    def retained(self) -> tuple[int, int, int, int]:
-        """Those of retained messages, as `Retained` takes them."""
-        return (
-            self.retained_messages_max,
-            self.retained_bytes_max,
-            self.retained_messages_of_brand_max,
-            self.retained_bytes_of_brand_max,
-        )
 
 
 class Bridge(Protocol):
@@ -73,30 +39,13 @@ class Bridge(Protocol):
         ...
 
 
-_Staged = tuple[Session, "Channel", int, Message]
-_After = tuple[Callable[[], object], bool]
-
-
-class _Commit(msgspec.Struct):
-    """A batch on its way to the disk, and what happens once it is there."""
-
-    batch: Batch
-    promised: list[Promise]
-    staged: list[_Staged]
-    after: list[_After]
-
-
-class Core:
-    """All state of the broker and its rules. `now` is the monotonic time of this round; whoever drives it sets it.
+class Core(Ledger):
+    """All state of the broker and its rules.
 
     admit(channel, connect): decide who the client is, then call `channel.accepted` or `channel.refused`, now or later.
     random_id(): an unguessable client id for clients that ask for one.
     log(event, fields): something that an operator should see.
     wake(): there is something to be written or read.
-
-    What must outlive the process is collected in `log.batch`. Whoever drives the core takes it from time to time
-    (`take`), writes it, and says how that went (`committed`, `failed`); and reads what sessions want from the log
-    (`wanted`, `fetched`).
     """
 
     def __init__(
@@ -111,21 +60,15 @@ class Core:
         wake: Callable[[], object] = lambda: None,
         limits: Limits | None = None,
     ) -> None:
-        self.now = now
+        super().__init__(now=now, wall=wall, log=log, limits=limits or Limits())
         self.admit = admit
         self.random_id = random_id
         self.bridge = bridge
-        self.note = log
         self.wake = wake
-        self.limits = limits or Limits()
-        # Whether a publisher is told of success only once it is certain; that stays as it was at the start.
-        self.durable = self.limits.durability == "commit"
-        self.counters = Counters()
-        self.log = Log(self.counters, wall - now)
         self.router = Router[Session]()
         self.retained = Retained(*self.limits.retained)
-        self.sessions: dict[str, Session] = {}
         self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
+        self._next_number = 1  # of a session
         # Retained messages have been looked through so much that these wait for their turn, in the next ticks.
         self.resting: dict[Session, None] = {}
         self.walk_until = RETAINED_WALK_MAX
@@ -134,21 +77,8 @@ class Core:
         self.work = 0  # messages put out since the last flush
         self._purged_at = now
         self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
-        # -- what is to be written --
-        self.failing = ""  # why nothing can be written at present
-        self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
-        self.changed: dict[Session, None] = {}  # to be written anew
-        self.moved: dict[Session, None] = {}  # got on in the log, which the journal may learn later
-        self.wanted: dict[Session, None] = {}  # wait for messages from the disk
-        self._asked: set[int] = set()  # numbers of those that are being read
         self._resumed: list[Channel] = []  # were held, and are to be read again
-        self._next_number = 1
-        self._windows = Windows()
-        self._promised: list[Promise] = []  # settled by the next commit
-        self._refused: deque[Promise] = deque()  # settled at the end of the round
-        self._staged: list[_Staged] = []  # QoS 2, sent after the next commit
-        self._after: list[_After] = []  # done after it
-        self._committing: _Commit | None = None
+        self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
@@ -295,10 +225,6 @@ class Core:
         promise.due = self.now + self.limits.commit_window_ms / 1000
         self._windows.add(message.topic, promise)
         return None
-
-    def _log_full(self, size: int) -> bool:
-        log = self.log
-        return log.bytes + size > self.limits.log_bytes_max or log.unwritten_bytes > limits.UNWRITTEN_BYTES_MAX
 
     def drops_oldest(self, topic: bytes) -> bool:
         """Whether a full session gives up its oldest message for a new one on `topic`, as its brand wants it."""
@@ -449,238 +375,6 @@ class Core:
         self.retained.set(message)
         self.log.batch.retained[message.topic] = self.log.saved(message) if message.payload else None
 
-    # -- what was promised -------------------------------------------------------------------------------------------
-
-    def owe(self, message: Message) -> None:
-        """A receiver who must not lose `message` gets it now."""
-        promise = message.promise
-        if promise is None or promise.logged:
-            self.log.hold(message.seq)
-        else:
-            promise.waiting += 1
-
-    def hand_back(self, message: Message) -> None:
-        """A receiver who was owed `message` has got it, or will not get it any more."""
-        if not message.seq:
-            return
-        promise = message.promise
-        if promise is None or promise.logged:
-            self.log.release(message.seq)
-            return
-        promise.waiting -= 1
-        if not promise.waiting:
-            promise.message = promise.picks = None
-            self._settle(promise)
-
-    def release(self, session: Session, message: Message, id: int = 0) -> None:
-        """`session` has done with `message`, in flight under packet id `id` or waiting, in one way or another."""
-        self.hand_back(message)
-        if not message.seq:
-            if session.expiry_s:
-                self.moved[session] = None  # what is retained for it has arrived, perhaps
-        elif message.promise is None or message.promise.logged:
-            session.drop_row(message.seq, id)
-            self.moved[session] = None
-
-    def kept(self, message: Message) -> bool:
-        """Have `message` written, if it is not yet. False: it cannot be, and its publisher has been told so."""
-        promise = message.promise
-        if promise is None:
-            return True
-        return promise.reason < 0x80 if promise.logged else self._write(promise)
-
-    def _write(self, promise: Promise) -> bool:
-        """Its receivers have not answered in time: write the message. False: that cannot be done."""
-        message = promise.message
-        assert message is not None  # it waits, and is not logged
-        log = self.log
-        if self.failing or self._log_full(message.size):
-            self._refuse(promise)
-            return False
-        for older in self._windows.older(message.topic, message.seq):
-            self._write(older)
-        log.append(message, listed=False)
-        log.hold(message.seq, promise.waiting)
-        promise.logged, promise.message = True, None
-        for session, form in promise.picks or ():
-            session.pick_row(form)
-        promise.picks = None
-        if not promise.settled and promise.reason < 0x80:
-            self._promised.append(promise)
-        return True
-
-    def _settle(self, promise: Promise) -> None:
-        """Tell the publisher what has become of its message, unless it is to be told of a refusal."""
-        if not promise.settled and promise.reason < 0x80:
-            self._tell(promise)
-
-    @staticmethod
-    def _tell(promise: Promise) -> None:
-        promise.settled = True
-        if promise.channel is not None:
-            promise.channel.settle()
-        if promise.then is not None:
-            promise.then(promise.reason)
-
-    def _refuse(self, promise: Promise) -> None:
-        """What was to be kept cannot be kept.
-
-        Its publisher is told so at the end of the round, for that may end its connection, and things with it.
-        """
-        if promise.settled or promise.reason >= 0x80:
-            return
-        promise.reason = Reason.QUOTA_EXCEEDED
-        origin = promise.origin
-        if promise.first == 0x50 and origin is not None:
-            origin.unreceive(promise.packet_id)
-        self._refused.append(promise)
-
-    def stage(self, session: Session, channel: "Channel", id: int, message: Message) -> None:
-        """Send a message whose packet id was taken once that is on the disk."""
-        session.staged += 1
-        self._staged.append((session, channel, id, message))
-
-    def _unstage(self, staged: list[_Staged], *, send: bool) -> None:
-        """Send what was staged, unless its publisher has been refused meanwhile; or not: then it cannot be kept."""
-        for session, channel, id, message in staged:
-            if session.channel is not channel:
-                continue  # it is sent again, or not known any more
-            session.staged -= 1
-            if session.inflight.get(id) is not message:
-                continue
-            if send and (message.promise is None or message.promise.reason < 0x80):
-                session.send_as(channel, message, id)
-            else:
-                del session.inflight[id]
-                self.release(session, message, id)
-                session.refill()
-
-    def after_commit(self, work: Callable[[], object], *, needed: bool = True) -> None:
-        """Do `work` once all that is to be written so far is on the disk: now, if that is nothing.
-
-        Unless that is needed, it is done too when nothing can be written.
-        """
-        if self._idle or (self.failing and not needed):
-            work()
-        else:
-            self._after.append((work, needed))
-
-    @property
-    def _idle(self) -> bool:
-        """Nothing is to be waited for."""
-        return not self.durable or not (self._committing or self.log.batch or self.changed)
-
-    # -- to the disk and back ----------------------------------------------------------------------------------------
-
-    @property
-    def to_write(self) -> bool:
-        """Whether there is something to be written now, or waited for."""
-        return bool(self.log.batch or self.changed or self._promised or self._refused or self._staged or self._after)
-
-    def window_closes(self) -> float:
-        """When the next message whose receivers have not answered is to be written; 0 for none."""
-        return self._windows.first_due()
-
-    def take(self, *, all: bool = False) -> Batch | None:
-        """What is to be written next; None for nothing. `committed` or `failed` must follow.
-
-        all: the windows of those whose receivers have not answered close now.
-        """
-        for promise in self._windows.close(inf if all else self.now):
-            self._write(promise)
-        batch = self.log.batch
-        for session in self.changed:
-            if session.lasting and self.sessions.get(session.key) is session:
-                batch.sessions[session.number] = saved_session(session, self.log.offset)
-        self.changed.clear()
-        if not self.to_write:
-            return None
-        self._committing = _Commit(batch, self._promised, self._staged, self._after)
-        self.log.batch = Batch()
-        self._promised, self._staged, self._after = [], [], []
-        return batch
-
-    def committed(self) -> None:
-        """What was taken is on the disk: tell who waited for that."""
-        done, self._committing = self._committing, None
-        if self.failing:
-            self.note("journal writes again")
-            self.failing = ""
-        if done is None:
-            return  # it was only tried
-        self.counters.journal_commits += 1
-        self.counters.journal_rows += len(done.batch.messages)
-        self.log.written(done.batch.messages)
-        self._unstage(done.staged, send=True)
-        for promise in done.promised:
-            self._settle(promise)
-        self._do(work for work, _ in done.after)
-
-    def _do(self, works: Iterable[Callable[[], object]]) -> None:
-        for work in works:
-            try:
-                work()
-            except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
-                self.unexpected(error)
-
-    def failed(self, why: str, remedy: str = "") -> None:
-        """What was taken could not be written. Its messages are refused; all else is tried again with the next.
-
-        So are they where publishers do not wait for this: they have been told of success.
-        """
-        done, self._committing = self._committing, None
-        self.counters.journal_failures += 1
-        if not self.failing:
-            self.note("journal cannot be written", error=why, remedy=remedy)
-        self.failing = why
-        if done is None:
-            return
-        batch, later = done.batch, self.log.batch
-        refused = batch.messages if self.durable else []
-        gone = {saved.seq for saved in refused}
-        again = {saved.seq for saved in later.messages}
-        self.log.undo(refused)
-        batch.forgotten = [seq for seq in batch.forgotten if seq not in again]
-        batch.add(later)
-        lost = gone - again
-        batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in lost}
-        batch.messages = later.messages if self.durable else batch.messages + later.messages
-        self.log.batch = batch
-        self._staged[:0] = [one for one in done.staged if one[3].seq not in gone]
-        self._after[:0] = [one for one in done.after if one[1]]
-        for promise in done.promised:
-            self._refuse(promise)
-        self._unstage([one for one in done.staged if one[3].seq in gone], send=False)
-        self._do(work for work, needed in done.after if not needed)
-
-    def next_wanted(self, messages_max: int) -> tuple[list[Session], list[int]]:
-        """Sessions that wait for messages from the disk, and which ones, ascending."""
-        sessions: list[Session] = []
-        seqs: set[int] = set()
-        for session in self.wanted:
-            if len(seqs) >= messages_max:
-                break
-            sessions.append(session)
-            seqs.update(m.seq for m in session.fetching or () if m.absent and self.log.body(m.seq) is None)
-        for session in sessions:
-            del self.wanted[session]
-        self._asked = seqs
-        return sessions, sorted(seqs)
-
-    def fetched(self, sessions: list[Session], messages: list[SavedMessage]) -> None:
-        """What `next_wanted` asked for has been read; what is missing below the last one is not there."""
-        found = {}
-        for saved in messages:
-            message = found[saved.seq] = self.log.restored(saved)
-            self.log.remember(message)
-        up_to = messages[-1].seq if messages else self.log.head
-        for session in sessions:
-            if session.fetching and session.channel is not None:
-                try:
-                    session.fetched(found, self._asked, up_to)
-                except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
-                    self.unexpected(error, session.channel)
-
     def delivered(self, session: Session, message: Message) -> None:
         """A receiver has acknowledged `message`."""
         self.counters.messages_delivered += 1
@@ -691,16 +385,6 @@ class Core:
     def wrong_ack(what: str) -> ProtocolError:
         """The error for an acknowledgement that does not fit the state."""
         return ProtocolError(what, Reason.PROTOCOL_ERROR)
-
-    def unexpected(self, error: Exception, channel: "Channel | None" = None) -> None:
-        """A bug of ours: tell it, and give up the connection that met it."""
-        self.counters.unexpected_errors += 1
-        self.note("unexpected error", client=channel.label if channel is not None else "", exc_info=error)
-        if channel is not None:
-            try:
-                channel.close()
-            except Exception as again:  # noqa: BLE001
-                self.note("unexpected error", client=channel.label, exc_info=again)
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 

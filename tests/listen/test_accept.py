@@ -9,7 +9,7 @@ from support.engine import running, until
 from support.mqtt import Client
 
 from broker.listen import reactor
-from broker.session.core import Limits
+from broker.session.bounds import Limits
 from broker.wire.packets import Connack, Connect
 
 SCRIPT = """

@@ -18,7 +18,8 @@ from broker.journal import Batch, SavedMessage
 from broker.listen.reactor import Reactor
 from broker.message import Message
 from broker.session import connect
-from broker.session.core import Core, Limits
+from broker.session.bounds import Limits
+from broker.session.core import Core
 from broker.session.session import Session
 
 

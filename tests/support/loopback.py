@@ -9,8 +9,9 @@ from broker.errors import Failed, Refused
 from broker.identity import ANONYMOUS, Identity
 from broker.message import Message
 from broker.session import connect
+from broker.session.bounds import Limits
 from broker.session.channel import Channel
-from broker.session.core import Core, Limits
+from broker.session.core import Core
 from broker.session.session import Session
 from broker.wire.decode import decode, split
 from broker.wire.encode import encode
