@@ -241,9 +241,10 @@ class Ledger:
                 self.unexpected(error)
 
     def failed(self, why: str, remedy: str = "") -> None:
-        """What was taken could not be written. Its messages are refused; all else is tried again with the next.
+        """What was taken could not be written. All is tried again with the next, but messages are refused.
 
-        So are they where publishers do not wait for this: they have been told of success.
+        So are those that came after it, for their publishers send them again behind what was to be written. But none
+        is where publishers have been told of success already.
         """
         done, self._committing = self._committing, None
         self.counters.journal_failures += 1
@@ -253,21 +254,23 @@ class Ledger:
         if done is None:
             return
         batch, later = done.batch, self.log.batch
-        refused = batch.messages if self.durable else []
-        gone = {saved.seq for saved in refused}
         again = {saved.seq for saved in later.messages}
-        self.log.undo(refused)
         batch.forgotten = [seq for seq in batch.forgotten if seq not in again]
+        batch.messages += later.messages
         batch.add(later)
-        lost = gone - again
-        batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in lost}
-        batch.messages = later.messages if self.durable else batch.messages + later.messages
         self.log.batch = batch
-        self._staged[:0] = [one for one in done.staged if one[3].seq not in gone]
         self._after[:0] = [one for one in done.after if one[1]]
-        for promise in done.promised:
-            self._refuse(promise)
-        self._unstage([one for one in done.staged if one[3].seq in gone], send=False)
+        staged, self._staged = done.staged + self._staged, []
+        promised, self._promised = done.promised + self._promised, []
+        if self.durable:
+            gone = {saved.seq for saved in batch.messages}
+            self.log.undo(batch.messages)
+            batch.messages = []
+            batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in gone}
+            self._staged = [one for one in staged if one[3].seq not in gone]
+            for promise in promised:
+                self._refuse(promise)
+            self._unstage([one for one in staged if one[3].seq in gone], send=False)
         self._do(work for work, needed in done.after if not needed)
 
     def next_wanted(self, messages_max: int) -> tuple[list[Session], list[int]]:

@@ -613,8 +613,12 @@ class Session:
         """Give up the oldest of what waits, until so many more of `size` fit."""
         core = self.core
         waiting = deque(sorted(self.recount()))
-        while self.full(size, copies) and (self.assigned or waiting):
+        while self.full(size, copies) and (self.queue or self.assigned or waiting):
             self.backlog -= 1
+            if self.queue:
+                self.backlog_bytes -= self.queue[0].size
+                self._drop_oldest()
+                continue
             core.counters.messages_dropped_queue_full += 1
             if self.assigned:
                 stub = self.assigned.popleft()
