@@ -70,8 +70,8 @@ def restore_session(core: "Core", saved: SavedSession, *, now: float) -> None:
         session.will = _decode_will(saved.will)
         delay = min(session.will.properties.will_delay or 0, max(0.0, ends_at - now))  # [MQTT-3.1.3-9]
         session.will_at = now + max(delay, WILL_GRACE_S)
+        session.ends_at = max(ends_at, session.will_at)
     if ends_at <= now:
-        session.ends_at = session.will_at
         core.add(session)
         core.wheel.schedule(session, session.will_at)
         return

@@ -126,6 +126,7 @@ class Lab:
         *,
         admit: Admit = lambda _: ANONYMOUS,
         now: float = START_S,
+        wall: float = 0.0,
         journal: MemoryJournal | None = None,
         **limits: Any,
     ) -> None:
@@ -136,7 +137,7 @@ class Lab:
         self.logged: list[str] = []
         self.core = Core(
             now=now,
-            wall=now + WALL_S,
+            wall=wall or now + WALL_S,
             admit=self._admit,
             random_id=lambda: f"auto-{len(self.core.sessions)}",
             bridge=self.bridge,
