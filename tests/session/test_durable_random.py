@@ -577,7 +577,8 @@ class World(RuleBasedStateMachine):
                 assert peer.once[number] <= copies, f"{peer} got {sent} {peer.once[number]} times"
         if not packet.dup:
             peer.fresh[number] += 1
-            assert peer.fresh[number] <= copies * sent.times, f"{peer} got {sent} again without DUP"
+            # While the disk fails, who comes back is not made to wait until that is written.
+            assert self.failed or peer.fresh[number] <= copies * sent.times, f"{peer} got {sent} again without DUP"
         if first and not peer.shares and not sent.unlucky and not self.drop_oldest and sent.expiry is None:
             key = sent.publisher, sent.topic, qos
             last = peer.highest.get(key, 0)
@@ -712,8 +713,6 @@ class World(RuleBasedStateMachine):
         for peer in self.peers:
             if peer.client is not None:
                 self._lost(peer)
-            if self.lab.core.failing:
-                peer.fresh.clear()  # nothing is known of connections that could not be written
         self.batch = self.reading = None
         self.lab = self.lab.crash(**self.limits)
         self._prepare()
@@ -920,5 +919,5 @@ def check_log(lab: Lab, *, idle: bool, failed: bool) -> None:
     assert {key for key in journal.received if key[0] in lasting} == received
 
 
-World.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+World.TestCase.settings = settings(max_examples=500, stateful_step_count=50, deadline=None)
 TestWorld = World.TestCase
