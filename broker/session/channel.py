@@ -439,8 +439,8 @@ class Channel:
     def answer(self, first: int, id: int, reason: int, name: bytes = b"") -> None:
         """PUBACK (`first` is 0x40) or PUBREC (0x50); MQTT 5 is told the message's name, an encoded user property.
 
-        3.1.1 has no word for a refusal: it may close or acknowledge as if all were well [MQTT-3.3.5-2]. A success for
-        what went nowhere would be a lie, so it closes.
+        There is no word for a refusal in 3.1.1 [MQTT-3.3.5-2]: it may close or acknowledge as if all were well. A
+        success for what went nowhere would be a lie, so it closes.
         """
         if reason >= 0x80:
             self.core.counters.publishes_refused += 1

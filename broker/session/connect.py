@@ -73,7 +73,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     channel.names = asked.request_problem_info != 0 and (asked.maximum_packet_size or 1024) > _NAMED_ACK_BYTES
     v5 = bool(channel.v5)
 
-    # What MQTT 5 says in one number, 3.1.1 says with its clean session flag [MQTT-3.1.2-6].
+    # What MQTT 5 says in one number, the clean session flag says in 3.1.1 [MQTT-3.1.2-6].
     wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
     # Who enrols comes back under its own name.
     expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)

@@ -138,7 +138,7 @@ def test_an_empty_client_id_gets_one() -> None:
 
 
 def test_an_empty_client_id_in_3_1_1() -> None:
-    """3.1.1 [MQTT-3.1.3-7], [MQTT-3.1.3-8]: only with clean session, else return code 2."""
+    """3.1.1 [MQTT-3.1.3-7, -8]: only with clean session, else return code 2."""
     lab = Lab()
     assert lab.connect("", 4).connack.reason == 0
     refused = lab.connect("", 4, clean=False)
