@@ -313,7 +313,8 @@ class Core(Ledger):
             if not subscription.options & QOS or (session.live and not session.lasting):
                 self._deliver(subscription, message, origin, forms)
                 continue
-            form = message.variant(min(message.qos, subscription.options & QOS), False, subscription.id)
+            retain = message.retain and bool(subscription.options & RETAIN_AS_PUBLISHED)
+            form = message.variant(min(message.qos, subscription.options & QOS), retain, subscription.id)
             if form is message:
                 form = message.copy()  # this one's alone, to be found again
             if not session.live:

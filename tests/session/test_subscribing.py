@@ -390,6 +390,22 @@ def test_a_shared_subscription_gets_nothing_retained() -> None:
     assert message.retain is False
 
 
+@pytest.mark.parametrize(("expiry", "away"), [(0, False), (60, False), (60, True)])
+def test_a_shared_subscription_has_its_options(expiry: int, away: bool) -> None:
+    """[MQTT-3.3.1-12], [MQTT-3.3.1-13]: also for a member that outlives its connection, and for what waits for it."""
+    lab = Lab()
+    client = lab.connect(session_expiry=expiry)
+    client.subscribe("$share/g/a", 1, rap=True)
+    client.subscribe("$share/h/a", 1)
+    if away:
+        client.drop()
+    lab.connect("p").publish("a", b"x", 1, retain=True)
+    if away:
+        client = lab.connect(clean=False, session_expiry=expiry)
+    messages = [p for p in (client.early if away else client.packets()) if isinstance(p, Publish)]
+    assert sorted(m.retain for m in messages) == [False, True]
+
+
 def test_a_shared_subscription_has_its_identifier() -> None:
     """[MQTT-3.3.4-3]."""
     lab = Lab()
