@@ -376,6 +376,18 @@ class Core(Ledger):
         self.retained.set(message)
         self.log.batch.retained[message.topic] = self.log.saved(message) if message.payload else None
 
+    def adopt_retained(self, message: Message) -> None:
+        """Have a retained message in the log that is in flight to a session whose connection is gone. It is held."""
+        kept = self.retained.get(message.topic)
+        if kept is not None and kept.payload is message.payload:
+            message.seq = kept.seq
+            self.log.adopt(kept)
+        else:  # replaced meanwhile
+            self.log.head += 1
+            message.seq = self.log.head
+            self.log.append(message, listed=False)
+        self.log.hold(message.seq)
+
     def delivered(self, session: Session, message: Message) -> None:
         """A receiver has acknowledged `message`."""
         self.counters.messages_delivered += 1
@@ -601,7 +613,7 @@ class Core(Ledger):
 
     @staticmethod
     def send_retained(subscription: Subscription[Session], *, again: bool = False) -> None:
-        """Send what is retained for a subscription. again: but for what of it has arrived at QoS 2."""
+        """Send what is retained for a subscription; `again` as in `retained_for`."""
         subscription.session.send_retained(retained_for(subscription, again=again))
 
     def after_round(self, channel: "Channel") -> None:

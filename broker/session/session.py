@@ -703,6 +703,9 @@ class Session:
     def park(self) -> None:
         """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay."""
         core = self.core
+        for message in self.inflight.values():
+            if not message.seq:
+                core.adopt_retained(message)  # it comes again under its packet id [MQTT-4.4.0-1]
         if self.live:
             self.cursor = core.log.head
             self.live = False
@@ -711,12 +714,11 @@ class Session:
             self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
         for subscription in self.subscriptions:
             core.router.touch(subscription)
-        self._note_retained()
+        if not core.failing:  # else it is not certain to be in the log
+            self._note_retained()
         waiting = [*(self.queue or ()), *self._fetching_new()]
         for id, message in list(self.inflight.items()):
-            if not message.seq:
-                del self.inflight[id]  # retained, and still due
-            elif not released(message):
+            if not released(message):
                 self.inflight[id] = self._secured(message, id)
         assigned = deque(self._secured(message, 0) for message in waiting)
         assigned += self.assigned or ()
@@ -806,7 +808,8 @@ class Session:
     def settle(self) -> None:
         """Bring what the journal knows of this session up to date: its cursor, and what is complete below that."""
         core = self.core
-        self._note_retained()
+        if self.connected:
+            self._note_retained()
         if self.done or core.log.messages:
             core.changed[self] = None
         if self.done and not any(subscription.options & RETAINED_DUE for subscription in self.subscriptions):
@@ -821,8 +824,10 @@ class Session:
         return (self.rows is not None and seq in self.rows) or (again and self.done is not None and seq in self.done)
 
     def _note_retained(self) -> None:
-        """If what is retained has all arrived, it is not due again when the client comes back."""
-        if not self.replay and all(message.seq for message in self.inflight.values()):
+        """If what is retained has all arrived, or is in the log, it is not due when the client comes back."""
+        if self.replay or self.fetching is _RESUMING:
+            return
+        if all(message.seq for message in self.inflight.values()):
             for subscription in self.subscriptions:
                 if subscription.options & RETAINED_DUE:
                     subscription.options &= ~RETAINED_DUE

@@ -121,7 +121,7 @@ def _wants_retained(session: "Session", subscription: "Subscription[Session]", r
 def retained_for(subscription: "Subscription[Session]", *, again: bool = False) -> Iterator[Message]:
     """What is retained, in the form of a subscription; looked up when the first of it is sent.
 
-    again: what of it has arrived at QoS 2 is not sent.
+    again: what of it has arrived at QoS 2, or is in flight, is not sent.
     """
     session, options = subscription.session, subscription.options & OPTIONS
     core = session.core
@@ -131,7 +131,7 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
             continue  # [MQTT-3.8.3-3]
         if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
             qos = min(message.qos, options & QOS)
-            if qos == 2 and session.knows(message.seq, again=again):
+            if (qos == 2 or again) and session.knows(message.seq, again=again):
                 continue
             form = message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
             if qos == 2 and session.lasting:

@@ -538,6 +538,42 @@ def test_retained_messages_that_were_still_to_be_sent(crash: bool) -> None:
     assert lasting(restart(fresh, crash=crash)).early == []
 
 
+def test_time_does_not_forget_retained_messages_that_were_still_to_be_sent() -> None:
+    """What has not gone out when the connection breaks is due, however long the client stays away."""
+    lab = Lab()
+    sender = lab.connect("p", keep_alive=0)
+    for number in range(8):
+        sender.publish(f"r/{number}", b"x", 1, retain=True)
+    client = lasting(lab, receive_maximum=2)
+    client.subscribe("r/+", 1)
+    first = client.messages()
+    client.ack(first[0])
+    first += client.messages()
+    assert len(first) == 3
+    client.drop()
+    lab.advance(3)
+    back = lasting(lab)
+    assert {m.topic for m in answer(back, back.early)} >= {b"r/%d" % n for n in range(8)} - {first[0].topic}
+
+
+def test_retained_messages_are_not_forgotten_with_a_full_disk() -> None:
+    """What was in flight cannot be written: all of it is due again."""
+    lab = Lab()
+    lab.connect("p").publish("r", b"x", 1, retain=True)
+    client = lasting(lab)
+    client.subscribe("r", 1)
+    lab.journal.broken = "disk full"
+    lab.core.changed[client.session] = None
+    lab.commit()
+    client.drop()
+    lab.advance(3)
+    lab.journal.broken = ""
+    lab.commit()
+    assert receive_all(lab) == [b"x"]
+    lab.advance(2)
+    assert receive_all(lab) == []
+
+
 @pytest.mark.parametrize("bound", [{"queue_messages_max": 4}, {"queue_bytes_max": 5000}])
 def test_what_is_retained_does_not_displace_what_was_accepted(bound: dict[str, int]) -> None:
     """The queue's bound holds for what was accepted; what is retained waits where it is."""

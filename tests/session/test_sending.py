@@ -255,6 +255,36 @@ def test_what_was_in_flight_comes_again_in_order_then_what_waited(version: int) 
 
 
 @pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_retained_comes_again_under_its_packet_id(replaced: bool, version: int) -> None:
+    """[MQTT-4.4.0-1]: in flight is in flight; what was acknowledged does not come again, replaced meanwhile or not."""
+    lab = Lab()
+    kept = {"session_expiry": 3600} if version == 5 else {}
+    sender = lab.connect("p", keep_alive=0)
+    for topic, qos in (("a/1", 1), ("a/2", 1), ("a/3", 2)):
+        sender.publish(topic, b"x", qos, retain=True)
+    client = lab.connect("c", version, clean=False, **kept)
+    client.subscribe("a/+", 2)
+    first = {m.topic: m for m in client.messages()}
+    client.ack(first[b"a/1"])
+    client.drop()
+    lab.advance(2)
+    if replaced:
+        sender.publish("a/2", b"", 1, retain=True)
+        sender.publish("a/3", b"", 2, retain=True)
+    back = lab.connect("c", version, clean=False, **kept)
+    got = [m for m in back.early if isinstance(m, Publish)]
+    again = [m for m in got if m.payload]
+    assert all(m.dup and m.retain for m in again)
+    assert {m.topic: m.packet_id for m in again} == {t: m.packet_id for t, m in first.items() if t != b"a/1"}
+    back.ack(*(m for m in got if m.qos == 1))
+    back.send(*(Pubrec(m.packet_id) for m in got if m.qos == 2))
+    back.send(*(Pubcomp(m.packet_id) for m in got if m.qos == 2))
+    lab.advance(2)
+    assert lab.journal.messages == {}
+
+
+@pytest.mark.parametrize("version", [4, 5])
 def test_pubrel_comes_again_in_the_order_of_pubrec(version: int) -> None:
     """[MQTT-4.6.0-4]."""
     lab = Lab()
