@@ -4,6 +4,7 @@ import asyncio
 import gc
 import resource
 import secrets
+import socket
 import ssl
 import time
 from collections import deque
@@ -16,16 +17,17 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from broker.address import Listener
 from broker.admission import Admission
 from broker.bridge.enrolment import Enrolment
 from broker.bridge.receipts import DEVICE_RECEIPTS, Receipts
 from broker.bridge.tail import Tail
 from broker.committer import Committer
-from broker.config import Listener, Settings, check_anonymous
-from broker.errors import Failed, ProtocolError, Refused
+from broker.config import Settings, check_anonymous
+from broker.errors import Failed, Misconfigured, ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import Journal, SavedSession, Totals
-from broker.listen.bind import bind
+from broker.listen.bind import bound, name_of
 from broker.listen.connection import TLSSocket
 from broker.listen.reactor import Reactor
 from broker.message import Message, Promise
@@ -62,10 +64,12 @@ COMMIT_MAX_S: Final = 60.0
 class Broker:
     """A running broker on one data directory. `start`, then `stop`; not to be started again."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
+        """`inherited` are sockets that a supervisor handed over; each must be one of the addresses to listen on."""
         self.settings = settings
+        self._inherited = list(inherited)
         self.log = structlog.get_logger("broker")
-        self.addresses: list[str] = []
+        self.listeners: list[Listener] = []  # with the ports that they have got
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._throttle = Throttle(time.monotonic)
@@ -75,6 +79,11 @@ class Broker:
         self.directory: Directory
         self.authority: Authority
         self.gate: Gate
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as URLs without options."""
+        return [listener.address for listener in self.listeners]
 
     # -- start -------------------------------------------------------------------------------------------------------
 
@@ -106,10 +115,14 @@ class Broker:
                 remedy="Restore a backup with pushbroker store restore. To start empty on purpose, move both away.",
             )
         # Sockets first: a port in use is found before a large store is loaded.
-        sockets = [
-            (listener, stack.enter_context(bind(listener.host, listener.port, listener.url)))
-            for listener in settings.listen
-        ]
+        inherited = self._inherited
+        sockets = [(listener, stack.enter_context(bound(listener, inherited))) for listener in settings.listen]
+        if inherited:
+            name = name_of(inherited[0])
+            raise Misconfigured(
+                f"systemd handed over a socket at {name}, which is not an address to listen on",
+                remedy=f"Add it to listen, such as mqtts://{name}, or take it out of the .socket unit.",
+            )
 
         self.directory = await stack.enter_async_context(
             open_directory(settings.data, trust_domain=settings.trust_domain, names=settings.names)
@@ -156,10 +169,12 @@ class Broker:
         self.committer = Committer(self.core, self.journal, self.reactor.run)
         self.committer.start()
         self._context = self._tls_context()
-        for listener, bound in sockets:
-            self.reactor.listen(bound, (lambda: self._context) if listener.tls else None)
-            host, port = bound.getsockname()[:2]
-            self.addresses.append(Listener(listener.scheme, host, port).url)
+        for listener, sock in sockets:
+            self.reactor.listen(sock, (lambda: self._context) if listener.tls else None)
+            if not listener.unix:
+                host, port = sock.getsockname()[:2]
+                listener = msgspec.structs.replace(listener, host=host, port=port)
+            self.listeners.append(listener)
         self._started_at = time.monotonic()
         self.log.info("listening", addresses=self.addresses, sessions=len(self.core.sessions))
 
@@ -317,7 +332,7 @@ class Broker:
         return {
             "version": version("pushbroker"),
             "uptime_s": round(time.monotonic() - self._started_at, 1),
-            "listeners": self.addresses,
+            "listeners": [listener.url for listener in self.listeners],
             "open_mode": self.settings.allow_anonymous,
             "durability": self.settings.durability,
             "journal": {

@@ -6,75 +6,20 @@ that we do not know is an error: a misspelt bound would otherwise bound nothing.
 """
 
 import difflib
-import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
 from broker import limits
-from broker.errors import Failed, Refused
+from broker.address import SOCKET_PATH_BYTES_MAX, Listener, parse_listen
+from broker.errors import Misconfigured, Refused
 
 CONFIG_FILE_NAME: Final = "pushbroker.toml"
 ENVIRONMENT_PREFIX: Final = "PUSHBROKER_"
-_DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
-# struct sockaddr_un has 108 bytes for the path, the last one NUL (unix(7)).
-SOCKET_PATH_BYTES_MAX: Final = 107
-
-
-class Misconfigured(Failed):
-    """A setting that cannot be used as it is: a usage error, wherever it was written."""
-
-    exit_code = 2
-
-
-class Listener(msgspec.Struct, frozen=True):
-    """An address to listen on. Port 0 asks the system for a free one."""
-
-    scheme: Literal["mqtt", "mqtts"]
-    host: str
-    port: int
-
-    @property
-    def tls(self) -> bool:
-        """Whether it speaks TLS."""
-        return self.scheme == "mqtts"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def url(self) -> str:
-        """As `parse_listen` reads it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-
-def parse_listen(url: str) -> Listener:
-    """`mqtts://0.0.0.0:8883` as a `Listener`; raises `Misconfigured` with an example of what would do."""
-    remedy = "Write mqtt://HOST:PORT or mqtts://HOST:PORT, such as mqtts://0.0.0.0:8883 or mqtt://127.0.0.1:1883."
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise Misconfigured(f"{url!r} is no address to listen on: {error}", remedy=remedy) from None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path not in ("", "/") or "@" in parts.netloc:
-        raise Misconfigured(f"{url!r} is no address to listen on", remedy=remedy)
-    if parts.query or parts.fragment:
-        raise Misconfigured(f"{url!r} is no address to listen on: nothing may follow the port", remedy=remedy)
-    scheme: Literal["mqtt", "mqtts"] = "mqtts" if parts.scheme == "mqtts" else "mqtt"
-    return Listener(scheme, parts.hostname, _DEFAULT_PORTS[scheme] if port is None else port)
 
 
 def _says(sentence: str, **bounds: Any) -> msgspec.Meta:
@@ -90,7 +35,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     listen: Annotated[
         tuple[Listener, ...],
-        _says("The addresses to listen on, as `mqtt://HOST:PORT` or `mqtts://HOST:PORT` (TLS).", min_length=1),
+        _says(
+            "The addresses to listen on: `mqtts://HOST:PORT` (TLS), `mqtt`, `wss`, `ws`, Unix sockets.",
+            min_length=1,
+        ),
     ] = (Listener("mqtts", "0.0.0.0", 8883),)  # noqa: S104
     allow_anonymous: Annotated[
         bool,
@@ -317,7 +265,7 @@ def check_anonymous(settings: Settings) -> None:
     for listener in settings.listen:
         if not listener.loopback:
             raise Refused(
-                f"anonymous access on {listener.url} would let anyone who reaches it read and send everything",
+                f"anonymous access on {listener.address} would let anyone who reaches it read and send everything",
                 remedy="Listen on 127.0.0.1 only, or add --allow-anonymous-anywhere when the network is trusted.",
             )
 

@@ -58,3 +58,9 @@ class Unreachable(Failed):
     """The broker that should answer does not."""
 
     exit_code = 5
+
+
+class Misconfigured(Failed):
+    """A setting that cannot be used as it is: a usage error, wherever it was written."""
+
+    exit_code = 2

@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 
 from broker import limits
+from broker.address import Listener
 from broker.config import (
     SETTINGS,
-    Listener,
-    Misconfigured,
     check_anonymous,
     check_socket_path,
     default_data,
     load,
-    parse_listen,
 )
-from broker.errors import Refused
+from broker.errors import Misconfigured, Refused
 
 
 def write(data: Path, text: str) -> None:
@@ -60,7 +58,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         ('log_level = "loud"', "log_level in", "debug or info"),
         ('listen = "mqtt://127.0.0.1"', "must be a list", "mqtts://0.0.0.0:8883"),
         ("listen = []", "listen in", ""),
-        ('listen = ["http://x"]', "'http://x' is no address", "mqtt://HOST:PORT"),
+        ('listen = ["http://x"]', "'http://x' is no address", "mqtts://HOST:PORT"),
         ('trust_domain = "Not A Domain"', "trust_domain in", ""),
         ("connections_max = ", "is not TOML", "Correct that line"),
         ('durability = "disk"', "durability in", "commit or memory"),
@@ -87,30 +85,6 @@ def test_a_bad_variable_is_named(tmp_path: Path, name: str) -> None:
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="no configuration file"):
         load({"data": tmp_path, "config": tmp_path / "other.toml"}, environment={})
-
-
-@pytest.mark.parametrize(
-    ("url", "listener", "loopback"),
-    [
-        ("mqtt://127.0.0.1", Listener("mqtt", "127.0.0.1", 1883), True),
-        ("mqtts://[::1]:0", Listener("mqtts", "::1", 0), True),
-        ("mqtts://localhost:1/", Listener("mqtts", "localhost", 1), True),
-        ("mqtt://0.0.0.0:18830", Listener("mqtt", "0.0.0.0", 18830), False),
-        ("mqtt://push.example.com", Listener("mqtt", "push.example.com", 1883), False),
-    ],
-)
-def test_listen_addresses(url: str, listener: Listener, loopback: bool) -> None:
-    assert parse_listen(url) == listener
-    assert parse_listen(listener.url) == listener
-    assert listener.loopback is loopback
-
-
-@pytest.mark.parametrize(
-    "url", ["", "1883", "mqtt://", "mqtt://h:99999", "mqtt://h:x", "mqtt://u@h", "mqtt://h/p", "mqtt://h?q"]
-)
-def test_no_listen_addresses(url: str) -> None:
-    with pytest.raises(Misconfigured):
-        parse_listen(url)
 
 
 def test_anonymous_access_needs_a_second_word_off_loopback(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each room may import besides itself. A module directly in broker/ is a room of its own.
-BASE = {"counters", "errors", "identity", "journal", "limits", "message"}
+BASE = {"address", "counters", "errors", "identity", "journal", "limits", "message"}
 BELOW_APP = BASE | {"wire", "route", "session", "store", "trust", "listen", "bridge", "watch", "config"}
 ARROWS = {
     **dict.fromkeys(BASE, BASE),

@@ -32,7 +32,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_units_are_valid(unit: Path) -> None:
     units = sorted(str(path) for path in unit.parent.iterdir())
-    assert len(units) == 4
+    assert len(units) == 5
     result = analyze("verify", *units)
     # A name that systemd does not know is only a warning, and a directive that is ignored closes nothing.
     assert "pushbroker" not in result.stdout + result.stderr

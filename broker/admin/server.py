@@ -6,9 +6,7 @@ otherwise.
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from broker.admin import operations
 from broker.admin.wire import HTTP_STATUS, PREFIX, REQUEST_BYTES_MAX, encode_error
 from broker.config import check_socket_path
 from broker.errors import Failed, PushbrokerError, Refused
+from broker.listen.bind import bind_unix
 
 SOCKET_MODE: Final = 0o660
 _log = logging.getLogger("pushbroker.admin")
@@ -100,44 +99,7 @@ class AdminServer:
 def bind(path: Path) -> socket.socket:
     """A listening-to-be Unix socket at `path`, replacing a stale file; raises `Failed` when somebody answers there."""
     check_socket_path(path)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        try:
-            bound.bind(str(path))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            _remove_stale(path)
-            bound.bind(str(path))
-        # Before `listen` nobody can connect, so the file never stands open with other rights.
-        path.chmod(SOCKET_MODE)
-    except OSError as error:
-        bound.close()
-        raise Failed(
-            f"cannot make the admin socket {path}: {os.strerror(error.errno or 0)}",
-            remedy="Name another path with --admin-socket.",
-        ) from None
-    except Failed:
-        bound.close()
-        raise
-    return bound
-
-
-def _remove_stale(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            if path.is_socket():
-                path.unlink()
-                return
-        except OSError:
-            pass
-    raise Failed(
-        f"cannot make the admin socket {path}: another process uses it, or it is no socket",
-        remedy="Stop that process, or name another path with --admin-socket.",
-    )
+    return bind_unix(path, SOCKET_MODE, f"the admin socket {path}", "Name another path with --admin-socket.")
 
 
 def _object(body: bytes) -> dict[str, Any]:

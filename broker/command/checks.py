@@ -17,8 +17,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from broker.address import DEFAULT_PORTS, Listener
 from broker.command.certificate import load, names
-from broker.config import Listener, Settings
+from broker.config import Settings
 from broker.errors import PushbrokerError
 
 _MIB: Final = 1 << 20
@@ -214,6 +215,14 @@ def free_ports(settings: Settings) -> Iterator[Check]:
 
 
 def _free_port(listener: Listener) -> Iterator[Check]:
+    if listener.unix:
+        directory = Path(listener.path).parent
+        if os.access(directory, os.W_OK | os.X_OK):
+            yield Check("ports", "ok", f"{listener.address} can be made")
+        else:
+            words = f"{listener.address} cannot be made by you: {directory} is missing, or you may not write there"
+            yield Check("ports", "warning", words, f"mkdir -p {directory}, or name another place with --listen")
+        return
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -223,46 +232,59 @@ def _free_port(listener: Listener) -> Iterator[Check]:
             probe.bind(address)
     except OSError as error:
         remedy = f"ss -ltnp 'sport = :{listener.port}' says who has it; --listen names another"
-        yield Check("ports", "failed", f"{listener.url} cannot be had: {error.strerror or error}", remedy)
+        yield Check("ports", "failed", f"{listener.address} cannot be had: {error.strerror or error}", remedy)
     else:
-        yield Check("ports", "ok", f"{listener.url} is free")
+        yield Check("ports", "ok", f"{listener.address} is free")
 
 
 def _in_the_clear(listener: Listener) -> Iterator[Check]:
     if not listener.tls and not listener.loopback:
-        words = f"{listener.url} carries tokens and messages in the clear"
-        yield Check("ports", "warning", words, f"--listen mqtts://{listener.host}:8883")
+        words = f"{listener.address} carries tokens and messages in the clear"
+        safe = "wss" if listener.web else "mqtts"
+        yield Check("ports", "warning", words, f"--listen {safe}://{listener.host}:{DEFAULT_PORTS[safe]}")
 
 
 def open_ports(settings: Settings, listeners: list[Listener]) -> Iterator[Check]:
     """With a broker: that its addresses answer, with a certificate that clients will accept."""
     ca = settings.certs_path / "ca.crt"
     for listener in listeners:
-        host = reachable_host(listener)
+        address = listener.address
         try:
-            with socket.create_connection((host, listener.port), CONNECT_TIMEOUT_S) as plain:
-                if listener.tls:
-                    if not os.access(ca, os.R_OK):
-                        yield Check(
-                            "ports", "skipped", f"{listener.url} answers; you may not read {ca}", "Run with sudo."
-                        )
-                        continue
+            with _connect(listener) as plain:
+                if not listener.tls:
+                    yield Check("ports", "ok", f"{address} answers")
+                elif listener.proxy:
+                    yield Check("ports", "skipped", f"{address} answers; only the proxies before it may say more")
+                elif not os.access(ca, os.R_OK):
+                    yield Check("ports", "skipped", f"{address} answers; you may not read {ca}", "Run with sudo.")
+                else:
                     context = ssl.create_default_context()  # the certificate may be a public authority's
                     context.load_verify_locations(cafile=str(ca))
                     context.check_hostname = False  # names are the business of the certificates check
                     with context.wrap_socket(plain) as tls:
-                        yield Check("ports", "ok", f"{listener.url} answers with {tls.version()}")
-                else:
-                    yield Check("ports", "ok", f"{listener.url} answers")
+                        yield Check("ports", "ok", f"{address} answers with {tls.version()}")
         except ssl.SSLError as error:
             remedy = (
                 "Restart the broker; if its certificate is not of our CA, have clients trust the one that issued it."
             )
-            yield Check("ports", "failed", f"{listener.url} answers, but {error.reason or error}", remedy)
+            yield Check("ports", "failed", f"{address} answers, but {error.reason or error}", remedy)
         except OSError as error:
             remedy = "Look for a firewall, and into the broker's log."
-            yield Check("ports", "failed", f"{listener.url} does not answer: {error.strerror or error}", remedy)
+            yield Check("ports", "failed", f"{address} does not answer: {error.strerror or error}", remedy)
         yield from _in_the_clear(listener)
+
+
+def _connect(listener: Listener) -> socket.socket:
+    if not listener.unix:
+        return socket.create_connection((reachable_host(listener), listener.port), CONNECT_TIMEOUT_S)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        sock.connect(listener.path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def reachable_host(listener: Listener) -> str:

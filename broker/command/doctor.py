@@ -85,8 +85,8 @@ def _checks(run: Run, *, push: bool) -> Iterator["Check"]:
 
 
 def _of_broker(run: Run, settings: "Settings", status: dict[str, Any] | None, *, push: bool) -> Iterator["Check"]:
+    from broker.address import parse_listen  # noqa: PLC0415
     from broker.command import checks, probe  # noqa: PLC0415 - only where used
-    from broker.config import parse_listen  # noqa: PLC0415
 
     yield from checks.limits(settings, status["pid"] if status else None)
     if status is None:

@@ -11,10 +11,10 @@ from typing import Final
 
 from cryptography import x509
 
+from broker.address import Listener
 from broker.command.base import Run
 from broker.command.certificate import load, names
 from broker.command.checks import Check, reachable_host
-from broker.config import Listener
 from broker.errors import NotFound, PushbrokerError
 from client_sdk import Brand, Device, Message, PushError, enrol
 
@@ -24,12 +24,11 @@ _TIMEOUT_S: Final = 10
 
 
 def push(run: Run, listeners: list[Listener]) -> Iterator[Check]:
-    """Send through the first TLS listener as a brand of our own to a device of our own."""
-    listener = next((listener for listener in listeners if listener.tls), None)
+    """Send through the first listener that we can reach with TLS, as a brand of our own to a device of our own."""
+    listener = next((listener for listener in listeners if listener.scheme == "mqtts" and not listener.proxy), None)
     if listener is None:
-        yield Check(
-            "push", "skipped", "no listener has TLS, which a device needs to enrol", "--listen mqtts://0.0.0.0:8883"
-        )
+        words = "no listener has TLS and no proxy before it, which a device here needs to enrol"
+        yield Check("push", "skipped", words, "--listen mqtts://0.0.0.0:8883")
         return
     try:
         with _brand(run) as token, tempfile.TemporaryDirectory(prefix="pushbroker-doctor-") as directory:
@@ -39,11 +38,11 @@ def push(run: Run, listeners: list[Listener]) -> Iterator[Check]:
     except PushError as error:
         host = reachable_host(listener)
         remedy = error.remedy or f"Look into the broker's log; if its certificate lacks {host}, add that to names."
-        yield Check("push", "failed", f"through {listener.url}: {error.message}", remedy)
+        yield Check("push", "failed", f"through {listener.address}: {error.message}", remedy)
     except PushbrokerError as error:
         yield Check("push", "failed", error.message, error.remedy)
     else:
-        yield Check("push", "ok", f"a message through {listener.url} was acknowledged after {took_ms:.1f} ms")
+        yield Check("push", "ok", f"a message through {listener.address} was acknowledged after {took_ms:.1f} ms")
 
 
 def _door(run: Run, listener: Listener) -> tuple[str, bytes | None]:

@@ -26,14 +26,18 @@ _log = structlog.get_logger("pushbroker.service")
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Broker]:
     """A started broker with its admin socket, stopped again on the way out."""
-    broker = Broker(settings)
+    inherited = supervisor.inherited_sockets()
+    ours = next((sock for sock in inherited if sock.getsockname() == str(settings.admin_path)), None)
+    if ours is not None:
+        inherited.remove(ours)
+    broker = Broker(settings, inherited)
     async with _extending_the_timeout():
         await broker.start()
     _spare_the_collector()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     admin = AdminServer(Context(settings, broker.directory, broker), settings.admin_path)
     try:
-        await admin.start(supervisor.inherited_unix_socket())
+        await admin.start(ours)
         yield broker
     finally:
         await admin.stop()

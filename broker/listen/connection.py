@@ -189,6 +189,8 @@ class Connection(Channel):
             peer = self.sock.getpeername()
         except OSError:
             return "gone"
+        if self.sock.family == socket.AF_UNIX:
+            return "unix"
         return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
     @property

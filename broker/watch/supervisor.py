@@ -41,18 +41,15 @@ def watchdog_interval_s() -> float:
     return int(text) / 2e6 if text.isdecimal() else 0
 
 
-def inherited_unix_socket() -> socket.socket | None:
-    """The Unix socket that a systemd `.socket` unit made for us, or None."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    for fd in range(_FIRST_FD, _FIRST_FD + int(os.environ.get("LISTEN_FDS", "0"))):
-        with contextlib.suppress(OSError):
-            os.set_inheritable(fd, False)
-            candidate = socket.socket(fileno=fd)
-            if candidate.family == socket.AF_UNIX:
-                return candidate
-            candidate.detach()
-    return None
+def inherited_sockets() -> list[socket.socket]:
+    """The listening sockets that systemd's `.socket` units made for us. To be asked for once."""
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return []
+    sockets = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(os.environ.pop("LISTEN_FDS", "0"))):
+        os.set_inheritable(fd, False)
+        sockets.append(socket.socket(fileno=fd))
+    return sockets
 
 
 def raise_file_limit() -> int:

@@ -14,8 +14,8 @@ from broker.admin import client, operations, reach
 from broker.admin.operations import Context
 from broker.admin.server import AdminServer, bind
 from broker.admin.wire import decode_error, encode_error
-from broker.config import Misconfigured, Settings, load
-from broker.errors import Failed, NotFound, ProtocolError, Refused, Unreachable
+from broker.config import Settings, load
+from broker.errors import Failed, Misconfigured, NotFound, ProtocolError, Refused, Unreachable
 from broker.store.lock import DataLock
 from broker.trust.directory import open_directory
 

@@ -9,8 +9,8 @@ from support.engine import until
 from support.live import BOTH, device, device_context, port, running, server, settings
 from support.mqtt import Client
 
+from broker.address import Listener
 from broker.app import Broker
-from broker.config import Listener
 from broker.errors import Failed, Refused
 from broker.identity import Role
 from broker.trust.directory import Directory, open_directory

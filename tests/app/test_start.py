@@ -13,8 +13,8 @@ import pytest
 from support.live import BOTH, port, running, settings, trusting
 from support.mqtt import Client
 
+from broker.address import Listener
 from broker.app import Broker
-from broker.config import Listener
 from broker.errors import Failed, Refused
 from broker.wire.packets import Properties
 

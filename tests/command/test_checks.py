@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from support.cli import ok, pushbroker
 
+from broker.address import Listener
 from broker.command import checks
 from broker.command.checks import Check
-from broker.config import Listener, Settings, load
+from broker.config import Settings, load
 
 
 @pytest.fixture(scope="module")

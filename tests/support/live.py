@@ -9,8 +9,9 @@ from typing import Any
 from support.mqtt import Client
 from support.pki import key_and_csr
 
+from broker.address import Listener
 from broker.app import Broker
-from broker.config import Listener, Settings
+from broker.config import Settings
 from broker.identity import Role
 
 BOTH = (Listener("mqtt", "127.0.0.1", 0), Listener("mqtts", "127.0.0.1", 0))

@@ -6,6 +6,7 @@ It never answers by itself, so a test sees, and sends, every packet of a convers
 import asyncio
 import ssl
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from broker.wire.decode import decode, split
@@ -48,18 +49,23 @@ class Client:
     # -- opening and closing -------------------------------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, port: int, *, version: int = 5, tls: ssl.SSLContext | None = None, **options: Any) -> Self:
-        """A connection without a CONNECT. `options` go to asyncio.open_connection."""
+    async def open(
+        cls, port: int | Path, *, version: int = 5, tls: ssl.SSLContext | None = None, **options: Any
+    ) -> Self:
+        """A connection to a port or a Unix socket, without a CONNECT. `options` go to asyncio.open_connection."""
         if tls is not None:
             options.setdefault("server_hostname", "localhost")
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, **options)
+            if isinstance(port, Path):
+                reader, writer = await asyncio.open_unix_connection(port, ssl=tls, **options)
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, **options)
         return cls(reader, writer, version)
 
     @classmethod
     async def connected(
         cls,
-        port: int,
+        port: int | Path,
         client_id: str = "",
         *,
         version: int = 5,

@@ -12,6 +12,7 @@ PACKAGES = {
     "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
     "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
 }
 
 

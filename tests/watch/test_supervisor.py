@@ -45,8 +45,9 @@ def test_inherited_socket(tmp_path: Path) -> None:
     """A process that gets a Unix socket as file descriptor 3, as from a `.socket` unit, finds it."""
     code = (
         "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
-        "from broker.watch.supervisor import inherited_unix_socket\n"
-        "print(inherited_unix_socket().getsockname())"
+        "from broker.watch.supervisor import inherited_sockets\n"
+        "(found,) = inherited_sockets()\n"
+        "print(found.getsockname(), inherited_sockets())"
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(tmp_path / "s"))
@@ -60,8 +61,8 @@ def test_inherited_socket(tmp_path: Path) -> None:
             text=True,
             check=True,
         )
-    assert done.stdout.strip() == str(tmp_path / "s")
-    assert supervisor.inherited_unix_socket() is None
+    assert done.stdout.strip() == f"{tmp_path / 's'} []"
+    assert supervisor.inherited_sockets() == []
 
 
 def test_file_limit_is_raised_to_the_hard_one() -> None:
