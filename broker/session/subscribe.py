@@ -12,7 +12,7 @@ from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHE
 from broker.wire.codes import Reason
 from broker.wire.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
 from broker.wire.primitives import encode_varint
-from broker.wire.topics import check_filter, parse_shared
+from broker.wire.topics import filter_fits, parse_shared
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
@@ -68,13 +68,10 @@ def _subscription(
     """The subscription that `request` asks for, or why it is refused. `known` are the names that the session has."""
     core = session.core
     try:
-        check_filter(request.filter)
         shared = parse_shared(request.filter)
-        if shared is not None and request.no_local:
-            raise ProtocolError("No Local on a shared subscription")  # [MQTT-3.8.3-4]
-    except ProtocolError as error:
-        if error.reason != Reason.TOPIC_FILTER_INVALID:
-            raise
+    except ProtocolError:
+        return Reason.TOPIC_FILTER_INVALID  # in 3.1.1: there it is well-formed
+    if not filter_fits(request.filter):
         return Reason.TOPIC_FILTER_INVALID
     group, plain = shared if shared is not None else ("", request.filter)
     if not may_subscribe(session.identity, plain):

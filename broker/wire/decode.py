@@ -36,7 +36,7 @@ from broker.wire.packets import (
 )
 from broker.wire.primitives import read_binary, read_byte, read_text, read_u16, truncated
 from broker.wire.properties import WILL, decode_properties
-from broker.wire.topics import SHARE_PREFIX, check_topic_name
+from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name, check_wildcards
 
 AckT = TypeVar("AckT", Puback, Pubrec, Pubrel, Pubcomp)
 PingT = TypeVar("PingT", Pingreq, Pingresp)
@@ -221,7 +221,7 @@ def _ack(kind: PacketType, make: type[AckT], body: bytes, version: int) -> AckT:
 
 
 def _subscribe(body: bytes, version: int) -> Subscribe:
-    """SUBSCRIBE (§3.8). The filters are UTF-8; whether they are valid is answered for each of them, in the SUBACK."""
+    """SUBSCRIBE (§3.8). Whether a filter may be subscribed to is answered for each of them, in the SUBACK."""
     packet_id, pos = _packet_id(body, 0)
     properties = Properties()
     if version == V5:
@@ -230,7 +230,7 @@ def _subscribe(body: bytes, version: int) -> Subscribe:
     size = len(body)
     while pos < size:
         _check_count(requests)
-        filter_, pos = read_text(body, pos)  # [MQTT-3.8.3-1]
+        filter_, pos = _filter(body, pos, version)  # [MQTT-3.8.3-1]
         if pos >= size:
             raise truncated()
         requests.append(_request(filter_, body[pos], version))
@@ -238,6 +238,16 @@ def _subscribe(body: bytes, version: int) -> Subscribe:
     if not requests:
         raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2]
     return Subscribe(packet_id, requests, properties)
+
+
+def _filter(body: bytes, pos: int, version: int) -> tuple[str, int]:
+    """A topic filter (§4.7, §4.8.2); one that is none breaks the protocol. 3.1.1 knows of no `$share/`."""
+    filter_, pos = read_text(body, pos)
+    if version == V5:
+        check_filter(filter_)
+    else:
+        check_wildcards(filter_)
+    return filter_, pos
 
 
 def _request(filter_: str, options: int, version: int) -> Request:
@@ -267,7 +277,7 @@ def _unsubscribe(body: bytes, version: int) -> Unsubscribe:
     filters: list[str] = []
     while pos < len(body):
         _check_count(filters)
-        filter_, pos = read_text(body, pos)  # [MQTT-3.10.3-1]
+        filter_, pos = _filter(body, pos, version)  # [MQTT-3.10.3-1]
         filters.append(filter_)
     if not filters:
         raise ProtocolError("UNSUBSCRIBE without a topic filter")  # [MQTT-3.10.3-2]

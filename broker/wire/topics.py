@@ -1,5 +1,6 @@
 """Topic names and topic filters (MQTT 5 §4.7, §4.8.2): what is valid, what matches, what covers what."""
 
+import re
 from typing import Final
 
 from broker.errors import MalformedPacket, ProtocolError
@@ -9,6 +10,7 @@ from broker.wire.codes import Reason
 SHARE_PREFIX: Final = "$share/"
 _PLUS: Final = ord("+")
 _HASH: Final = ord("#")
+_MISPLACED: Final = re.compile("[^/][+#]|[+#][^/]|#/")
 
 
 def has_wildcard(text: str) -> bool:
@@ -42,31 +44,38 @@ def check_topic_name(topic: bytes) -> None:
 
 
 def check_filter(topic_filter: str) -> None:
-    """Accept a topic filter that may be subscribed to, shared ones included.
+    """Accept a topic filter as MQTT 5 allows it, shared ones included; whether we take it says `filter_fits`.
 
-    Raises `ProtocolError` 0x8F when it is empty, has a wildcard in the wrong place, a share name that is not one, or is
-    over our bounds. A filter that came through `decode` is UTF-8 without U+0000 already; others are checked here.
+    Raises `ProtocolError` 0x8F. A filter that came through `decode` is UTF-8 without U+0000 already; others are checked
+    here.
     """
     try:
-        size = len(topic_filter.encode())
+        topic_filter.encode()
     except UnicodeEncodeError:
         raise _bad_filter("is not UTF-8") from None
-    if size > TOPIC_BYTES_MAX:
-        raise _bad_filter(f"is longer than {TOPIC_BYTES_MAX} bytes")
-    if not topic_filter or "\0" in topic_filter:
-        raise _bad_filter("is empty or contains U+0000")  # [MQTT-4.7.3-1], [MQTT-4.7.3-2]
+    if "\0" in topic_filter:
+        raise _bad_filter("contains U+0000")  # [MQTT-4.7.3-2]
+    check_wildcards(topic_filter)
+    parse_shared(topic_filter)
+
+
+def check_wildcards(topic_filter: str) -> None:
+    """Accept a topic filter in which each wildcard is a whole level, and '#' the last one.
+
+    Raises `ProtocolError` 0x8F, also when there is nothing in it.
+    """
+    if not topic_filter:
+        raise _bad_filter("is empty")  # [MQTT-4.7.3-1]
+    if _MISPLACED.search(topic_filter):
+        raise _bad_filter("has a wildcard in the wrong place")  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+
+
+def filter_fits(topic_filter: str) -> bool:
+    """Whether a valid filter is within our bounds."""
+    if len(topic_filter.encode()) > TOPIC_BYTES_MAX:
+        return False
     shared = parse_shared(topic_filter)
-    if shared is not None:
-        topic_filter = shared[1]
-    levels = topic_filter.split("/")
-    if len(levels) > TOPIC_LEVELS_MAX:
-        raise _bad_filter(f"has more than {TOPIC_LEVELS_MAX} levels")
-    if has_wildcard(topic_filter):
-        for level in levels:
-            if len(level) > 1 and has_wildcard(level):
-                raise _bad_filter("has a wildcard that is not a whole level")  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
-        if "#" in levels[:-1]:
-            raise _bad_filter("has a '#' that is not the last level")  # [MQTT-4.7.1-1]
+    return (shared[1] if shared is not None else topic_filter).count("/") < TOPIC_LEVELS_MAX
 
 
 def parse_shared(topic_filter: str) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ import pytest
 from support.loopback import Client, Lab
 
 from broker.identity import Identity, Role
-from broker.limits import SUBSCRIPTIONS_MAX
+from broker.limits import SUBSCRIPTIONS_MAX, TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX
 from broker.wire.packets import Properties, Puback, Publish, Request, Suback, Subscribe, Unsuback, Unsubscribe, Will
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -15,12 +15,26 @@ def test_each_filter_is_answered_on_its_own(version: int) -> None:
     """[MQTT-3.8.4-1], [MQTT-3.8.4-5], [MQTT-3.8.4-6]: one reason for each, in order; a bad one spoils no other."""
     lab = Lab()
     client = lab.connect("c", version)
-    filters = ["a", "b/#/c", "c/+", "$share/g/d", "$share/g", "", "$SYS/#"]
+    filters = ["a", "b" * (TOPIC_BYTES_MAX + 1), "c/+", "$share/g/d", "/" * TOPIC_LEVELS_MAX, "$SYS/#"]
     client.send(Subscribe(9, [Request(f, n % 3) for n, f in enumerate(filters)]))
     bad, secret = (0x8F, 0x87) if version == 5 else (0x80, 0x80)
-    assert client.packets() == [Suback(9, [0, bad, 2, 0, bad, bad, secret])]
+    assert client.packets() == [Suback(9, [0, bad, 2, 0, bad, secret])]
     assert [s.name for s in client.session.subscriptions] == [b"a", b"c/+", b"$share/g/d"]
     assert lab.core.counters.subscriptions_refused == 1
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("wrong", ["b/#/c", "b+", "", "$share/g"])
+def test_a_filter_that_is_none_closes(wrong: str, version: int) -> None:
+    """§4.13.1: nothing of what stands beside it was done. In 3.1.1 `$share/g` is a filter like others, not taken."""
+    lab = Lab()
+    client = lab.connect("c", version)
+    client.send(Subscribe(9, [Request("a"), Request(wrong)]))
+    if version == 4 and wrong == "$share/g":
+        assert client.packets() == [Suback(9, [0, 0x80])]
+        return
+    assert client.goodbye() == (0x8F if version == 5 else None)
+    assert lab.core.router.subscriptions == 0
 
 
 def test_what_may_not_be_seen_is_refused() -> None:

@@ -36,6 +36,12 @@ from broker.wire.properties import TABLE, WILL, Form
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 TOPIC = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0+#/"), min_size=1, max_size=20)
+FILTER = st.builds(
+    lambda shared, levels, rest: "/".join([*shared, *levels, *rest]),
+    st.just([]) | TOPIC.map(lambda name: ["$share", name]),
+    st.lists(st.just("+") | st.just("") | TOPIC, min_size=1, max_size=3).filter(any),
+    st.just([]) | st.just(["#"]),
+)
 BINARY = st.binary(max_size=40)
 PACKET_ID = st.integers(1, 65535)
 QOS = st.integers(0, 2)
@@ -113,8 +119,8 @@ def acks(make: type, kind: PacketType, version: int) -> st.SearchStrategy[Any]:
 @st.composite
 def requests(draw: st.DrawFn, version: int) -> Request:
     if version == V4:
-        return Request(draw(TEXT), draw(QOS))
-    topic_filter = draw(TEXT)
+        return Request(draw(FILTER), draw(QOS))
+    topic_filter = draw(FILTER)
     no_local = not topic_filter.startswith("$share/") and draw(st.booleans())
     return Request(topic_filter, draw(QOS), no_local, draw(st.booleans()), draw(QOS))
 
@@ -140,7 +146,7 @@ def packets(version: int) -> st.SearchStrategy[Packet]:
         ),
         st.builds(Suback, PACKET_ID, st.lists(suback, min_size=1, max_size=4), properties(kind.SUBACK, version)),
         st.builds(
-            Unsubscribe, PACKET_ID, st.lists(TEXT, min_size=1, max_size=4), properties(kind.UNSUBSCRIBE, version)
+            Unsubscribe, PACKET_ID, st.lists(FILTER, min_size=1, max_size=4), properties(kind.UNSUBSCRIBE, version)
         ),
         st.builds(Unsuback, PACKET_ID, unsuback, properties(kind.UNSUBACK, version)),
         st.just(Pingreq()),

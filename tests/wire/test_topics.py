@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from broker.errors import MalformedPacket, ProtocolError
 from broker.limits import TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX
-from broker.wire.topics import check_filter, check_topic_name, covers, matches, parse_shared
+from broker.wire.topics import (
+    check_filter,
+    check_topic_name,
+    check_wildcards,
+    covers,
+    filter_fits,
+    matches,
+    parse_shared,
+)
 
 # -- validity --------------------------------------------------------------------------------------------------------
 
@@ -79,6 +87,8 @@ def test_topic_name_malformed(topic: bytes) -> None:
 )
 def test_filter(topic_filter: str) -> None:
     check_filter(topic_filter)
+    check_wildcards(topic_filter)
+    assert filter_fits(topic_filter)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +120,38 @@ def test_filter(topic_filter: str) -> None:
         "$share/g+/a",
         "$share/g/a#",
         "$share/g\0/a",
-        "a" * (TOPIC_BYTES_MAX + 1),
-        "é" * (TOPIC_BYTES_MAX // 2 + 1),
-        "/" * TOPIC_LEVELS_MAX,
-        "$share/g/" + "/" * TOPIC_LEVELS_MAX,
     ],
 )
 def test_filter_invalid(topic_filter: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         check_filter(topic_filter)
     assert caught.value.reason == 0x8F
+
+
+@pytest.mark.parametrize(
+    "topic_filter",
+    [
+        "a" * (TOPIC_BYTES_MAX + 1),
+        "é" * (TOPIC_BYTES_MAX // 2 + 1),
+        "/" * TOPIC_LEVELS_MAX,
+        "$share/g/" + "/" * TOPIC_LEVELS_MAX,
+    ],
+)
+def test_filter_over_our_bounds(topic_filter: str) -> None:
+    check_filter(topic_filter)
+    assert not filter_fits(topic_filter)
+
+
+@given(st.text("a/+#$", min_size=1, max_size=8))
+def test_wildcards_stand_alone_and_a_hash_stands_last(topic_filter: str) -> None:
+    """[MQTT-4.7.1-1, -2], restated level by level."""
+    levels = topic_filter.split("/")
+    alone = all(level in ("+", "#") or not {"+", "#"} & set(level) for level in levels)
+    if alone and "#" not in levels[:-1]:
+        check_wildcards(topic_filter)
+    else:
+        with pytest.raises(ProtocolError):
+            check_wildcards(topic_filter)
 
 
 def test_parse_shared() -> None:
