@@ -9,7 +9,7 @@ PREFIX := /opt/pushbroker
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-durable format lock install clean
+.PHONY: help demo test crash fuzz check bench-durable format lock install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: check    ## everything: style, types and all tests
 
 crash: .venv/ready    ## kill -9 under load, N=500 times, and see that nothing acknowledged is lost
 	@PYTHONPATH=tests $(BIN)/python -m crash --kills $(or $(N),500) --seed "$(SEED)" --how $(or $(HOW),kill)
+
+fuzz: .venv/ready    ## MINUTES=5 of inputs that nobody thought of; TARGET= one of them, CASE= an input again
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),5) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(CASE),--case $(CASE)) $(ARGS)
 
 check: .venv/ready    ## style and types only
 	@echo "ruff check"
