@@ -30,6 +30,7 @@ class Counters:
         "messages_sent",
         "proofs_ended",
         "protocol_errors",
+        "proxy_refused",
         "publishes_refused",
         "retained_refused",
         "sessions_expired",
@@ -37,6 +38,7 @@ class Counters:
         "sessions_taken_over",
         "subscriptions_refused",
         "unexpected_errors",
+        "websocket_refused",
         "wills_published",
     )
 
@@ -70,6 +72,7 @@ class Counters:
     messages_sent: int
     proofs_ended: int
     protocol_errors: int
+    proxy_refused: int
     publishes_refused: int
     retained_refused: int
     sessions_expired: int
@@ -77,6 +80,7 @@ class Counters:
     sessions_taken_over: int
     subscriptions_refused: int
     unexpected_errors: int
+    websocket_refused: int
     wills_published: int
 
     def as_dict(self) -> dict[str, int]:

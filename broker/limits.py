@@ -17,7 +17,16 @@ USER_PROPERTIES_MAX: Final = 64
 CLIENT_ID_BYTES_MAX: Final = 256
 
 # -- one connection --------------------------------------------------------------------------------------------------
-CONNECT_TIMEOUT_S: Final = 20  # TCP accept to CONNECT, TLS handshake included
+CONNECT_TIMEOUT_S: Final = 20  # TCP accept to CONNECT; PROXY header, TLS handshake and HTTP request included
+# HTTP, before a WebSocket is open: a browser with many cookies sends some 8 KiB, and servers everywhere take about 16.
+REQUEST_BYTES_MAX: Final = 16 << 10
+# A WebSocket frame, or a message in fragments, may hold so much more than the largest packet: others, or a CONNECT
+# where packets are bounded to less. What is larger for us to send goes in frames of 1 MiB, which clients take.
+FRAME_BYTES_MORE: Final = 64 << 10
+FRAME_BYTES_MAX: Final = 1 << 20
+PROXY_BYTES_MAX: Final = (
+    4096  # after the fixed part of a PROXY header: addresses take 216, certificate names some 1,000
+)
 KEEP_ALIVE_MAX_S: Final = 3600  # longer ones, and none at all, are answered with this (Server Keep Alive)
 RECEIVE_MAXIMUM: Final = 1024  # what we take from one client unacknowledged
 TOPIC_ALIASES_MAX: Final = 32  # 32 x 1 KiB of topic at worst for each connection

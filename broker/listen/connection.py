@@ -3,7 +3,7 @@
 import errno
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.session.channel import Channel
 
@@ -16,7 +16,7 @@ RECORDS_MAX: Final = 3  # read at once, after the first, from a peer that sends 
 # A peer that does not read so many answers is not read either, until it has: they would pile up without end.
 UNREAD_MAX: Final = 4096
 # What a TLS socket says instead of EWOULDBLOCK.
-_WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError)
+WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError)
 
 
 class TLSSocket(ssl.SSLSocket):
@@ -40,13 +40,14 @@ class TLSSocket(ssl.SSLSocket):
 class Connection(Channel):
     """A channel on a socket. The reactor calls `readable` and `writable`, and `flush` at the end of each round."""
 
-    __slots__ = ("fd", "handshaking", "pending", "reactor", "reading", "sock", "tls", "unread")
+    __slots__ = ("fd", "handshaking", "peer", "pending", "reactor", "reading", "sock", "tls", "unread")
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool) -> None:
+    def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool, peer: str = "") -> None:
         super().__init__(reactor.core)
         self.reactor = reactor
         self.sock = sock
         self.fd = sock.fileno()
+        self.peer = peer  # its address, where a proxy has announced it
         self.tls = tls
         self.handshaking = tls
         self.reading = True
@@ -67,7 +68,9 @@ class Connection(Channel):
             return
         except (OSError, ValueError) as error:
             self.core.counters.handshakes_failed += 1
-            self.core.note("TLS handshake failed", client=self.address, error=_reason(error))
+            # Load balancers look whether somebody is there, and go: such a one has not said a word.
+            if self.sock.shared_ciphers() is not None or not isinstance(error, (ssl.SSLEOFError, ConnectionResetError)):
+                self.core.note("TLS handshake failed", client=self.address, error=_reason(error))
             self.close()
             return
         self.handshaking = False
@@ -99,7 +102,7 @@ class Connection(Channel):
                 self.unread += len(self.out) - before
                 if self.unread > UNREAD_MAX:
                     self.pause()
-        except _WAIT:
+        except WAIT:
             return
         except OSError:
             self.close()
@@ -117,7 +120,7 @@ class Connection(Channel):
         self.reactor.want(self, write=self.pending is not None)
         if self.tail:
             rest, self.tail = self.tail, b""
-            self.feed(bytes(rest))
+            super().feed(bytes(rest))
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -130,7 +133,7 @@ class Connection(Channel):
         out.clear()
         try:
             sent = self.sock.send(data)
-        except _WAIT:
+        except WAIT:
             sent = 0
         except OSError:
             self.close()
@@ -146,6 +149,12 @@ class Connection(Channel):
             self.block(len(self.pending))
             self.reactor.want(self, write=True)
 
+    def take(self) -> bytes:
+        """Take all that was put out."""
+        data = b"".join(self.out)
+        self.out.clear()
+        return data
+
     def writable(self) -> None:
         """The socket takes more."""
         if self.handshaking:
@@ -153,11 +162,10 @@ class Connection(Channel):
             return
         while self.pending is not None or self.out:
             if self.pending is None:
-                self.pending = b"".join(self.out)
-                self.out.clear()
+                self.pending = self.take()
             try:
                 sent = self.sock.send(self.pending)
-            except _WAIT:
+            except WAIT:
                 return
             except OSError:
                 self.close()
@@ -185,13 +193,12 @@ class Connection(Channel):
     @property
     def address(self) -> str:
         """`host:port` of the peer, asked of the kernel: kept, it would cost 150 bytes for each connection."""
+        if self.peer:
+            return self.peer
         try:
-            peer = self.sock.getpeername()
+            return peer_name(self.sock.getpeername())
         except OSError:
             return "gone"
-        if self.sock.family == socket.AF_UNIX:
-            return "unix"
-        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
     @property
     def certificate(self) -> bytes | None:
@@ -199,6 +206,16 @@ class Connection(Channel):
         if isinstance(self.sock, ssl.SSLSocket):
             return self.sock.getpeercert(binary_form=True)
         return None
+
+
+def host_and_port(host: str, port: int) -> str:
+    """`host:port`, as people write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_name(address: Any) -> str:
+    """The same for an address as the kernel gives it; that of a Unix socket is empty."""
+    return host_and_port(address[0], address[1]) if isinstance(address, tuple) else "unix"
 
 
 def _reason(error: Exception) -> str:

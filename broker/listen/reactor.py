@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from broker.listen.connection import Connection
+from broker.listen.connection import Connection, peer_name
+from broker.listen.proxy import Announced, Proxies
+from broker.listen.websocket import WebRules, WebSocket
 from broker.session.channel import Channel
 from broker.session.core import Core
 
@@ -34,11 +36,19 @@ PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections 
 
 
 class Listener:
-    """A listening socket, and the TLS context for what it accepts (None: plain)."""
+    """A listening socket, and what it accepts: over TLS (with this context), WebSocket, by way of proxies; or not."""
 
-    def __init__(self, sock: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        tls: Callable[[], ssl.SSLContext] | None,
+        web: WebRules | None,
+        proxy: Proxies | None,
+    ) -> None:
         self.sock = sock
         self.tls = tls
+        self.web = web
+        self.proxy = proxy
 
 
 class Reactor:
@@ -58,11 +68,22 @@ class Reactor:
 
     # -- listening ---------------------------------------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
-        """Accept connections from a bound socket. `tls` gives the context for each new one, so that it can change."""
+    def listen(
+        self,
+        sock: socket.socket,
+        tls: Callable[[], ssl.SSLContext] | None,
+        *,
+        web: WebRules | None = None,
+        proxy: Proxies | None = None,
+    ) -> None:
+        """Accept connections from a bound socket. `tls` gives the context for each new one, so that it can change.
+
+        web: they speak WebSocket, by these rules. proxy: these announce, in a PROXY header, for whom they connect, and
+        nobody else may connect.
+        """
         sock.setblocking(False)
         sock.listen(BACKLOG)
-        listener = Listener(sock, tls)
+        listener = Listener(sock, tls, web, proxy)
         self.listeners.append(listener)
         self.loop.add_reader(sock.fileno(), self._accept, listener)
 
@@ -71,7 +92,7 @@ class Reactor:
         counters = self.core.counters
         for _ in range(ACCEPTS_MAX):
             try:
-                sock, _address = listener.sock.accept()
+                sock, address = listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -89,17 +110,34 @@ class Reactor:
             if sock.family != socket.AF_UNIX:
                 # Batching is done here already; Nagle would only hold the last part of a batch back.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if listener.tls is not None:
-                try:
-                    sock = listener.tls().wrap_socket(
-                        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
-                    )
-                except (OSError, ValueError):  # reset meanwhile
-                    sock.close()
-                    continue
-            connection = Connection(self, sock, listener.tls is not None)
-            self.connections[connection.fd] = connection
-            self._epoll.register(connection.fd, IN)
+            if listener.proxy is None:
+                self.begin(sock, listener)
+            elif listener.proxy.trusts(sock, address):
+                self._add(Announced(self, sock, listener))
+            else:
+                counters.proxy_refused += 1
+                self.core.note("PROXY header refused", client=peer_name(address), error="not from a trusted proxy")
+                sock.close()
+
+    def begin(self, sock: socket.socket, listener: Listener, peer: str = "") -> Connection | None:
+        """Serve a client that `listener` has accepted; `peer`: its address, where a proxy announced it."""
+        tls = listener.tls is not None
+        if listener.tls is not None:
+            try:
+                sock = listener.tls().wrap_socket(
+                    sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+                )
+            except (OSError, ValueError):  # reset meanwhile
+                sock.close()
+                return None
+        if listener.web is not None:
+            return self._add(WebSocket(self, sock, tls, peer, listener.web))
+        return self._add(Connection(self, sock, tls, peer))
+
+    def _add(self, connection: Connection) -> Connection:
+        self.connections[connection.fd] = connection
+        self._epoll.register(connection.fd, IN)
+        return connection
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""

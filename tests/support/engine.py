@@ -15,7 +15,9 @@ from support.mqtt import Client
 from broker.committer import Committer
 from broker.identity import ANONYMOUS
 from broker.journal import Batch, SavedMessage
+from broker.listen.proxy import Proxies
 from broker.listen.reactor import Reactor
+from broker.listen.websocket import WebRules
 from broker.message import Message
 from broker.session import connect
 from broker.session.bounds import Limits
@@ -63,8 +65,8 @@ class Engine:
         self.reactor = Reactor(self.core, asyncio.get_running_loop())
         self.committer = Committer(self.core, _Journal(), self.reactor.run)
         self.committer.start()
-        self.port = self._listen(None)
-        self.tls_port = self._listen(lambda: tls) if tls is not None else 0
+        self.port = self.listen()
+        self.tls_port = self.listen(lambda: tls) if tls is not None else 0
 
     @property
     def counters(self) -> Any:
@@ -83,10 +85,17 @@ class Engine:
             traceback.print_exception(error)
         self.events.append((event, fields))
 
-    def _listen(self, tls: Callable[[], ssl.SSLContext] | None) -> int:
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        self.reactor.listen(sock, tls)
+    def listen(
+        self,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        *,
+        web: WebRules | None = None,
+        proxy: Proxies | None = None,
+        host: str = "127.0.0.1",
+    ) -> int:
+        """Listen on one more port, and say which."""
+        sock = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.reactor.listen(sock, tls, web=web, proxy=proxy)
         port: int = sock.getsockname()[1]
         return port
 
