@@ -39,10 +39,15 @@ def received(channel: "Channel", packet: Connect) -> None:
 
 
 def unreadable(channel: "Channel", body: bytes, error: ProtocolError) -> None:
-    """CONNECT arrived, and is not one: answer as its protocol level can understand (§3.1.4), where it can be seen."""
-    level = body[6] if len(body) > 6 and body[:6] == b"\0\4MQTT" else 0
+    """CONNECT arrived, and is not one: answer as its protocol level can understand (§3.1.4), where it can be seen.
+
+    What does not call itself MQTT, or MQIsdp as 3.1 does, gets no answer [MQTT-3.1.2-1], and 3.1.1 has none for what is
+    malformed [MQTT-3.1.4-1].
+    """
+    # The highest bit is no version: mosquitto's bridges set it, and come again without it when they are told 1.
+    level = body[6] & 0x7F if len(body) > 6 and body[:6] == b"\0\4MQTT" else 0
     channel.v5 = int(level >= V5)
-    if channel.v5 or error.reason == Reason.UNSUPPORTED_VERSION:
+    if channel.v5 or (error.reason == Reason.UNSUPPORTED_VERSION and body.startswith((b"\0\4MQTT", b"\0\6MQIsdp"))):
         channel.send(Connack(False, error.reason))  # [MQTT-3.1.2-2]
 
 

@@ -45,8 +45,8 @@ async def test_connect(engine: Engine, case: Case) -> None:
     witness = await _witness(engine)
     client = await Client.open(engine.port, version=case.version)
     await client.send(case.wire)
-    level5 = case.wire[2:8] == b"\0\4MQTT" and len(case.wire) > 8 and case.wire[8] >= V5
-    if level5 or case.reason == 0x84:
+    level5 = case.wire[2:8] == b"\0\4MQTT" and len(case.wire) > 8 and case.wire[8] & 0x7F >= V5
+    if level5 or (case.reason == 0x84 and case.wire[4:].startswith((b"MQTT", b"MQIsdp"))):
         client.version = 5 if level5 else 4
         assert (await client.expect(Connack)).reason == case.reason
     await client.expect_end()

@@ -544,7 +544,10 @@ def test_an_expiry_of_0_cannot_become_another_with_disconnect() -> None:
         (b"\0\4MQTT\5\3\0\0\0\0\1c", b"\x20\x03\0\x81\0"),  # the reserved flag [MQTT-3.1.2-3]
         (b"\0\4MQTT\6\2\0\0\0\0\1c", b"\x20\x03\0\x84\0"),  # [MQTT-3.1.2-2]
         (b"\0\4MQTT\3\2\0\0\0\1c", b"\x20\x02\0\1"),
-        (b"\0\6MQIsdp\3\2\0\0\0\1c", b"\x20\x02\0\1"),
+        (b"\0\4MQTT\x84\2\0\0\0\1c", b"\x20\x02\0\1"),  # mosquitto's bridge, which then comes as 4
+        (b"\0\6MQIsdp\3\2\0\0\0\1c", b"\x20\x02\0\1"),  # 3.1
+        (b"\0\6MQIsdp\x83\2\0\0\0\1c", b"\x20\x02\0\1"),
+        (b"\0\4mqtt\4\2\0\0\0\1c", b""),  # not MQTT [MQTT-3.1.2-1]
         (b"\0\4MQTT\4\3\0\0\0\1c", b""),  # 3.1.1 has no return code for it
         (b"\0", b""),
     ],
