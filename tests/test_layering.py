@@ -143,6 +143,18 @@ def test_the_check_lets_a_right_import_pass(module: str, source: str) -> None:
     assert offences(module, source) == []
 
 
+def test_the_broker_is_a_client_of_no_other() -> None:
+    """3.1.1 [MQTT-7.0.0-1] would want it to conform as a client, too. It only reads CONNECT, and never makes one."""
+    makers = {
+        module_of(path)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Connect"
+    }
+    assert makers == {"broker.wire.decode"}
+    assert {room for room, below in ARROWS.items() if "client_sdk" in below} == {"command"}
+
+
 def declared() -> dict[str, set[str]]:
     """What pyproject.toml declares: '' is the plain install, the rest are its extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

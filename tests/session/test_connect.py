@@ -157,6 +157,18 @@ def test_a_client_id_that_is_too_long_is_refused(version: int) -> None:
     assert client.closed
 
 
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize(
+    "client_id", ["0", "0123456789ABCDEFGHIJKLM", "NOPQRSTUVWXYZabcdefghij", "klmnopqrstuvwxyz", "z" * 23]
+)
+def test_client_ids_that_every_server_must_allow(version: int, client_id: str) -> None:
+    """[MQTT-3.1.3-5]: 1 to 23 bytes of 0-9, A-Z and a-z; each is a session of its own."""
+    lab = Lab()
+    assert lab.connect(client_id, version).connack.reason == 0
+    assert lab.connect(client_id.swapcase() + "1", version).connack.reason == 0
+    assert len(lab.core.sessions) == 2
+
+
 # -- who it is -------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +223,26 @@ def test_an_admission_that_takes_its_time() -> None:
     assert isinstance(message, Publish)
     assert message.payload == b"early"
     assert pong == Pingresp()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_follows_a_refused_connect_is_not_looked_at(version: int, late: bool) -> None:
+    """3.1.1 [MQTT-3.1.4-5], [MQTT-3.1.4-6]: in the same read or in another, refused at once or after a while."""
+    refusal = Refused("no", reason=0x87)
+    lab = Lab(admit=lambda packet: ANONYMOUS if packet.client_id == "w" else None if late else refusal)
+    watcher = lab.connect("w")
+    watcher.subscribe("#")
+    client = lab.client(version)
+    client.send(Connect("c", version), Subscribe(1, [Request("a")]), Publish(b"a", b"x", retain=True))
+    if late:
+        client.send(Publish(b"a", b"y", 1, packet_id=2))
+        client.decide(refusal)
+    client.send(Publish(b"a", b"z", 1, packet_id=3))
+    assert [type(p) for p in client.packets()] == [Connack]
+    assert client.closed
+    assert watcher.messages() == []
+    assert len(lab.core.retained) == 0
 
 
 def test_an_admission_that_comes_too_late() -> None:
@@ -290,6 +322,7 @@ def test_a_session_is_resumed(version: int, again: int) -> None:
     assert [m.payload for m in back.early if isinstance(m, Publish)] == [b"while away"]
     lab.connect("p").publish("a", b"now")
     assert back.payloads() == [b"now"]
+    assert not lab.connect("C", again, clean=False, **kept).connack.session_present
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -340,14 +373,16 @@ def test_a_session_expires() -> None:
     assert not lab.connect("c", clean=False).connack.session_present
 
 
-def test_time_does_not_run_against_who_is_connected() -> None:
-    """§3.1.2.11.2: the interval starts when the connection is closed, each time anew."""
-    lab = Lab()
-    client = lab.connect("c", session_expiry=100)
+@pytest.mark.parametrize("version", [4, 5])
+def test_time_does_not_run_against_who_is_connected(version: int) -> None:
+    """§3.1.2.11.2: the interval starts when the connection is closed, each time anew. 3.1.1 [MQTT-4.1.0-2]."""
+    lab = Lab(session_expiry_max_s=100)
+    kept = {"session_expiry": 100} if version == 5 else {}
+    client = lab.connect("c", version, clean=False, **kept)
     for _ in range(3):
         client.drop()
         lab.advance(80)
-        client = lab.connect("c", clean=False, session_expiry=100)
+        client = lab.connect("c", version, clean=False, **kept)
         assert client.connack.session_present
         for _ in range(5):
             client.send(Pingreq())

@@ -103,6 +103,55 @@ def test_a_second_subscription_to_a_filter_replaces_the_first() -> None:
     assert (two.qos, two.properties.subscription_ids) == (0, [])
 
 
+def test_a_second_subscription_in_3_1_1_interrupts_nothing() -> None:
+    """[MQTT-3.8.4-3]: what is retained comes again; what is in flight or waits is not touched."""
+    lab = Lab()
+    sender = lab.connect("p", 4)
+    sender.publish("a", b"retained", 1, retain=True)
+    client = lab.connect("c", 4)
+    client.subscribe("a", 1)
+    (first,) = client.messages()
+    assert (first.payload, first.retain) == (b"retained", True)
+    sender.publish("a", b"1", 1)
+    (in_flight,) = client.messages()
+    assert (in_flight.payload, in_flight.qos, in_flight.retain) == (b"1", 1, False)
+    assert client.subscribe("a", 0) == 0
+    (again,) = client.messages()
+    assert (again.payload, again.qos, again.retain) == (b"retained", 0, True)
+    sender.publish("a", b"2", 1)
+    assert [(m.payload, m.qos) for m in client.messages()] == [(b"2", 0)]
+    assert len(client.session.inflight) == 2
+    client.ack(first, in_flight)
+    assert client.session.inflight == {}
+    assert lab.core.router.subscriptions == 1
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_topics_are_compared_as_they_are(version: int) -> None:
+    """[MQTT-4.7.3-4]: not composed, not folded, nothing replaced that Unicode does not know, and U+FEFF kept."""
+    names = [
+        "caf\u00e9",
+        "cafe\u0301",
+        "Caf\u00e9",
+        "\ufeffcaf\u00e9",
+        "caf\u00e9 ",
+        "\U000e1234",
+        "\uffff",
+        "/caf\u00e9",
+    ]
+    lab = Lab()
+    client, every = lab.connect("c", version), lab.connect("e", version)
+    every.subscribe("#")
+    for name in names:
+        client.subscribe(name)
+    sender = lab.connect("p", version)
+    for name in names:
+        for _ in range(2):
+            sender.publish(name, b"x")
+            for reader in (client, every):
+                assert [m.topic.decode() for m in reader.messages()] == [name]
+
+
 # -- overlaps and identifiers ----------------------------------------------------------------------------------------
 
 
@@ -213,6 +262,35 @@ def test_a_new_subscription_gets_what_is_retained(version: int, qos: int) -> Non
     assert isinstance(suback, Suback)  # before the messages, so that the client knows what they are for
     shown = {m.topic: (m.payload, m.qos, m.retain) for m in messages if isinstance(m, Publish)}
     assert shown == {b"a/1": (b"new", min(qos, 1), True), b"a/3": (b"y", min(qos, 1), True)}
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_retained_message_of_qos_0_takes_the_place_of_another(version: int) -> None:
+    """3.1.1 [MQTT-3.3.1-7], [MQTT-3.3.1-5]: whatever the QoS of the one before; and the other way round."""
+    lab = Lab()
+    sender = lab.connect("p", version)
+    for qos in (1, 0, 2, 0, 1):
+        sender.publish("a", b"%d" % qos, qos, retain=True)
+        client = lab.connect("c", version)
+        client.subscribe("a", 2)
+        assert [(m.payload, m.qos) for m in client.messages()] == [(b"%d" % qos, qos)]
+    assert len(lab.core.retained) == 1
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_is_retained_outlives_the_session(version: int) -> None:
+    """3.1.1 [MQTT-3.1.2-7]: it is no part of the session of who published it, nor of who got it."""
+    lab = Lab()
+    sender = lab.connect("p", version, clean=True)
+    sender.publish("a", b"x", 1, retain=True)
+    sender.disconnect()
+    for _ in range(2):
+        client = lab.connect("c", version, clean=True)
+        client.subscribe("a", 1)
+        assert retained(client) == {b"a": b"x"}
+        client.drop()
+    assert lab.core.sessions == {}
+    assert len(lab.core.retained) == 1
 
 
 @pytest.mark.parametrize("version", [4, 5])

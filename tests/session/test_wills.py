@@ -96,6 +96,20 @@ def test_a_will_is_a_message_like_others() -> None:
     assert (message.qos, message.retain, message.properties.message_expiry) == (2, True, 20)
 
 
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_will_is_retained_if_it_says_so(version: int, retain: bool, qos: int) -> None:
+    """3.1.1 [MQTT-3.1.2-16, -17], [MQTT-3.1.2-14, -15]."""
+    lab, watcher, client = watched(version, will=Will(b"w", b"bye", qos, retain))
+    client.drop()
+    (message,) = watcher.messages()
+    assert (message.payload, message.qos, message.retain) == (b"bye", min(qos, 1), False)
+    late = lab.connect("late", version)
+    late.subscribe("w", 2)
+    assert [(m.payload, m.qos, m.retain) for m in late.messages()] == [(b"bye", qos, True)] * retain
+
+
 def test_a_delayed_will() -> None:
     """[MQTT-3.1.3-9]: after the delay, within a second of the wheel."""
     lab, watcher, client = watched(session_expiry=60, will=will(10))

@@ -111,6 +111,25 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
     bad("CONNECT will missing", version, "client", frame(0x10, head, "06 0000", properties, "0000"))
     bad("CONNECT user name missing", version, "client", frame(0x10, head, "82 0000", properties, "0000"))
     bad("CONNECT password missing", version, "client", frame(0x10, head, "C2 0000", properties, "0000 0000"))
+    # What follows is there, but its flag is not set.
+    bad(
+        "CONNECT will without its flag",
+        version,
+        "client",
+        frame(0x10, head, "02 0000", properties, "0000", properties, field("w"), field(b"")),
+    )
+    bad(
+        "CONNECT user name without its flag",
+        version,
+        "client",
+        frame(0x10, head, "02 0000", properties, "0000", field("ada")),
+    )
+    bad(
+        "CONNECT password without its flag",
+        version,
+        "client",
+        frame(0x10, head, "82 0000", properties, "0000", field("ada"), field(b"pw")),
+    )
     bad("CONNECT client id missing", version, "client", frame(0x10, head, "02 0000", properties))
     bad("CONNECT client id cut off", version, "client", frame(0x10, head, "02 0000", properties, "0002 61"))
     bad("CONNECT trailing byte", version, "client", frame(0x10, head, "02 0000", properties, "0000 00"))
