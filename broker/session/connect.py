@@ -6,7 +6,7 @@ from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.limits import CLIENT_ID_BYTES_MAX, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
 from broker.route.access import may_publish
-from broker.wire.codes import V5, Reason
+from broker.wire.codes import SERVER_ONLY, V5, Reason
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Properties
 from broker.wire.topics import check_topic_name
@@ -132,6 +132,8 @@ def refused(channel: "Channel", error: Refused) -> None:
 
 def disconnect(channel: "Channel", session: "Session", packet: Disconnect) -> None:
     """DISCONNECT arrived: the will goes unless asked for [MQTT-3.14.4-3], the expiry may change (§3.14.2.2.2)."""
+    if packet.reason in SERVER_ONLY:
+        raise ProtocolError(f"reason code 0x{packet.reason:02X} is for servers")
     expiry = packet.properties.session_expiry
     if expiry is not None:
         if expiry and not session.expiry_s:

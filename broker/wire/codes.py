@@ -97,6 +97,9 @@ REASONS: Final[dict[int, frozenset[int]]] = {
     PacketType.AUTH: _reasons(0x00, 0x18, 0x19),  # [MQTT-3.15.2-1]
 }
 
+# Those of DISCONNECT that only a server may send (§3.14.2.1).
+SERVER_ONLY: Final = _reasons(0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, *range(0x9A, 0xA3))
+
 # What a CONNACK of 3.1.1 can say (3.1.1, table 3.1), by the reason of MQTT 5 that is nearest.
 RETURN_CODES: Final[dict[int, int]] = {
     Reason.SUCCESS: 0,

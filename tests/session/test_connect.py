@@ -6,6 +6,7 @@ from support.loopback import START_S, Lab
 from broker.errors import Refused
 from broker.identity import ANONYMOUS, Identity, Role
 from broker.limits import CLIENT_ID_BYTES_MAX, CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
+from broker.wire.codes import REASONS, PacketType
 from broker.wire.packets import (
     Auth,
     Connack,
@@ -558,6 +559,15 @@ def test_the_expiry_may_change_with_disconnect() -> None:
     assert left() == ["bounded"]
     lab.advance(500)
     assert left() == []
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS[PacketType.DISCONNECT]))
+def test_the_reason_of_a_disconnect(reason: int) -> None:
+    """[MQTT-3.14.2-1]: those of servers are not for clients (§3.14.2.1); all others close without a word."""
+    of_servers = reason in (0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F) or reason >= 0x9A
+    client = Lab().connect()
+    client.disconnect(reason)
+    assert client.goodbye() == (0x82 if of_servers else None)
 
 
 def test_an_expiry_of_0_cannot_become_another_with_disconnect() -> None:
