@@ -414,13 +414,22 @@ class Channel:
                 return
             acks = self.acks = deque()
         acks.append(promise)
-        if len(acks) > RECEIVE_MAXIMUM and self.v5:
+        if self.v5 and self._too_many(acks):
             raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # §3.3.4
         if not self.v5 and (len(acks) > RECEIVE_MAXIMUM or promise.reason >= 0x80):
             # 3.1.1 knows no bound: it is not read until it has been told. And what it sends after what was refused is
             # not taken, for it will come again behind that.
             self.held = True
             self.pause()
+
+    def _too_many(self, acks: deque[Promise]) -> bool:
+        """Whether more is under way than our receive maximum: QoS 1 without PUBACK, QoS 2 without PUBCOMP."""
+        received = self.session.received if self.session is not None else None
+        twos = len(received) if received is not None else 0
+        if len(acks) + twos <= RECEIVE_MAXIMUM:
+            return False
+        ones = sum(promise.first == 0x40 for promise in acks)  # those of QoS 2 are in both
+        return ones + max(twos, len(acks) - ones) > RECEIVE_MAXIMUM
 
     def settle(self) -> None:
         """A promise was settled: tell all that can be told in its turn."""

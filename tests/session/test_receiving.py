@@ -102,6 +102,24 @@ def test_no_more_qos_2_than_our_receive_maximum() -> None:
     assert client.goodbye() == 0x93
 
 
+@pytest.mark.parametrize("twos", [0, 24, 1000, 1024])
+def test_no_more_of_qos_1_and_2_together_than_our_receive_maximum(twos: int) -> None:
+    """[MQTT-3.3.4-7] is the client's duty. QoS 1 counts until PUBACK, QoS 2 until PUBCOMP, and a refusal ends it."""
+    lab = Lab()
+    reader = lab.connect("r", session_expiry=60)
+    reader.subscribe("a", 1)
+    reader.drop()
+    lab.hold = True
+    client = lab.connect("c")
+    for number in range(twos):
+        client.publish("b", b"", 2, id=number + 1)
+    for number in range(twos, RECEIVE_MAXIMUM):
+        client.publish("a", b"", 1, id=number + 1)
+    assert not client.closed
+    client.publish("a", b"", 1, id=RECEIVE_MAXIMUM + 1)
+    assert client.goodbye() == 0x93
+
+
 # -- delivery --------------------------------------------------------------------------------------------------------
 
 
