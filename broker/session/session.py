@@ -479,11 +479,6 @@ class Session:
         if released(message):
             channel.write(b"\x62\x02", PACKET_ID[id])
             return True
-        if message.qos == 1 and message.expires_at and message.expires_at <= core.now:
-            del self.inflight[id]
-            core.counters.messages_dropped_expired += 1
-            core.release(self, message, id)
-            return True
         # What is in flight and not in the deque has been sent on this connection, and is not yet answered.
         if len(self.inflight) - len(self.resend or ()) >= self.window:
             return False
