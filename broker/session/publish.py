@@ -68,12 +68,10 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         if message.id:
             name = user_property("message-id", message.id)
             promise.name = name if channel.names else b""
-            given = properties.user_properties
-            if given:
-                properties.user_properties = [pair for pair in given if pair[0] != "message-id"]
-                message.receipt = ("receipt", "delivered") in given
-                message.tracked |= message.receipt
-    message.properties = forwarded(properties) + name
+            message.receipt = ("receipt", "delivered") in properties.user_properties
+            message.tracked |= message.receipt
+    # Ours stands before those of the publisher, which go on as they are [MQTT-3.3.2-17], [MQTT-3.3.2-18].
+    message.properties = name + forwarded(properties)
     if not qos:
         reason = core.publish(message, session, retain=packet.retain)
         core.counters.publishes_refused += reason == Reason.QUOTA_EXCEEDED

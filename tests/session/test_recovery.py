@@ -309,7 +309,7 @@ def test_receipts_survive(crash: bool) -> None:
     for qos in (1, 2):
         client = lasting(fresh, f"c{qos}")
         (message,) = [p for p in client.early if isinstance(p, Publish)]
-        assert message.properties.user_properties == [("receipt", "delivered"), ("message-id", "m1")]
+        assert message.properties.user_properties == [("message-id", "m1"), ("receipt", "delivered")]
         answer(client, client.early)
     assert fresh.bridge.receipts == [("c1", "m1"), ("c2", "m1")]
 
