@@ -132,7 +132,7 @@ def tags(text: str) -> Iterator[tuple[str, str]]:
     for old, inside in _TAG.findall(text):
         version = "3.1.1" if old else "5.0"
         clause = ""
-        for item in inside.split(", "):
+        for item in re.split(r",\s+(?:# )?", inside):
             match = re.fullmatch(r"(?:(?:MQTT-)?([\d.]+))?-(\d+)(?: to -(\d+))?", item)
             if match is None:
                 yield version, item
@@ -277,6 +277,7 @@ def test_tags_name_statements_that_exist() -> None:
             "3.1.1 [MQTT-3.8.4-4 to -6, MQTT-3.9.3-1]",
             ["3.1.1 3.8.4-4", "3.1.1 3.8.4-5", "3.1.1 3.8.4-6", "3.1.1 3.9.3-1"],
         ),
+        ("[MQTT-3.1.0-1,\n    # MQTT-3.1.2-4,\n    -5]", ["3.1.0-1", "3.1.2-4", "3.1.2-5"]),
         ("[MQTT-3.1.0.1]", ["3.1.0.1"]),
     ],
 )

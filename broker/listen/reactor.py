@@ -36,7 +36,10 @@ PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections 
 
 
 class Listener:
-    """A listening socket, and what it accepts: over TLS (with this context), WebSocket, by way of proxies; or not."""
+    """A listening socket, and what it accepts: over TLS (with this context), WebSocket, by way of proxies; or not.
+
+    Each is an ordered stream of bytes that loses none: [MQTT-4.2.0-1], 3.1.1 [MQTT-7.1.1-1].
+    """
 
     def __init__(
         self,

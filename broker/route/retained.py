@@ -71,7 +71,10 @@ class Retained:
         return self.bytes + more <= self._bytes_max and size + more <= self._brand_bytes_max
 
     def set(self, message: Message) -> None:
-        """Keep `message` as its topic's; an empty payload takes the topic's away [MQTT-3.3.1-6]."""
+        """Keep `message` as its topic's, whatever its QoS; an empty payload takes the topic's away and is not kept.
+
+        [MQTT-3.3.1-5 to -7], 3.1.1 [MQTT-3.3.1-7, -10, -11].
+        """
         known = self._messages.pop(message.topic, None)
         if known is not None:
             self._took(known)

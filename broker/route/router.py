@@ -275,7 +275,10 @@ class Router(Generic[R]):
                 found.any4 = None
 
     def _matching(self, topic: bytes) -> Iterator[Subscription[R] | _Bucket[R]]:
-        """What every filter that matches `topic` holds (§4.7)."""
+        """What every filter that matches `topic` holds (§4.7), wildcards and all 3.1.1 [MQTT-3.8.3-2].
+
+        Levels are compared as bytes [MQTT-4.7.3-4], so a client gets no topic that it has no filter for [MQTT-3.3.2-3].
+        """
         held = self._exact.get(topic)
         if held is not None:
             yield held
@@ -371,7 +374,7 @@ def _heard(services: list[tuple[bytes, Service[R]]], topic: bytes) -> tuple[Serv
 
 
 def _one_each(found: list[Subscription[R]]) -> list[Subscription[R]]:
-    """One delivery for each session, overlapping subscriptions merged."""
+    """One delivery for each session, overlapping subscriptions merged [MQTT-3.3.4-2], 3.1.1 [MQTT-3.3.5-1]."""
     merged: dict[R, Subscription[R]] = {}
     for subscription in found:
         known = merged.get(subscription.session)

@@ -305,7 +305,10 @@ class Channel:
             self.tail = bytearray(memoryview(data)[pos:])
 
     def _feed_new(self, data: bytes) -> None:
-        """Before the session is there: one CONNECT, and what follows waits until it is admitted."""
+        """Before the session is there: one CONNECT, and what follows waits until it is admitted.
+
+        If it is refused, what follows is not looked at [MQTT-3.1.4-6], 3.1.1 [MQTT-3.1.4-5].
+        """
         frame = None if self.admitting else split(data, 0, self.packet_max)
         if frame is None:
             self.tail = data
@@ -353,7 +356,7 @@ class Channel:
             case Unsubscribe():
                 subscribe.unsubscribe(self, session, packet)
             case Pingreq():
-                self.write(_PINGRESP)
+                self.write(_PINGRESP)  # [MQTT-3.12.4-1]
             case Disconnect():
                 connect.disconnect(self, session, packet)
             case Auth():
@@ -448,6 +451,7 @@ class Channel:
     def answer(self, first: int, id: int, reason: int, name: bytes = b"") -> None:
         """PUBACK (`first` is 0x40) or PUBREC (0x50); MQTT 5 is told the message's name, an encoded user property.
 
+        Each has the packet id of its PUBLISH [MQTT-3.3.4-1, MQTT-2.2.1-5], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.2-2].
         There is no word for a refusal in 3.1.1 [MQTT-3.3.5-2]: it may close or acknowledge as if all were well. A
         success for what went nowhere would be a lie, so it closes.
         """
@@ -507,7 +511,7 @@ class Channel:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def fail(self, error: ProtocolError) -> None:
-        """The peer broke the protocol: tell it how, as its version can, and close (§4.13)."""
+        """The peer broke the protocol: tell it how, as its version can, and close (§4.13), 3.1.1 [MQTT-4.8.0-1]."""
         if self.closed:
             return
         self.core.counters.protocol_errors += 1
@@ -546,9 +550,10 @@ class Channel:
     # -- time --------------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        """Close a connection that has been silent for too long (the wheel calls this) [MQTT-3.1.2-24].
+        """Close a connection that has been silent for too long (the wheel calls this).
 
-        Only what the peer sends counts: a half-open connection must not live on what we send to it.
+        [MQTT-3.1.2-22], 3.1.1 [MQTT-3.1.2-24]. Only what the peer sends counts: a half-open connection must not live on
+        what we send to it.
         """
         if self.closed:
             return 0.0

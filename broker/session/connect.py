@@ -27,10 +27,11 @@ def received(channel: "Channel", packet: Connect) -> None:
         refused(channel, Refused("no extended authentication here", reason=Reason.BAD_AUTH_METHOD))
         return
     if len(packet.client_id.encode()) > CLIENT_ID_BYTES_MAX:
+        # 256 bytes of UTF-8 are more than must be allowed [MQTT-3.1.3-5]. [MQTT-3.1.3-8], 3.1.1 [MQTT-3.1.3-9].
         refused(channel, Refused("client id too long", reason=Reason.CLIENT_ID_NOT_VALID))
         return
     if not packet.client_id and not packet.clean_start and packet.version != V5:
-        # 3.1.1 [MQTT-3.1.3-8]: without a client id there is nothing to come back to.
+        # Without a client id there is nothing to come back to: 3.1.1 [MQTT-3.1.3-7, -8].
         refused(channel, Refused("no client id", reason=Reason.CLIENT_ID_NOT_VALID))
         return
     if packet.will is not None:
@@ -42,7 +43,7 @@ def unreadable(channel: "Channel", body: bytes, error: ProtocolError) -> None:
     """CONNECT arrived, and is not one: answer as its protocol level can understand (§3.1.4), where it can be seen.
 
     What does not call itself MQTT, or MQIsdp as 3.1 does, gets no answer [MQTT-3.1.2-1], and 3.1.1 has none for what is
-    malformed [MQTT-3.1.4-1].
+    malformed [MQTT-3.1.4-1], 3.1.1 [MQTT-3.2.2-6].
     """
     # The highest bit is no version: mosquitto's bridges set it, and come again without it when they are told 1.
     level = body[6] & 0x7F if len(body) > 6 and body[:6] == b"\0\4MQTT" else 0
@@ -64,7 +65,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     if will is not None and not may_publish(identity, will.topic):
         refused(channel, Refused("the will's topic is not allowed"))
         return
-    client_id = packet.client_id or core.random_id()
+    client_id = packet.client_id or core.random_id()  # [MQTT-3.1.3-6]
     try:
         session, present = core.open(channel, identity, client_id, packet.clean_start)
     except Refused as error:
@@ -95,7 +96,8 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     if deadlines:
         core.wheel.schedule(channel, min(deadlines))
 
-    answer = Connack(session_present=present)
+    # The first packet that a client gets [MQTT-3.2.0-1], 3.1.1 [MQTT-3.2.0-1, MQTT-3.1.4-4].
+    answer = Connack(session_present=present)  # [MQTT-3.2.2-2, -3], 3.1.1 [MQTT-3.2.2-1 to -3]
     if v5:
         answer.properties = Properties(
             session_expiry=session.expiry_s if session.expiry_s != wanted else None,
@@ -115,7 +117,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
 
 
 def refused(channel: "Channel", error: Refused) -> None:
-    """The client is not let in: say why in CONNACK, and close [MQTT-3.2.2-7]."""
+    """The client is not let in: say why in CONNACK, and close [MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5]."""
     if channel.closed:
         return
     core = channel.core
@@ -140,5 +142,5 @@ def disconnect(channel: "Channel", session: "Session", packet: Disconnect) -> No
             raise ProtocolError("session expiry of a session that was to end", Reason.PROTOCOL_ERROR)
         session.expiry_s = min(expiry, channel.core.limits.session_expiry_max_s)
     if packet.reason == Reason.SUCCESS:
-        session.will = None
+        session.will = None  # [MQTT-3.1.2-10]
     channel.close()

@@ -94,8 +94,8 @@ class Core(Ledger):
     ) -> Reason | None:
         """Give `message` to all who get its topic.
 
-        retain: keep it as the topic's last one, too. once: its topic hardly comes again. must: its acceptance itself is
-        to be written.
+        retain: keep it as the topic's last one, too, and only then [MQTT-3.3.1-5, -8], 3.1.1 [MQTT-3.3.1-12]. once: its
+        topic hardly comes again. must: its acceptance itself is to be written.
 
         Returns what the publisher is told: success, nobody there, or over a bound (0x97). None: that is not known yet,
         for what was promised to be kept is neither acknowledged nor on the disk. Then `promise` is settled later.
@@ -128,6 +128,7 @@ class Core(Ledger):
     ) -> Reason | None:
         """Hand out a message (QoS 1 or 2) that must not be lost once its publisher has been told of success.
 
+        Sessions whose clients are away get it, too [MQTT-4.5.0-1], 3.1.1 [MQTT-3.1.2-5].
         It is written at once if somebody is away, or if it is QoS 2 for one who outlives its connection; else only if
         its receivers do not answer in time. Returns as `publish`.
         """
@@ -363,8 +364,9 @@ class Core(Ledger):
             lasting = session.lasting
         form = forms.get((options, subscription.id, lasting))
         if form is None:
-            qos = min(message.qos, options & QOS)  # [MQTT-3.8.4-8]
-            retain = message.retain and bool(options & RETAIN_AS_PUBLISHED)  # [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            qos = min(message.qos, options & QOS)  # [MQTT-3.8.4-8], 3.1.1 [MQTT-3.8.4-6]
+            # [MQTT-3.3.1-12, -13]; never in 3.1.1 [MQTT-3.3.1-9], which cannot ask for it.
+            retain = message.retain and bool(options & RETAIN_AS_PUBLISHED)
             form = message.variant(qos, retain, subscription.id)
             if form.seq and not lasting:
                 form = form.loose()
@@ -404,9 +406,9 @@ class Core(Ledger):
     def open(self, channel: "Channel", identity: Identity, client_id: str, clean: bool) -> tuple[Session, bool]:
         """The session for a connection that was admitted, and whether it was there before (§3.1.2.4).
 
-        A connection that holds the session is taken over [MQTT-3.1.4-3]. The key begins with who the client is, empty
-        for anonymous, and a line feed, which no path contains: no client id reaches another identity's session. Raises
-        `Refused` (0x97) when there are too many.
+        A connection that holds the session is taken over [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2]. Its key is the client id
+        [MQTT-3.1.3-2] behind who the client is, empty for anonymous, and a line feed, which no path contains: no client
+        id reaches another identity's session. Raises `Refused` (0x97) when there are too many.
         """
         key = f"{identity.path}\n{client_id}"
         session = self.sessions.get(key)
@@ -417,8 +419,8 @@ class Core(Ledger):
                 self.counters.sessions_taken_over += 1
                 session.channel.close(Reason.SESSION_TAKEN_OVER)
             if clean and key in self.sessions:
-                self.end(session)  # [MQTT-3.1.2-4]
-            session = self.sessions.get(key)
+                self.end(session)  # [MQTT-3.1.2-4], 3.1.1 [MQTT-3.1.2-6, MQTT-3.1.4-3]
+            session = self.sessions.get(key)  # [MQTT-3.1.2-5], 3.1.1 [MQTT-3.1.2-4]
         present = session is not None
         if session is None:
             if len(self.sessions) >= self.limits.sessions_max:
@@ -489,7 +491,10 @@ class Core(Ledger):
             session.saved = False
 
     def leave(self, session: Session) -> None:
-        """The connection of `session` is gone; `session.will` is None if the client said goodbye."""
+        """The connection of `session` is gone; `session.will` is None if there was none, or the client said goodbye.
+
+        What the session has stays until it ends [MQTT-4.1.0-1]. Without a will nothing is said 3.1.1 [MQTT-3.1.2-12].
+        """
         session.channel = session.out = None
         self.resting.pop(session, None)
         self.wanted.pop(session, None)
@@ -511,7 +516,10 @@ class Core(Ledger):
             self.wheel.schedule(session, session.ends_at)
 
     def end(self, session: Session) -> None:
-        """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2)."""
+        """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2).
+
+        What its client has retained is no part of it, and stays: 3.1.1 [MQTT-3.1.2-7].
+        """
         if self.sessions.get(session.key) is session:
             self._remove(session)
         self.wheel.cancel(session)
@@ -529,7 +537,10 @@ class Core(Ledger):
             session.saved = False
 
     def publish_will(self, session: Session) -> None:
-        """Publish the will of `session`, once."""
+        """Publish the will of `session`, once [MQTT-3.1.2-10], retained or not as it says.
+
+        [MQTT-3.1.2-14, -15], 3.1.1 [MQTT-3.1.2-16, -17].
+        """
         will, session.will, session.will_at = session.will, None, 0.0
         if will is None:
             return
@@ -570,7 +581,7 @@ class Core(Ledger):
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
     def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
-        """Add subscriptions by their names, replacing those that have the same."""
+        """Add subscriptions by their names, replacing those that have the same [MQTT-3.8.4-3]."""
         known = {s.name: s for s in session.subscriptions if s.options & QOS}
         if session.lasting and any(
             not new.options & QOS or new.options & ~known[name].options & NO_LOCAL
@@ -600,9 +611,9 @@ class Core(Ledger):
         )
 
     def unsubscribe(self, session: Session, names: set[bytes]) -> None:
-        """Take out the subscriptions that the client calls so."""
+        """Take out the subscriptions that the client calls so: it gets nothing new by them [MQTT-3.10.4-2]."""
         if session.lasting:
-            session.secure()
+            session.secure()  # [MQTT-3.10.4-3]
         for subscription in session.subscriptions:
             if subscription.name in names:
                 self.router.unsubscribe(subscription)

@@ -306,7 +306,7 @@ class Ledger:
         return log.bytes + size > self.limits.log_bytes_max or log.unwritten_bytes > UNWRITTEN_BYTES_MAX
 
     def unexpected(self, error: Exception, channel: "Channel | None" = None) -> None:
-        """A bug of ours: tell it, and give up the connection that met it."""
+        """A bug of ours: tell it, and give up the connection that met it, and no other. 3.1.1 [MQTT-4.8.0-2]."""
         self.counters.unexpected_errors += 1
         self.note("unexpected error", client=channel.label if channel is not None else "", exc_info=error)
         if channel is not None:

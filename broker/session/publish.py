@@ -31,7 +31,7 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
     promise = Promise(channel, 0x40 if qos == 1 else 0x50, id)
     if qos == 2 and session.received is not None:
         if id in session.received:
-            # Seen before: not delivered again [MQTT-4.3.3-10]. What becomes of it may not be known yet.
+            # Seen before: not delivered again [MQTT-4.3.3-10], 3.1.1 [MQTT-4.3.3-2]. What becomes of it may be open.
             known = session.received[id]
             if known is None or known.settled:
                 channel.promised(promise, Reason.SUCCESS)

@@ -112,8 +112,10 @@ class Session:
         self.packet_max = 0  # the client's Maximum Packet Size; 0 = none
         self.window = 65535  # the client's Receive Maximum, or our bound if that is lower
         self.next_id = 0
-        self.inflight: dict[int, Message] = {}  # in the order sent [MQTT-4.6.0-1]
+        # Not acknowledged, in the order sent [MQTT-4.6.0-1]. 3.1.1 [MQTT-4.3.2-1, MQTT-4.3.3-1].
+        self.inflight: dict[int, Message] = {}
         self.resend: deque[int] | None = None  # in flight, and still to be sent again on this connection
+        # What waits for room in the window, of all topics in one line: 3.1.1 [MQTT-4.6.0-5, -6].
         self.queue: deque[Message] | None = None
         self.queue_bytes = 0
         # Retained messages for new subscriptions, made as they are sent. While there are some, `queue` is not None.
@@ -346,7 +348,7 @@ class Session:
         self.refill()
 
     def free_id(self) -> int:
-        """The next packet id that is not in use [MQTT-2.2.1-3]. The window keeps the table from being full."""
+        """The next packet id that is not in use [MQTT-2.2.1-4], 3.1.1 [MQTT-2.3.1-4]: the window leaves some free."""
         id = self.next_id
         inflight = self.inflight
         while True:
@@ -888,7 +890,7 @@ class Session:
     def due(self, now: float) -> float:
         """Publish a delayed will, end an expired session (the wheel calls this)."""
         if self.channel is not None or self.core.sessions.get(self.key) is not self:
-            return 0.0
+            return 0.0  # while its client is there it cannot end 3.1.1 [MQTT-4.1.0-2]
         if self.will_at and self.will_at <= now:
             self.core.publish_will(self)
         if self.ends_at and self.ends_at <= now:

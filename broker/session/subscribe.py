@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None:
     """SUBSCRIBE arrived: each filter is granted or refused on its own, then what is retained for it goes out.
 
+    One SUBACK answers them all, in their order [MQTT-3.8.4-1, -2, -5 to -7, MQTT-3.9.3-1], 3.1.1 [MQTT-3.8.4-4 to -6,
+    MQTT-2.3.1-7].
     What a session that outlives its connection has subscribed to is on the disk before the client is told.
     """
     ids = packet.properties.subscription_ids
@@ -130,7 +132,7 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
             qos = min(message.qos, options & QOS)
             if (qos == 2 or again) and session.knows(message.seq, again=again):
                 continue
-            form = message.variant(qos, True, subscription.id)  # [MQTT-3.3.1-8]
+            form = message.variant(qos, True, subscription.id)  # it is retained: §3.3.1.3, 3.1.1 [MQTT-3.3.1-6, -8]
             if qos == 2 and session.lasting:
                 # Exactly once across a crash needs the log; QoS 1 is sent again from what is retained.
                 core.log.adopt(message)
@@ -142,7 +144,11 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
 
 
 def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:
-    """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4)."""
+    """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4).
+
+    Filters are compared byte by byte; one UNSUBACK answers all of them, known or not [MQTT-3.10.4-1, -4 to -6], 3.1.1
+    [MQTT-2.3.1-7].
+    """
     core = session.core
     known = {subscription.name for subscription in session.subscriptions}
     reasons = []

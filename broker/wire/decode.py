@@ -86,13 +86,14 @@ def decode(first: int, body: bytes, version: int) -> Packet:
         return _publish(first, body, version)
     decoder = _DECODERS.get(first)
     if decoder is None:
-        # [MQTT-2.1.3-1], and for PUBREL, SUBSCRIBE, UNSUBSCRIBE [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1].
+        # A reserved flag is wrong [MQTT-2.1.3-1], 3.1.1 [MQTT-2.2.2-2], that of PUBREL, SUBSCRIBE, UNSUBSCRIBE and
+        # DISCONNECT, too [MQTT-3.6.1-1, MQTT-3.8.1-1, MQTT-3.10.1-1, MQTT-3.14.1-1].
         raise MalformedPacket(f"no packet begins with 0x{first:02X}")
     return decoder(body, version)
 
 
 def _packet_id(body: bytes, pos: int) -> tuple[int, int]:
-    """A packet identifier, which is never 0 [MQTT-2.2.1-3]."""
+    """A packet identifier, which is never 0 [MQTT-2.2.1-3], 3.1.1 [MQTT-2.3.1-1]."""
     packet_id, pos = read_u16(body, pos)
     if not packet_id:
         raise ProtocolError("packet identifier 0")
@@ -119,8 +120,8 @@ def _publish(first: int, body: bytes, version: int) -> Publish:
     dup = bool(first & 0x08)
     if dup and not qos:
         raise MalformedPacket("DUP at QoS 0")  # [MQTT-3.3.1-2]
-    topic, pos = read_binary(body, 0)
-    packet_id = 0  # [MQTT-2.2.1-2]
+    topic, pos = read_binary(body, 0)  # [MQTT-3.3.2-1]
+    packet_id = 0  # [MQTT-2.2.1-2], 3.1.1 [MQTT-2.3.1-5]
     if qos:
         packet_id, pos = _packet_id(body, pos)
     if version == V5:
@@ -146,9 +147,10 @@ def _connect(body: bytes, _version: int) -> Connect:
         raise MalformedPacket("the reserved connect flag is set")  # [MQTT-3.1.2-3]
     will_qos = flags >> 3 & 3
     if not flags & 0x04 and flags & 0x38:
-        raise MalformedPacket("will QoS or will retain without a will")  # [MQTT-3.1.2-11], [MQTT-3.1.2-13]
+        # [MQTT-3.1.2-11, -13], 3.1.1 [MQTT-3.1.2-11, -13, -15]
+        raise MalformedPacket("will QoS or will retain without a will")
     if will_qos == 3:
-        raise MalformedPacket("will QoS 3")  # [MQTT-3.1.2-12]
+        raise MalformedPacket("will QoS 3")  # [MQTT-3.1.2-12], 3.1.1 [MQTT-3.1.2-14]
     if level == V4 and flags & 0xC0 == 0x40:
         raise MalformedPacket("a password without a user name")  # 3.1.1 [MQTT-3.1.2-22]
     keep_alive, pos = read_u16(body, pos)
@@ -157,15 +159,16 @@ def _connect(body: bytes, _version: int) -> Connect:
         properties, pos = decode_properties(body, pos, PacketType.CONNECT)
         if properties.auth_data is not None and properties.auth_method is None:
             raise ProtocolError("authentication data without a method")  # §3.1.2.11.10
-    # [MQTT-3.1.3-1]: client id, will, user name, password, in this order.
-    client_id, pos = read_text(body, pos)
+    # Client id, will, user name, password, in this order [MQTT-3.1.3-1]: those whose flags are set, and then nothing
+    # more. [MQTT-3.1.2-16 to -19], 3.1.1 [MQTT-3.1.2-18 to -21].
+    client_id, pos = read_text(body, pos)  # [MQTT-3.1.3-3, -4]
     will = username = password = None
     if flags & 0x04:
         will, pos = _will(body, pos, level)
         will.qos = will_qos
         will.retain = bool(flags & 0x20)
     if flags & 0x80:
-        username, pos = read_text(body, pos)
+        username, pos = read_text(body, pos)  # [MQTT-3.1.3-12], 3.1.1 [MQTT-3.1.3-11]
     if flags & 0x40:
         password, pos = read_binary(body, pos)
     _end(body, pos)
@@ -178,7 +181,7 @@ def _will(body: bytes, pos: int, version: int) -> tuple[Will, int]:
     if version == V5:
         properties, pos = decode_properties(body, pos, WILL)
     topic, pos = read_binary(body, pos)
-    check_topic_name(topic)
+    check_topic_name(topic)  # [MQTT-3.1.3-11], 3.1.1 [MQTT-3.1.3-10]
     payload, pos = read_binary(body, pos)
     return Will(topic, payload, properties=properties), pos
 
@@ -236,7 +239,7 @@ def _subscribe(body: bytes, version: int) -> Subscribe:
         requests.append(_request(filter_, body[pos], version))
         pos += 1
     if not requests:
-        raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2]
+        raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2], 3.1.1 [MQTT-3.8.3-3]
     return Subscribe(packet_id, requests, properties)
 
 

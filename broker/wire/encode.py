@@ -59,7 +59,7 @@ def _publish(packet: Publish, version: int) -> bytes:
     return _frame(
         0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain,
         write_binary(packet.topic),
-        write_u16(packet.packet_id) if packet.qos else b"",  # [MQTT-2.2.1-2]
+        write_u16(packet.packet_id) if packet.qos else b"",  # [MQTT-2.2.1-2], 3.1.1 [MQTT-2.3.1-5]
         _properties(packet.properties, version),
         packet.payload,
     )
@@ -90,7 +90,7 @@ def _connect(packet: Connect, _version: int) -> bytes:
 
 
 def _connack(packet: Connack, version: int) -> bytes:
-    present = packet.session_present and not packet.reason  # [MQTT-3.2.2-6]
+    present = packet.session_present and not packet.reason  # [MQTT-3.2.2-6], 3.1.1 [MQTT-3.2.2-4]
     code = packet.reason if version == V5 else _RETURN_CODES.get(packet.reason, _RETURN_CODE_OTHERWISE)
     return _frame(0x20, bytes((present, code)), _properties(packet.properties, version))
 
@@ -126,7 +126,7 @@ def _subscribe(packet: Subscribe, version: int) -> bytes:
 def _suback(packet: Suback, version: int) -> bytes:
     reasons = packet.reasons
     if version == V4:
-        reasons = [min(reason, 0x80) for reason in reasons]  # 3.1.1 knows one failure
+        reasons = [min(reason, 0x80) for reason in reasons]  # there is one failure in 3.1.1 [MQTT-3.9.3-2]
     return _frame(0x90, write_u16(packet.packet_id), _properties(packet.properties, version), bytes(reasons))
 
 
@@ -170,6 +170,7 @@ def _auth(packet: Auth, version: int) -> bytes:
     return _reasoned(0xF0, packet)
 
 
+# The first bytes have the flags that the specification reserves for them [MQTT-2.1.3-1], 3.1.1 [MQTT-2.2.2-1].
 _ENCODERS: Final[dict[type, Callable[[Any, int], bytes]]] = {
     Connect: _connect,
     Connack: _connack,

@@ -62,7 +62,10 @@ def read_binary(buffer: bytes, pos: int) -> tuple[bytes, int]:
 
 
 def read_text(buffer: bytes, pos: int) -> tuple[str, int]:
-    """A UTF-8 string of up to 65,535 bytes, well-formed [MQTT-1.5.4-1] and without U+0000 [MQTT-1.5.4-2]."""
+    """A UTF-8 string of up to 65,535 bytes, well-formed [MQTT-1.5.4-1] and without U+0000 [MQTT-1.5.4-2].
+
+    3.1.1 [MQTT-1.5.3-1, -2].
+    """
     start = pos + 2
     if start > len(buffer):
         raise truncated()
@@ -70,7 +73,8 @@ def read_text(buffer: bytes, pos: int) -> tuple[str, int]:
     if end > len(buffer):
         raise truncated()
     try:
-        text = buffer[start:end].decode()  # refuses surrogates and overlong forms, keeps U+FEFF [MQTT-1.5.4-3]
+        # Refuses surrogates and overlong forms, keeps U+FEFF [MQTT-1.5.4-3], 3.1.1 [MQTT-1.5.3-3].
+        text = buffer[start:end].decode()
     except UnicodeDecodeError:
         raise MalformedPacket("a string is not UTF-8") from None
     if "\0" in text:
@@ -143,7 +147,7 @@ def write_u32(value: int) -> bytes:
 
 
 def write_binary(value: bytes) -> bytes:
-    """Binary data with its length. `ValueError` above 65,535 bytes."""
+    """Binary data, or a topic [MQTT-4.7.3-3], with its length. `ValueError` above 65,535 bytes."""
     if len(value) > FIELD_BYTES_MAX:
         raise ValueError(f"{len(value)} bytes do not fit a field of MQTT (65,535 at most)")
     return len(value).to_bytes(2, "big") + value

@@ -39,6 +39,7 @@ def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
 
 
 def _head(message: Message, tail: int) -> bytes:
+    """The fixed header and the topic. DUP is not set, whatever the publisher's was [MQTT-3.3.1-2, -3, MQTT-4.3.1-1]."""
     qos, topic = message.qos, message.topic
     size = 2 + len(topic) + (2 if qos else 0) + tail
     return bytes((0x30 | qos << 1 | message.retain,)) + encode_varint(size) + len(topic).to_bytes(2) + topic

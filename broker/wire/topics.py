@@ -21,8 +21,9 @@ def has_wildcard(text: str) -> bool:
 def check_topic_name(topic: bytes) -> None:
     """Accept a topic that a message may be published to, as it came from the wire.
 
-    Raises `MalformedPacket` (0x81) when it is not UTF-8 [MQTT-3.3.2-1] or contains U+0000 [MQTT-4.7.3-2];
-    `ProtocolError` 0x90 when it is empty [MQTT-4.7.3-1], contains a wildcard [MQTT-3.3.2-2], or is over our bounds.
+    Raises `MalformedPacket` (0x81) when it is not UTF-8 [MQTT-3.3.2-1], 3.1.1 [MQTT-1.5.3-1], or contains U+0000
+    [MQTT-4.7.3-2]; `ProtocolError` 0x90 when it is empty [MQTT-4.7.3-1], contains a wildcard [MQTT-3.3.2-2,
+    MQTT-4.7.0-1], 3.1.1 [MQTT-4.7.1-1], or is over our bounds, which are below those of MQTT [MQTT-4.7.3-3].
     """
     if not topic.isascii():
         try:
@@ -67,7 +68,7 @@ def check_wildcards(topic_filter: str) -> None:
     if not topic_filter:
         raise _bad_filter("is empty")  # [MQTT-4.7.3-1]
     if _MISPLACED.search(topic_filter):
-        raise _bad_filter("has a wildcard in the wrong place")  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+        raise _bad_filter("has a wildcard in the wrong place")  # [MQTT-4.7.1-1, -2], 3.1.1 [MQTT-4.7.1-2, -3]
 
 
 def filter_fits(topic_filter: str) -> bool:
