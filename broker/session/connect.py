@@ -9,7 +9,6 @@ from broker.route.access import may_publish
 from broker.wire.codes import SERVER_ONLY, V5, Reason
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Properties
-from broker.wire.topics import check_topic_name
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
@@ -34,8 +33,6 @@ def received(channel: "Channel", packet: Connect) -> None:
         # Without a client id there is nothing to come back to: 3.1.1 [MQTT-3.1.3-7, -8].
         refused(channel, Refused("no client id", reason=Reason.CLIENT_ID_NOT_VALID))
         return
-    if packet.will is not None:
-        check_topic_name(packet.will.topic)
     channel.core.admit(channel, packet)
 
 
@@ -66,8 +63,26 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
         refused(channel, Refused("the will's topic is not allowed"))
         return
     client_id = packet.client_id or core.random_id()  # [MQTT-3.1.3-6]
+    v5 = bool(channel.v5)
+    # What MQTT 5 says in one number, the clean session flag says in 3.1.1 [MQTT-3.1.2-6].
+    wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
+    # Who enrols comes back under its own name.
+    expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
+    keep_alive = packet.keep_alive
+    if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
+        keep_alive = KEEP_ALIVE_MAX_S
+    answer = Connack()
+    if v5:
+        answer.properties = _told(packet, identity, client_id, expiry_s, keep_alive, limits.packet_bytes_max)
+        if not _fits(answer, asked):
+            answer.properties.user_properties = []  # [MQTT-3.2.2-20]
+        if not _fits(answer, asked):
+            # All that it is sent later, but messages, SUBACK and UNSUBACK, is smaller.
+            refused(channel, Refused("its maximum packet size is too small", reason=Reason.IMPLEMENTATION_SPECIFIC))
+            return
     try:
-        session, present = core.open(channel, identity, client_id, packet.clean_start)
+        # [MQTT-3.2.2-2, -3], 3.1.1 [MQTT-3.2.2-1 to -3]
+        session, answer.session_present = core.open(channel, identity, client_id, packet.clean_start)
     except Refused as error:
         refused(channel, error)
         return
@@ -75,49 +90,46 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     channel.session = session
     channel.packet_max = limits.packet_bytes_max
     channel.stamps = identity.role is Role.SERVER
-    # [MQTT-3.1.2-29], [MQTT-3.4.2-3], [MQTT-3.5.2-3]
+    # [MQTT-3.1.2-29, MQTT-3.4.2-3, MQTT-3.5.2-3]
     channel.names = asked.request_problem_info != 0 and (asked.maximum_packet_size or 1024) > _NAMED_ACK_BYTES
-    v5 = bool(channel.v5)
-
-    # What MQTT 5 says in one number, the clean session flag says in 3.1.1 [MQTT-3.1.2-6].
-    wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
-    # Who enrols comes back under its own name.
-    expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
-    session.will = will
+    session.will = will  # [MQTT-3.1.2-7]
     core.configure(session, v5, expiry_s, asked.maximum_packet_size or 0, asked.receive_maximum or 65535)
-
-    keep_alive = packet.keep_alive
-    if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
-        keep_alive = KEEP_ALIVE_MAX_S
     channel.keep_alive_s = keep_alive
     channel.seen = core.now
     channel.until = until
     deadlines = [at for at in (until, core.now + keep_alive * 1.5 if keep_alive else 0.0) if at]
     if deadlines:
         core.wheel.schedule(channel, min(deadlines))
-
-    # The first packet that a client gets [MQTT-3.2.0-1], 3.1.1 [MQTT-3.2.0-1, MQTT-3.1.4-4].
-    answer = Connack(session_present=present)  # [MQTT-3.2.2-2, -3], 3.1.1 [MQTT-3.2.2-1 to -3]
-    if v5:
-        answer.properties = Properties(
-            session_expiry=session.expiry_s if session.expiry_s != wanted else None,
-            assigned_client_id=None if packet.client_id else client_id,  # [MQTT-3.2.2-16]
-            server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,  # [MQTT-3.2.2-21]
-            receive_maximum=RECEIVE_MAXIMUM,
-            maximum_packet_size=limits.packet_bytes_max,
-            topic_alias_maximum=TOPIC_ALIASES_MAX,
-        )
-        if identity.role is Role.DEVICE:
-            # Whose it is and where it stands may have changed since it enrolled: it subscribes accordingly.
-            answer.properties.user_properties = [("user", identity.user), ("store", identity.store)]
-            if asked.maximum_packet_size and len(encode(answer, V5)) > asked.maximum_packet_size:
-                answer.properties.user_properties = []  # [MQTT-3.2.2-20]
-    channel.send(answer)
+    # The first packet that a client gets [MQTT-3.2.0-1], 3.1.1 [MQTT-3.2.0-1, MQTT-3.1.4-4], and the only CONNACK
+    # [MQTT-3.2.0-2].
+    channel.send(answer)  # [MQTT-3.1.4-5]
     session.resume(channel)
 
 
+def _told(
+    packet: Connect, identity: Identity, client_id: str, expiry_s: int, keep_alive: int, packet_bytes_max: int
+) -> Properties:
+    """What an MQTT 5 client is told when it is let in (§3.2.2.3): all that is not as it asked, or not the default.
+
+    All QoS and retained messages are supported, so nothing is said of them [MQTT-3.2.2-9, -13], and there is no
+    Response Information [MQTT-3.1.2-28].
+    """
+    told = Properties(
+        session_expiry=expiry_s if expiry_s != (packet.properties.session_expiry or 0) else None,
+        assigned_client_id=None if packet.client_id else client_id,  # [MQTT-3.1.3-7, MQTT-3.2.2-16]
+        server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,  # [MQTT-3.2.2-22]
+        receive_maximum=RECEIVE_MAXIMUM,
+        maximum_packet_size=packet_bytes_max,
+        topic_alias_maximum=TOPIC_ALIASES_MAX,
+    )
+    if identity.role is Role.DEVICE:
+        # Whose it is and where it stands may have changed since it enrolled: it subscribes accordingly.
+        told.user_properties = [("user", identity.user), ("store", identity.store)]
+    return told
+
+
 def refused(channel: "Channel", error: Refused) -> None:
-    """The client is not let in: say why in CONNACK, and close [MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5]."""
+    """The client is not let in: say why in CONNACK, and close [MQTT-3.1.4-2, MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5]."""
     if channel.closed:
         return
     core = channel.core
@@ -128,12 +140,19 @@ def refused(channel: "Channel", error: Refused) -> None:
     asked = packet.properties if packet is not None else properties
     if channel.v5 and asked.request_problem_info != 0 and asked.maximum_packet_size is None:  # [MQTT-3.2.2-19]
         properties.reason_string = error.message
-    channel.send(Connack(False, error.reason, properties))
+    answer = Connack(False, error.reason, properties)
+    if _fits(answer, asked):
+        channel.send(answer)
     channel.close()
 
 
+def _fits(answer: Connack, asked: Properties) -> bool:
+    """Whether the client takes a packet of that size [MQTT-3.1.2-24]."""
+    return not asked.maximum_packet_size or len(encode(answer, V5)) <= asked.maximum_packet_size
+
+
 def disconnect(channel: "Channel", session: "Session", packet: Disconnect) -> None:
-    """DISCONNECT arrived: the will goes unless asked for [MQTT-3.14.4-3], the expiry may change (§3.14.2.2.2)."""
+    """DISCONNECT arrived: the will goes unless asked for [MQTT-3.1.2-10, MQTT-3.14.4-3], the expiry may change."""
     if packet.reason in SERVER_ONLY:
         raise ProtocolError(f"reason code 0x{packet.reason:02X} is for servers")
     expiry = packet.properties.session_expiry

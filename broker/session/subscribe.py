@@ -9,7 +9,8 @@ from broker.limits import SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_OF_DEVICE_MAX
 from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
-from broker.wire.codes import Reason
+from broker.wire.codes import V5, Reason
+from broker.wire.encode import encode
 from broker.wire.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
 from broker.wire.primitives import encode_varint
 from broker.wire.topics import filter_fits, parse_shared
@@ -26,6 +27,7 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
     MQTT-2.3.1-7].
     What a session that outlives its connection has subscribed to is on the disk before the client is told.
     """
+    _check_room(session, len(packet.requests))
     ids = packet.properties.subscription_ids
     id = b"\x0b" + encode_varint(ids[0]) if ids else b""
     known = {subscription.name for subscription in session.subscriptions}
@@ -54,7 +56,7 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
 
     def answer() -> None:
         if session.channel is channel:
-            channel.send(Suback(packet.packet_id, reasons))
+            channel.send(Suback(packet.packet_id, reasons))  # [MQTT-2.2.1-6]
             for subscription in retained:
                 core.send_retained(subscription)
 
@@ -149,6 +151,7 @@ def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> 
     Filters are compared byte by byte; one UNSUBACK answers all of them, known or not [MQTT-3.10.4-1, -4 to -6], 3.1.1
     [MQTT-2.3.1-7].
     """
+    _check_room(session, len(packet.filters))
     core = session.core
     known = {subscription.name for subscription in session.subscriptions}
     reasons = []
@@ -156,8 +159,14 @@ def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> 
         reasons.append(Reason.SUCCESS if filter.encode() in known else Reason.NO_SUBSCRIPTION_EXISTED)
         known.discard(filter.encode())
     core.unsubscribe(session, {filter.encode() for filter in packet.filters})
-    answer = Unsuback(packet.packet_id, [int(reason) for reason in reasons])
+    answer = Unsuback(packet.packet_id, [int(reason) for reason in reasons])  # [MQTT-2.2.1-6]
     if session.lasting:
         core.after_commit(lambda: channel.send_if_open(answer))
     else:
         channel.send(answer)
+
+
+def _check_room(session: "Session", filters: int) -> None:
+    """Refuse a request whose answer, a SUBACK or an UNSUBACK, would be over the client's maximum [MQTT-3.1.2-24]."""
+    if session.packet_max and len(encode(Suback(0, [0] * filters), V5)) > session.packet_max:
+        raise ProtocolError("the answer is over the client's maximum packet size", Reason.PACKET_TOO_LARGE)

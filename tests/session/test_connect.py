@@ -35,7 +35,7 @@ DAY = 86400
 def test_a_new_client_is_welcome(version: int) -> None:
     lab = Lab()
     client = lab.connect("c", version)
-    assert client.connack.reason == 0
+    assert client.connack.reason == 0  # [MQTT-3.1.4-5]
     assert not client.connack.session_present  # [MQTT-3.2.2-2]
     assert client.early == []
     client.send(Pingreq())
@@ -43,11 +43,17 @@ def test_a_new_client_is_welcome(version: int) -> None:
 
 
 def test_mqtt_5_is_told_the_bounds() -> None:
-    """§3.2.2.3: what is not the default is said."""
+    """§3.2.2.3: what is not the default is said; all QoS and retained messages are supported [MQTT-3.2.2-9, -13]."""
     told = Lab(packet_bytes_max=5000).connect().connack.properties
     assert told == Properties(
         receive_maximum=RECEIVE_MAXIMUM, maximum_packet_size=5000, topic_alias_maximum=TOPIC_ALIASES_MAX
     )
+
+
+@pytest.mark.parametrize("asked", [0, 1, None])
+def test_there_is_no_response_information(asked: int | None) -> None:
+    """[MQTT-3.1.2-28]; to whom asks for it, it is optional (§3.2.2.3.15)."""
+    assert Lab().connect(request_response_info=asked).connack.properties.response_info is None
 
 
 @pytest.mark.parametrize("maximum", [None, 30, 1000])
@@ -85,8 +91,9 @@ def test_anything_before_connect_closes(version: int, packet: Packet) -> None:
 def test_a_second_connect_closes(version: int) -> None:
     """[MQTT-3.1.0-2]."""
     client = Lab().connect("c", version)
-    client.send(Connect("c", version))
-    assert client.goodbye() == (0x82 if version == 5 else None)
+    client.send(Connect("c", version), Pingreq())
+    assert client.closed
+    assert client.packets() == ([Disconnect(0x82)] if version == 5 else [])  # no other CONNACK [MQTT-3.2.0-2]
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -105,9 +112,12 @@ def test_auth_without_a_method_closes() -> None:
 
 
 def test_extended_authentication_is_refused() -> None:
-    """§4.12: a server that does not support the method answers 0x8C."""
-    client = Lab().connect(auth_method="SCRAM-SHA-1")
-    assert client.connack.reason == 0x8C
+    """§4.12: a server that does not support the method answers 0x8C; nothing comes of what follows [MQTT-3.1.2-30]."""
+    client = Lab().client()
+    client.send(Connect("c", properties=Properties(auth_method="SCRAM-SHA-1"), version=5), Auth(0x18), Pingreq())
+    (answer,) = client.packets()
+    assert isinstance(answer, Connack)
+    assert answer.reason == 0x8C
     assert client.closed
 
 
@@ -124,17 +134,48 @@ def test_a_closed_connection_takes_nothing() -> None:
     assert len(lab.core.sessions) == 1
 
 
+# -- the client's maximum packet size --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maximum", range(1, 18))
+def test_a_connack_has_to_fit(maximum: int) -> None:
+    """[MQTT-3.1.2-24]: who has no room for it is refused, in the shortest words; or in none, and loses no session."""
+    lab = Lab()
+    here = lab.connect("c", session_expiry=60)
+    client = lab.client()
+    client.send(Connect("c", 5, False, 60, properties=Properties(maximum_packet_size=maximum)))
+    assert len(client.channel.raw) <= maximum
+    answer = client.packets()
+    if maximum < 16:
+        assert client.closed
+        assert not here.closed
+        assert answer == ([Connack(False, 0x83)] if maximum >= 5 else [])
+        assert lab.core.counters.connections_refused == 1
+    else:
+        assert isinstance(answer[0], Connack)
+        assert answer[0].session_present
+        assert here.closed
+
+
+def test_an_assigned_client_id_has_to_fit() -> None:
+    """[MQTT-3.1.2-24]: it cannot be left out [MQTT-3.2.2-16]."""
+    needed = len(Lab().connect("").channel.raw)
+    assert Lab().connect("", maximum_packet_size=needed).connack.reason == 0
+    assert Lab().connect("", maximum_packet_size=needed - 1).connack == Connack(False, 0x83)
+
+
 # -- client ids ------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_client_id_gets_one() -> None:
-    """[MQTT-3.1.3-6], [MQTT-3.2.2-16]: also with clean start off, for MQTT 5."""
+    """[MQTT-3.1.3-6, -7, MQTT-3.2.2-16]: also with clean start off, for MQTT 5."""
     lab = Lab()
     first = lab.connect("", clean=True).connack.properties.assigned_client_id
     second = lab.connect("", clean=False).connack.properties.assigned_client_id
     assert first
     assert second
     assert first != second
+    assert [s.client_id for s in lab.core.sessions.values()] == [first, second]
     assert lab.connect("named").connack.properties.assigned_client_id is None
 
 
@@ -163,7 +204,7 @@ def test_a_client_id_that_is_too_long_is_refused(version: int) -> None:
     "client_id", ["0", "0123456789ABCDEFGHIJKLM", "NOPQRSTUVWXYZabcdefghij", "klmnopqrstuvwxyz", "z" * 23]
 )
 def test_client_ids_that_every_server_must_allow(version: int, client_id: str) -> None:
-    """[MQTT-3.1.3-5]: 1 to 23 bytes of 0-9, A-Z and a-z; each is a session of its own."""
+    """[MQTT-3.1.3-5]: 1 to 23 bytes of 0-9, A-Z and a-z; each is a session of its own [MQTT-3.1.3-2]."""
     lab = Lab()
     assert lab.connect(client_id, version).connack.reason == 0
     assert lab.connect(client_id.swapcase() + "1", version).connack.reason == 0
@@ -174,7 +215,7 @@ def test_client_ids_that_every_server_must_allow(version: int, client_id: str) -
 
 
 def test_a_refusal_is_explained() -> None:
-    """[MQTT-3.2.2-7]: CONNACK, then closed. No session comes to be."""
+    """[MQTT-3.1.4-2, MQTT-3.2.2-7]: CONNACK, then closed. No session comes to be."""
     lab = Lab(admit=lambda _: Refused("no such token", reason=0x86))
     client = lab.connect()
     assert client.connack.reason == 0x86
@@ -310,7 +351,7 @@ def test_the_number_of_sessions_is_bounded() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("again", [4, 5])
 def test_a_session_is_resumed(version: int, again: int) -> None:
-    """[MQTT-3.1.2-5], [MQTT-3.2.2-3], over a change of version, too."""
+    """[MQTT-3.1.2-5, MQTT-3.1.4-4, MQTT-3.2.2-3], over a change of version, too; CONNACK comes first [MQTT-3.2.0-1]."""
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)
@@ -328,7 +369,7 @@ def test_a_session_is_resumed(version: int, again: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_clean_start_forgets(version: int) -> None:
-    """[MQTT-3.1.2-4]."""
+    """[MQTT-3.1.2-4, MQTT-3.1.4-4]."""
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)
@@ -345,7 +386,7 @@ def test_a_clean_start_forgets(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_session_of_expiry_0_ends_with_its_connection(version: int) -> None:
-    """§3.1.2.11.2."""
+    """§3.1.2.11.2; and who comes then gets a new one [MQTT-3.1.2-6, MQTT-3.2.2-3]."""
     lab = Lab()
     client = lab.connect("c", version, clean=version == 4)
     client.subscribe("a", 1)
@@ -356,7 +397,7 @@ def test_a_session_of_expiry_0_ends_with_its_connection(version: int) -> None:
 
 
 def test_a_session_expires() -> None:
-    """[MQTT-3.1.2-23] until then it is kept; afterwards it is gone with all it had."""
+    """[MQTT-3.1.2-23]: until then it is kept; afterwards it is gone with all it had."""
     lab = Lab()
     client = lab.connect("c", session_expiry=100)
     client.subscribe("a", 1)
@@ -392,7 +433,7 @@ def test_time_does_not_run_against_who_is_connected(version: int) -> None:
 
 
 def test_the_expiry_is_bounded_and_the_client_told() -> None:
-    """[MQTT-3.2.2-21] is for keep-alive; §3.2.2.3.2: a session expiry that is not the asked one is told."""
+    """§3.2.2.3.2: a session expiry that is not the asked one is told."""
     lab = Lab(session_expiry_max_s=DAY)
     assert lab.connect(session_expiry=NEVER).connack.properties.session_expiry == DAY
     assert lab.connect(session_expiry=DAY + 1).connack.properties.session_expiry == DAY

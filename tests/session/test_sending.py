@@ -8,7 +8,19 @@ from support.loopback import Client, Lab
 from broker.identity import ANONYMOUS, Identity, Role
 from broker.limits import IN_FLIGHT_MAX
 from broker.session.session import released
-from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.wire.packets import (
+    Packet,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Request,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+)
 
 ID = 1  # the first packet id that a session uses
 
@@ -133,7 +145,7 @@ def test_a_whole_qos_2_delivery(version: int) -> None:
 
 @pytest.mark.parametrize("way", ["fast", "general"])
 def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
-    """[MQTT-2.2.1-3]: an id is used again only after its message is done; 0 is none."""
+    """[MQTT-2.2.1-4]: an id is used again only after its message is done; 0 is none."""
     lab = Lab()
     client = lab.connect("c", 4)
     client.subscribe("a", 1)
@@ -429,7 +441,7 @@ def test_a_receipt_is_given_when_the_receiver_has_it(qos: int) -> None:
 
 
 def test_no_names_for_those_who_want_no_properties() -> None:
-    """[MQTT-3.1.2-29]: with Request Problem Information 0 no user property goes into an acknowledgement."""
+    """[MQTT-3.1.2-29]: with Request Problem Information 0 neither user property nor reason goes into an answer."""
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     lab.bridge.named = b"acme/"
     watcher = lab.connect("w")
@@ -442,6 +454,15 @@ def test_no_names_for_those_who_want_no_properties() -> None:
         assert answer.properties.user_properties == []
         (message,) = watcher.messages()
         assert message.properties.user_properties == [("message-id", f"m{qos}")]
+    sender.publish("other/a", b"x", 1)
+    sender.send(Pubrel(99), Pubrec(98), Subscribe(1, [Request("other/#")]), Unsubscribe(2, ["b"]))
+    assert sender.packets() == [
+        Puback(2, 0x87),
+        Pubcomp(99, 0x92),
+        Pubrel(98, 0x92),
+        Suback(1, [0x87]),
+        Unsuback(2, [0x11]),
+    ]
 
 
 def test_no_names_that_make_an_acknowledgement_too_large() -> None:

@@ -37,6 +37,24 @@ def test_a_filter_that_is_none_closes(wrong: str, version: int) -> None:
     assert lab.core.router.subscriptions == 0
 
 
+@pytest.mark.parametrize("filters", [25, 26, 130])
+@pytest.mark.parametrize("kind", [Subscribe, Unsubscribe])
+def test_an_answer_has_to_fit(kind: type[Subscribe | Unsubscribe], filters: int) -> None:
+    """[MQTT-3.1.2-24]: what would be answered with more than the client takes is not done, and 0x95 (§4.13)."""
+    lab = Lab()
+    client = lab.connect(maximum_packet_size=30, session_expiry=60)
+    names = [f"a/{n}" for n in range(filters)]
+    client.send(Subscribe(1, [Request(name) for name in names]) if kind is Subscribe else Unsubscribe(1, names))
+    if filters == 25:
+        (answer,) = client.packets()
+        assert isinstance(answer, Suback | Unsuback)
+        assert len(answer.reasons) == filters
+    else:
+        assert client.goodbye() == 0x95
+        assert lab.core.router.subscriptions == 0
+    assert len(client.channel.raw) <= 2 * 30
+
+
 def test_what_may_not_be_seen_is_refused() -> None:
     """§3.9.3: 0x87; a share name in front changes nothing."""
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
