@@ -533,7 +533,7 @@ class Channel:
             self.core.wheel.cancel(self)
             self.aliases = None
             self.acks = None
-            self.tail = b""
+            self.tail = b""  # [MQTT-3.1.4-6]
             self.routes = _NO_ROUTES
             session, self.session = self.session, None
             if session is not None and session.channel is self:

@@ -404,7 +404,7 @@ class Core(Ledger):
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def open(self, channel: "Channel", identity: Identity, client_id: str, clean: bool) -> tuple[Session, bool]:
-        """The session for a connection that was admitted, and whether it was there before (§3.1.2.4).
+        """The session for a connection that was admitted, and whether it was there before (§3.1.2.4) [MQTT-3.1.4-4].
 
         A connection that holds the session is taken over [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2]. Its key is the client id
         [MQTT-3.1.3-2] behind who the client is, empty for anonymous, and a line feed, which no path contains: no client
@@ -421,7 +421,7 @@ class Core(Ledger):
             if clean and key in self.sessions:
                 self.end(session)  # [MQTT-3.1.2-4], 3.1.1 [MQTT-3.1.2-6, MQTT-3.1.4-3]
             session = self.sessions.get(key)  # [MQTT-3.1.2-5], 3.1.1 [MQTT-3.1.2-4]
-        present = session is not None
+        present = session is not None  # [MQTT-3.2.2-2, -3]
         if session is None:
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
@@ -429,7 +429,7 @@ class Core(Ledger):
             if self._of_identity.get(identity.path, 0) >= _sessions_max(identity.role):
                 self.counters.sessions_refused += 1
                 raise Refused(f"{identity.path} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            session = Session(self, key, identity, self.new_number())
+            session = Session(self, key, identity, self.new_number())  # [MQTT-3.1.2-6]
             self.add(session)
         elif session.identity != identity:
             # The device has moved to another user or store since: what it may no longer see goes. Messages that were
@@ -437,7 +437,7 @@ class Core(Ledger):
             session.identity = identity
             subscriptions = session.subscriptions
             self.unsubscribe(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
-        session.will_at = session.ends_at = 0.0
+        session.will_at = session.ends_at = 0.0  # [MQTT-3.1.3-9]
         session.channel = channel
         return session, present
 
@@ -498,13 +498,13 @@ class Core(Ledger):
         session.channel = session.out = None
         self.resting.pop(session, None)
         self.wanted.pop(session, None)
-        if session.expiry_s:
+        if session.expiry_s:  # [MQTT-3.1.2-23]
             session.park()
             session.ends_at = self.now + session.expiry_s
             self.changed[session] = None
         will = session.will
         if will is not None:
-            delay = min(will.properties.will_delay or 0, session.expiry_s)  # [MQTT-3.1.2-8], [MQTT-3.1.3-9]
+            delay = min(will.properties.will_delay or 0, session.expiry_s)  # [MQTT-3.1.2-8]
             if delay:
                 session.will_at = self.now + delay
                 self.wheel.schedule(session, session.will_at)

@@ -84,7 +84,9 @@ _RELEASED = _reasons(0x00, 0x92)
 
 # The reason codes that each packet may carry (table 2-6).
 REASONS: Final[dict[int, frozenset[int]]] = {
-    PacketType.CONNACK: _reasons(0x00, *range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, *range(0x99, 0x9E), 0x9F),
+    PacketType.CONNACK: _reasons(  # [MQTT-3.2.2-8]
+        0x00, *range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, *range(0x99, 0x9E), 0x9F
+    ),
     PacketType.PUBACK: _PUBLISHED,  # [MQTT-3.4.2-1]
     PacketType.PUBREC: _PUBLISHED,  # [MQTT-3.5.2-1]
     PacketType.PUBREL: _RELEASED,  # [MQTT-3.6.2-1]

@@ -90,7 +90,7 @@ def _connect(packet: Connect, _version: int) -> bytes:
 
 
 def _connack(packet: Connack, version: int) -> bytes:
-    present = packet.session_present and not packet.reason  # [MQTT-3.2.2-6], 3.1.1 [MQTT-3.2.2-4]
+    present = packet.session_present and not packet.reason  # [MQTT-3.2.2-1, -6], 3.1.1 [MQTT-3.2.2-4]
     code = packet.reason if version == V5 else _RETURN_CODES.get(packet.reason, _RETURN_CODE_OTHERWISE)
     return _frame(0x20, bytes((present, code)), _properties(packet.properties, version))
 

@@ -83,7 +83,7 @@ def read_text(buffer: bytes, pos: int) -> tuple[str, int]:
 
 
 def read_pair(buffer: bytes, pos: int) -> tuple[tuple[str, str], int]:
-    """Two UTF-8 strings (§1.5.7)."""
+    """Two UTF-8 strings, each as any other [MQTT-1.5.7-1]."""
     name, pos = read_text(buffer, pos)
     value, pos = read_text(buffer, pos)
     return (name, value), pos

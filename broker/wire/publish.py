@@ -48,7 +48,8 @@ def _head(message: Message, tail: int) -> bytes:
 def forwarded(properties: Properties) -> bytes:
     """The properties that go on to the receivers as they came, encoded, without their length.
 
-    Message Expiry goes on too, but counts down; Topic Alias and Subscription Identifier belong to one connection.
+    Message Expiry goes on too, but counts down; Topic Alias and Subscription Identifier belong to one connection: no
+    alias is ever sent [MQTT-3.1.2-26, -27]. User Properties keep their order, those of a will too [MQTT-3.1.3-10].
     """
     if (
         not properties.user_properties

@@ -143,9 +143,9 @@ def test_the_lower_qos_counts(sender: int, receiver: int, asked: int, published:
 
 
 def test_properties_go_on_as_they_came() -> None:
-    """[MQTT-3.3.2-4], [MQTT-3.3.2-15] to [MQTT-3.3.2-20]: unaltered and in order; 3.1.1 gets the rest."""
+    """[MQTT-3.3.2-4, -15 to -20]: unaltered and in order; 3.1.1 gets the rest. No alias [MQTT-3.1.2-26, -27]."""
     lab = Lab()
-    new, old = lab.connect("5"), lab.connect("4", 4)
+    new, old = lab.connect("5", topic_alias_maximum=10), lab.connect("4", 4)
     new.subscribe("a", 1)
     old.subscribe("a", 1)
     sender = lab.connect("p")
@@ -167,6 +167,19 @@ def test_properties_go_on_as_they_came() -> None:
                 assert {name: getattr(got, name) for name in given} == given
             assert got.topic_alias is None
             client.ack(message) if qos else None
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_the_payload_is_the_publishers(qos: int) -> None:
+    """§3.3.2.3.2: that it is UTF-8, as its format indicator says, may be checked, and is not."""
+    lab = Lab()
+    reader = lab.connect("r")
+    reader.subscribe("a", 2)
+    sender = lab.connect("p")
+    sender.publish("a", b"\xff\0\xed\xa0\x80", qos, payload_format=1)
+    (message,) = reader.messages()
+    assert (message.payload, message.properties.payload_format) == (b"\xff\0\xed\xa0\x80", 1)
+    assert all(answer.reason == 0 for answer in sender.packets() if isinstance(answer, Puback | Pubrec))
 
 
 # -- topic aliases ---------------------------------------------------------------------------------------------------
@@ -316,7 +329,7 @@ def test_a_publish_that_is_cut_off_closes(version: int, size: int, first: int) -
 
 
 def test_packet_id_0_closes() -> None:
-    """[MQTT-2.2.1-3], on the fast way as on the general one."""
+    """[MQTT-2.2.1-3], on the fast way as on the general one: the client has to give another."""
     for data in (b"\x32\x06\0\1a\0\0\0", b"\x34\x06\0\1a\0\0\0", b"\x40\x02\0\0", b"\x62\x02\0\0"):
         client = Lab().connect()
         client.publish("a")

@@ -29,7 +29,7 @@ def wait(lab: Lab, watcher: Client, seconds: float) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_broken_connection_publishes_the_will(version: int) -> None:
-    """[MQTT-3.1.2-8], once, though the session goes on and comes back."""
+    """[MQTT-3.1.2-7, -8], once, though the session goes on and comes back [MQTT-3.1.2-10]."""
     lab, watcher, client = watched(version, clean=version == 5, will=will())
     client.drop()
     assert watcher.payloads() == [b"bye"]
@@ -40,7 +40,7 @@ def test_a_broken_connection_publishes_the_will(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_goodbye_takes_the_will_away(version: int) -> None:
-    """[MQTT-3.1.2-10], [MQTT-3.14.4-3]."""
+    """[MQTT-3.1.2-8, -10, MQTT-3.14.4-3]."""
     lab, watcher, client = watched(version, will=will())
     client.disconnect()
     assert watcher.messages() == []
@@ -74,7 +74,8 @@ def test_silence_publishes_the_will(version: int) -> None:
 
 
 def test_a_will_is_a_message_like_others() -> None:
-    """§3.1.3.2: QoS, retain and properties; the delay is not one of those that are forwarded."""
+    """§3.1.3.2: QoS, retain and properties, in order [MQTT-3.1.3-10]; the delay is not one of those that go on."""
+    pairs = [("k", "v"), ("a", "1"), ("k", "v"), ("k", "2")]
     lab, watcher, client = watched(
         session_expiry=60,
         will=Will(
@@ -82,12 +83,12 @@ def test_a_will_is_a_message_like_others() -> None:
             b"bye",
             2,
             True,
-            Properties(will_delay=0, content_type="t", message_expiry=30, user_properties=[("k", "v")]),
+            Properties(will_delay=0, content_type="t", message_expiry=30, user_properties=pairs),
         ),
     )
     client.drop()
     (message,) = watcher.messages()
-    given = Properties(content_type="t", message_expiry=30, user_properties=[("k", "v")])
+    given = Properties(content_type="t", message_expiry=30, user_properties=pairs)
     assert (message.qos, message.retain, message.properties) == (1, False, given)
     lab.advance(10)
     late = lab.connect("late")
@@ -100,7 +101,7 @@ def test_a_will_is_a_message_like_others() -> None:
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_a_will_is_retained_if_it_says_so(version: int, retain: bool, qos: int) -> None:
-    """3.1.1 [MQTT-3.1.2-16, -17], [MQTT-3.1.2-14, -15]."""
+    """3.1.1 [MQTT-3.1.2-16, -17], [MQTT-3.1.2-14, -15]; there is no QoS that we lack [MQTT-3.1.2-12, MQTT-3.2.2-12]."""
     lab, watcher, client = watched(version, will=Will(b"w", b"bye", qos, retain))
     client.drop()
     (message,) = watcher.messages()
@@ -189,6 +190,14 @@ def test_an_expiry_changed_on_the_way_out_bounds_the_delay(expiry: int, at_once:
     wait(lab, watcher, 6.5)
     assert watcher.payloads() == [b"bye"] * (not at_once)
     assert [s.client_id for s in lab.core.sessions.values()] == ["watcher"]
+
+
+def test_the_payload_of_a_will_is_its_own() -> None:
+    """§3.1.3.2.3: that it is UTF-8, as its format indicator says, may be checked, and is not."""
+    _, watcher, client = watched(will=Will(b"w", b"\xff", properties=Properties(payload_format=1)))
+    client.drop()
+    (message,) = watcher.messages()
+    assert (message.payload, message.properties.payload_format) == (b"\xff", 1)
 
 
 def test_a_will_where_one_may_not_publish_is_refused() -> None:

@@ -49,6 +49,7 @@ for qos in (0, 1, 2):
         frame(0x10, MQTT4, 0x06 | qos << 3, "0000", field("a"), field("w"), field(b"")),
         Connect("a", 4, True, 0, will=Will(b"w", b"", qos)),
     )
+# Without properties their length is there all the same, and 0 [MQTT-2.2.2-1].
 good("CONNECT", V5, "client", frame(0x10, MQTT5, "02 003C 00", field("kiosk-7")), Connect("kiosk-7", 5, True, 60))
 good("CONNECT clean start off", V5, "client", frame(0x10, MQTT5, "00 0000 00 0000"), Connect("", 5, False))
 good(
@@ -58,7 +59,7 @@ good(
     frame(0x10, MQTT5, "42 0000 00", field("a"), field(b"token")),
     Connect("a", 5, True, 0, None, b"token"),
 )
-good(
+good(  # [MQTT-3.1.3-1]
     "CONNECT everything",
     V5,
     "client",
@@ -92,7 +93,7 @@ good(
     frame(0x10, MQTT5, "02 0000", block("15 0001 6D", "16 0002 0001"), "0000"),
     Connect("", 5, True, 0, properties=Properties(auth_method="m", auth_data=b"\x00\x01")),
 )
-good(
+good(  # [MQTT-1.5.4-3]
     "CONNECT client id of 3-byte UTF-8, with U+FEFF kept",
     BOTH_VERSIONS,
     "client",
@@ -101,51 +102,58 @@ good(
 )
 
 for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
-    bad("CONNECT reserved flag", version, "client", frame(0x10, head, "03 0000", properties, "0000"))
+    bad("CONNECT reserved flag", version, "client", frame(0x10, head, "03 0000", properties, "0000"))  # [MQTT-3.1.2-3]
+    # [MQTT-3.1.2-11]
     bad("CONNECT will QoS 1 without a will", version, "client", frame(0x10, head, "0A 0000", properties, "0000"))
     bad("CONNECT will QoS 2 without a will", version, "client", frame(0x10, head, "12 0000", properties, "0000"))
+    # [MQTT-3.1.2-13]
     bad("CONNECT will retain without a will", version, "client", frame(0x10, head, "22 0000", properties, "0000"))
     will = (properties, field("w"), field(b""))
+    # [MQTT-3.1.2-12]
     bad("CONNECT will QoS 3", version, "client", frame(0x10, head, "1E 0000", properties, "0000", *will))
     bad("CONNECT will QoS 3 without a will", version, "client", frame(0x10, head, "1A 0000", properties, "0000"))
+    # [MQTT-3.1.2-9]
     bad("CONNECT will missing", version, "client", frame(0x10, head, "06 0000", properties, "0000"))
+    bad("CONNECT will payload missing", version, "client", frame(0x10, head, "06 0000", properties, "0000", *will[:2]))
+    bad("CONNECT will without its flag", version, "client", frame(0x10, head, "02 0000", properties, "0000", *will))
+    # [MQTT-3.1.2-17]
     bad("CONNECT user name missing", version, "client", frame(0x10, head, "82 0000", properties, "0000"))
-    bad("CONNECT password missing", version, "client", frame(0x10, head, "C2 0000", properties, "0000 0000"))
-    # What follows is there, but its flag is not set.
-    bad(
-        "CONNECT will without its flag",
-        version,
-        "client",
-        frame(0x10, head, "02 0000", properties, "0000", properties, field("w"), field(b"")),
-    )
+    # [MQTT-3.1.2-16]
     bad(
         "CONNECT user name without its flag",
         version,
         "client",
-        frame(0x10, head, "02 0000", properties, "0000", field("ada")),
+        frame(0x10, head, "02 0000", properties, "0000 0001 61"),
     )
+    # [MQTT-3.1.2-19]
+    bad("CONNECT password missing", version, "client", frame(0x10, head, "C2 0000", properties, "0000 0000"))
+    # [MQTT-3.1.2-18]
     bad(
         "CONNECT password without its flag",
         version,
         "client",
         frame(0x10, head, "82 0000", properties, "0000", field("ada"), field(b"pw")),
     )
-    bad("CONNECT client id missing", version, "client", frame(0x10, head, "02 0000", properties))
+    bad("CONNECT client id missing", version, "client", frame(0x10, head, "02 0000", properties))  # [MQTT-3.1.3-3]
     bad("CONNECT client id cut off", version, "client", frame(0x10, head, "02 0000", properties, "0002 61"))
     bad("CONNECT trailing byte", version, "client", frame(0x10, head, "02 0000", properties, "0000 00"))
     bad("CONNECT keep alive cut off", version, "client", frame(0x10, head, "02 00"))
     bad("CONNECT flags missing", version, "client", frame(0x10, head))
     bad("CONNECT empty", version, "client", frame(0x10))
+    # [MQTT-2.1.3-1]
     bad("CONNECT fixed header flag", version, "client", frame(0x11, head, "02 0000", properties, "0000"))
+    # [MQTT-1.5.4-1, MQTT-3.1.3-4]
     bad("CONNECT client id not UTF-8", version, "client", frame(0x10, head, "02 0000", properties, field(b"\xff")))
+    # [MQTT-1.5.4-2]
     bad("CONNECT client id U+0000", version, "client", frame(0x10, head, "02 0000", properties, field(b"a\x00")))
-    bad(
+    bad(  # [MQTT-1.5.4-1]
         "CONNECT client id surrogate",
         version,
         "client",
         frame(0x10, head, "02 0000", properties, field(b"\xed\xa0\x80")),
     )
     bad("CONNECT client id overlong", version, "client", frame(0x10, head, "02 0000", properties, field(b"\xc0\xaf")))
+    # [MQTT-3.1.3-12]
     bad("CONNECT user name not UTF-8", version, "client", frame(0x10, head, "82 0000", properties, "0000 0001 FE"))
     for topic, what, reason in (
         (b"", "empty", 0x90),
@@ -155,7 +163,7 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
         (b"\xc3", "not UTF-8", 0x81),
     ):
         will = (properties, field(topic), field(b""))
-        bad(
+        bad(  # [MQTT-3.1.3-11]
             f"CONNECT will topic {what}",
             version,
             "client",
@@ -165,7 +173,7 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
 
 bad("CONNECT password without user name", V4, "client", frame(0x10, MQTT4, "42 0000 0000", field(b"pw")))
 for level in (0, 1, 2, 3, 6, 0x83, 0x84, 0xFF):
-    bad(
+    bad(  # [MQTT-3.1.2-2]
         f"CONNECT level {level}",
         BOTH_VERSIONS,
         "client",
@@ -174,11 +182,17 @@ for level in (0, 1, 2, 3, 6, 0x83, 0x84, 0xFF):
     )
 bad("CONNECT of 3.1", BOTH_VERSIONS, "client", frame(0x10, field("MQIsdp"), "03 02 0000", field("a")), 0x84)
 bad("CONNECT MQIsdp at level 4", BOTH_VERSIONS, "client", frame(0x10, field("MQIsdp"), "04 02 0000 0000"), 0x84)
+# [MQTT-3.1.2-1]
 bad("CONNECT protocol mqtt", BOTH_VERSIONS, "client", frame(0x10, field("mqtt"), "04 02 0000 0000"), 0x84)
 bad("CONNECT protocol empty", BOTH_VERSIONS, "client", frame(0x10, field(""), "04 02 0000 0000"), 0x84)
 bad("CONNECT protocol name cut off", BOTH_VERSIONS, "client", frame(0x10, "0004 4D51"))
 bad("CONNECT protocol name not UTF-8", BOTH_VERSIONS, "client", frame(0x10, "0001 80 04 02 0000 0000"))
 bad("CONNECT properties missing", V5, "client", frame(0x10, MQTT5, "02 0000"))
+bad("CONNECT properties cut off", V5, "client", frame(0x10, MQTT5, "02 0000 05 11 0000"))
+# [MQTT-1.5.5-1]
+bad("CONNECT property length not shortest", V5, "client", frame(0x10, MQTT5, "02 0000 8000 0000"))
+bad("CONNECT property length over four bytes", V5, "client", frame(0x10, MQTT5, "02 0000 8080808001 0000"))
+# [MQTT-3.1.2-9]
 bad("CONNECT will properties missing", V5, "client", frame(0x10, MQTT5, "06 0000 00 0000"))
 bad("CONNECT data without method", V5, "client", frame(0x10, MQTT5, "02 0000", block("16 0000"), "0000"), 0x82)
 
@@ -249,7 +263,7 @@ for code in (6, 0x80, 0x84, 0xFF):
 for code in (0x01, 0x10, 0x7F, 0x8B, 0x8D, 0x8E, 0x93, 0x98, 0x9E, 0xA0, 0xFF):
     bad(f"CONNACK reason 0x{code:02X}", V5, "server", frame(0x20, 0, code, 0), 0x82)
 for version, properties in ((V4, ""), (V5, "00")):
-    for flags in (0x02, 0x80, 0xFF):
+    for flags in (0x02, 0x80, 0xFF):  # [MQTT-3.2.2-1]
         bad(f"CONNACK flags 0x{flags:02X}", version, "server", frame(0x20, flags, 0, properties))
     bad("CONNACK trailing byte", version, "server", frame(0x20, "00 00", properties, "00"))
     bad("CONNACK fixed header flag", version, "server", frame(0x28, "00 00", properties))

@@ -12,6 +12,7 @@ good, bad = cases.good, cases.bad
 good("PUBLISH spelled out", V4, "both", bytes.fromhex("30 05 00 03 61 2F 62"), Publish(b"a/b"))
 good("PUBLISH spelled out", V5, "both", bytes.fromhex("30 06 00 03 61 2F 62 00"), Publish(b"a/b"))
 for version, properties in ((V4, ""), (V5, "00")):
+    # [MQTT-2.2.1-2]
     good("PUBLISH payload", version, "both", frame(0x30, field("t"), properties, b"Ciao"), Publish(b"t", b"Ciao"))
     good("PUBLISH retain", version, "both", frame(0x31, field("t"), properties), Publish(b"t", retain=True))
     good(
@@ -106,6 +107,7 @@ for version, properties in ((V4, ""), (V5, "00")):
         )
 bad("PUBLISH empty topic", V4, "both", frame(0x30, "0000"), 0x90)
 bad("PUBLISH empty topic, no alias", V5, "both", frame(0x30, "0000 00"), 0x82)
+# [MQTT-2.2.2-1]
 bad("PUBLISH without property length", V5, "both", frame(0x30, field("t")))
 bad("PUBLISH properties cut off", V5, "both", frame(0x30, field("t"), "05 01 01"))
 good(
@@ -182,6 +184,7 @@ good(
 bad("PUBLISH response topic with #", V5, "both", frame(0x30, field("t"), block("08 0003 612F23")), 0x82)
 bad("PUBLISH response topic with +", V5, "both", frame(0x30, field("t"), block("08 0001 2B")), 0x82)
 bad("PUBLISH response topic empty", V5, "both", frame(0x30, field("t"), block("08 0000")), 0x82)
+# [MQTT-1.5.5-1]
 bad("PUBLISH property length not shortest", V5, "both", frame(0x30, field("t"), "8000"))
 bad("PUBLISH property length over four bytes", V5, "both", frame(0x30, field("t"), "8080808001"))
 bad("PUBLISH 65 user properties", V5, "both", frame(0x30, field("t"), "C502", "26 0000 0000" * 65), 0x97)

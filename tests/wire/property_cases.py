@@ -51,6 +51,14 @@ HOLDERS: Final = {
     "AUTH": ("both", 0xF0, "18", "", lambda p: Auth(0x18, p)),
 }
 REASONED: Final = "CONNACK PUBACK PUBREC PUBREL PUBCOMP SUBACK UNSUBACK DISCONNECT AUTH"
+# Cut off; a name or a value that is not UTF-8 [MQTT-1.5.7-1], or with U+0000.
+PAIRS: Final = (
+    ("26 0001 6B", 0x81),
+    ("26 0001 FF 0001 76", 0x81),
+    ("26 0001 6B 0003 EDA080", 0x81),
+    ("26 0001 00 0001 76", 0x81),
+    ("26 0001 6B 0001 00", 0x81),
+)
 # Table 2-4 of the specification: bytes, field, value, packets; then values that are refused, with their reason.
 PROPERTIES: Final[tuple[tuple[str, str, object, str, tuple[tuple[str, int], ...]], ...]] = (
     ("01 01", "payload_format", 1, "PUBLISH WILL", (("01 02", 0x82), ("01", 0x81))),
@@ -75,7 +83,7 @@ PROPERTIES: Final[tuple[tuple[str, str, object, str, tuple[tuple[str, int], ...]
     ("23 0100", "topic_alias", 256, "PUBLISH", (("23 0000", 0x94), ("23 01", 0x81))),
     ("24 00", "maximum_qos", 0, "CONNACK", (("24 02", 0x82),)),
     ("25 01", "retain_available", 1, "CONNACK", (("25 02", 0x82),)),
-    ("26 0001 6B 0001 76", "user_properties", [("k", "v")], " ".join(HOLDERS), (("26 0001 6B", 0x81),)),
+    ("26 0001 6B 0001 76", "user_properties", [("k", "v")], " ".join(HOLDERS), PAIRS),
     ("27 00000001", "maximum_packet_size", 1, "CONNECT CONNACK", (("27 00000000", 0x82), ("27 000001", 0x81))),
     ("28 00", "wildcard_available", 0, "CONNACK", (("28 02", 0x82),)),
     ("29 01", "subscription_ids_available", 1, "CONNACK", (("29 03", 0x82),)),
@@ -98,7 +106,7 @@ for holder, (sender, first, before, after, make_packet) in HOLDERS.items():
             bad(f"{label}, repeated", V5, sender, frame(first, before, block(prefix, raw, raw), after), 0x82)
         for value_refused, reason in refused:
             wire = frame(first, before, block(prefix, value_refused), after)
-            bad(f"{label}, {value_refused}", V5, sender, wire, reason)
+            bad(f"{label}, {value_refused}", V5, sender, wire, reason)  # of user_properties: [MQTT-1.5.7-1]
     for unknown in (0x00, 0x04, 0x0A, 0x14, 0x20, 0x2B, 0x7F, 0x80, 0xFF):
         wire = frame(first, before, block(bytes((unknown, 0))), after)
         bad(f"{holder} with unknown property 0x{unknown:02X}", V5, sender, wire)

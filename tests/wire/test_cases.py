@@ -60,6 +60,15 @@ def test_every_cut_is_refused_or_another_packet(case: Case) -> None:
             continue
 
 
+@pytest.mark.parametrize("version", [4, 5])
+def test_reserved_flags_are_as_listed(version: int) -> None:
+    """[MQTT-2.1.3-1]: all first bytes but those of PUBLISH, which has no reserved flags."""
+    listed = {kind << 4 | (2 if kind in (6, 8, 10) else 0) for kind in range(1, 15 if version == 4 else 16)}
+    for first in set(range(256)) - set(range(0x30, 0x40)) - listed:
+        with pytest.raises(MalformedPacket):
+            decode(first, b"\0\1\0\0\1a\0", version)
+
+
 def test_names_are_unique() -> None:
     names = [case.id for case in CASES]
     assert sorted(set(names)) == sorted(names)
