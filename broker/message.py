@@ -43,7 +43,7 @@ class Message(msgspec.Struct, gc=False):
     payload: bytes
     qos: int = 0
     retain: bool = False
-    # MQTT 5 properties that are forwarded unaltered, encoded, without their length [MQTT-3.3.2-15 to -20].
+    # MQTT 5 properties that are forwarded unaltered, encoded, without their length [MQTT-3.3.2-15 to -18, -20].
     properties: bytes = b""
     expires_at: float = 0.0  # on the monotonic clock; 0 = never
     publisher: str = ""  # key of the session that published it, for No Local

@@ -1,4 +1,7 @@
-"""One connection's socket, plain or TLS, non-blocking, in the reactor's hands. Its protocol side is `Channel`."""
+"""One connection's socket, plain or TLS, non-blocking, in the reactor's hands. Its protocol side is `Channel`.
+
+Both are ordered and lossless streams of bytes in both directions [MQTT-4.2.0-1].
+"""
 
 import errno
 import socket

@@ -108,7 +108,7 @@ class Router(Generic[R]):
         self._stale(filter)
 
     def subscribe(self, subscription: Subscription[R]) -> None:
-        """Add a subscription, or replace that session's own for the same filter and group."""
+        """Add a subscription, or replace that session's own for the same filter and group [MQTT-3.8.4-3]."""
         filter, key = subscription.filter, subscription.session
         if not subscription.group and not _wild(filter):
             held = self._exact.get(filter)

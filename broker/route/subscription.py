@@ -77,7 +77,7 @@ class Subscription(Generic[R]):
         return not self.id and not self.options & (NO_LOCAL | RETAIN_AS_PUBLISHED) and self.session.unlimited
 
     def merged(self, other: "Subscription[R]") -> "Subscription[R]":
-        """The one delivery for two overlapping subscriptions of a session: the higher QoS, all ids (§3.3.4).
+        """The one delivery for two overlapping subscriptions: the higher QoS, all ids [MQTT-3.3.4-2 to -4].
 
         No Local holds only if both ask for it, as the other would have delivered; Retain As Published if either does.
         """

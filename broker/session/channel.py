@@ -94,7 +94,7 @@ class Channel:
         self.acks: deque[Promise] | None = None
         self.held = False  # it is not read until it has been told some of that
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
-        self.aliases: dict[int, bytes] | None = None
+        self.aliases: dict[int, bytes] | None = None  # of this connection [MQTT-3.3.2-7]
         self.wheel_at = 0
         core.wheel.schedule(self, core.now + CONNECT_TIMEOUT_S)
 
@@ -360,7 +360,7 @@ class Channel:
             case Disconnect():
                 connect.disconnect(self, session, packet)
             case Auth():
-                # No authentication method was agreed on in CONNECT (§4.12).
+                # No authentication method was agreed on in CONNECT [MQTT-4.12.0-7, MQTT-4.12.1-1, -2].
                 raise ProtocolError("AUTH without an authentication method", Reason.PROTOCOL_ERROR)
             case _:
                 # A second CONNECT [MQTT-3.1.0-2], or a packet that only a server sends.
@@ -418,7 +418,7 @@ class Channel:
             acks = self.acks = deque()
         acks.append(promise)
         if self.v5 and self._too_many(acks):
-            raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # §3.3.4
+            raise ProtocolError("more than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)  # [MQTT-3.3.4-7]
         if not self.v5 and (len(acks) > RECEIVE_MAXIMUM or promise.reason >= 0x80):
             # 3.1.1 knows no bound: it is not read until it has been told. And what it sends after what was refused is
             # not taken, for it will come again behind that.
@@ -449,7 +449,9 @@ class Channel:
             self.core.after_round(self)
 
     def answer(self, first: int, id: int, reason: int, name: bytes = b"") -> None:
-        """PUBACK (`first` is 0x40) or PUBREC (0x50); MQTT 5 is told the message's name, an encoded user property.
+        """PUBACK (`first` is 0x40) or PUBREC (0x50), as the QoS asks for [MQTT-3.3.4-1, MQTT-4.3.2-4, MQTT-4.3.3-8].
+
+        MQTT 5 is told the message's name, an encoded user property.
 
         Each has the packet id of its PUBLISH [MQTT-3.3.4-1, MQTT-2.2.1-5], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.2-2].
         There is no word for a refusal in 3.1.1 [MQTT-3.3.5-2]: it may close or acknowledge as if all were well. A
@@ -511,7 +513,7 @@ class Channel:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def fail(self, error: ProtocolError) -> None:
-        """The peer broke the protocol: tell it how, as its version can, and close (§4.13), 3.1.1 [MQTT-4.8.0-1]."""
+        """The peer broke the protocol: say how, as its version can, and close [MQTT-4.13.1-1], 3.1.1 [MQTT-4.8.0-1]."""
         if self.closed:
             return
         self.core.counters.protocol_errors += 1
@@ -519,7 +521,11 @@ class Channel:
         self.close(Reason(error.reason))
 
     def close(self, reason: Reason | None = None) -> None:
-        """Close the connection, telling an MQTT 5 client why. Its will is published unless it said goodbye."""
+        """Close the connection, telling an MQTT 5 client why. Its will is published unless it said goodbye.
+
+        A DISCONNECT is the last that is sent, and never the first [MQTT-3.14.4-1, -2, MQTT-3.14.0-1]. Whether it can be
+        sent or not, the connection is closed [MQTT-4.13.2-1].
+        """
         if self.closed:
             return
         self.closed = True

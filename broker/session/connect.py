@@ -23,6 +23,7 @@ def received(channel: "Channel", packet: Connect) -> None:
     channel.v5 = int(packet.version == V5)
     channel.admitting = packet
     if packet.properties.auth_method is not None:
+        # We have none: whichever it names is refused at once [MQTT-4.12.0-1, -4].
         refused(channel, Refused("no extended authentication here", reason=Reason.BAD_AUTH_METHOD))
         return
     if len(packet.client_id.encode()) > CLIENT_ID_BYTES_MAX:

@@ -101,7 +101,7 @@ class Core(Ledger):
         for what was promised to be kept is neither acknowledged nor on the disk. Then `promise` is settled later.
         """
         kept = None
-        if retain:
+        if retain:  # else what is retained stays as it is [MQTT-3.3.1-8]
             # What is kept is as it was published, without the ids and the promise of this moment's receivers.
             kept = message.loose()
             kept.retain, kept.subscription_ids = True, b""
@@ -127,6 +127,8 @@ class Core(Ledger):
         must: bool = False,
     ) -> Reason | None:
         """Hand out a message (QoS 1 or 2) that must not be lost once its publisher has been told of success.
+
+        Who is away, or behind, finds it in the log, which is part of its session [MQTT-4.5.0-1].
 
         Sessions whose clients are away get it, too [MQTT-4.5.0-1], 3.1.1 [MQTT-3.1.2-5].
         It is written at once if somebody is away, or if it is QoS 2 for one who outlives its connection; else only if
@@ -315,6 +317,7 @@ class Core(Ledger):
                 self._deliver(subscription, message, origin, forms)
                 continue
             retain = message.retain and bool(subscription.options & RETAIN_AS_PUBLISHED)
+            # As this member was granted [MQTT-4.8.2-3], with the identifier of this subscription [MQTT-3.3.4-5].
             form = message.variant(min(message.qos, subscription.options & QOS), retain, subscription.id)
             if form is message:
                 form = message.copy()  # this one's alone, to be found again
@@ -481,7 +484,7 @@ class Core(Ledger):
     def configure(self, session: Session, v5: bool, expiry_s: int, packet_max: int, window: int) -> None:
         """Take over what CONNECT says of the client. Its routes, which sort it by these, are made anew by `resume`."""
         session.v5, session.packet_max = v5, packet_max
-        session.window = min(window, limits.IN_FLIGHT_MAX)
+        session.window = min(window, limits.IN_FLIGHT_MAX)  # [MQTT-4.9.0-1]
         session.expiry_s = expiry_s
         if expiry_s:
             self.changed[session] = None
@@ -518,7 +521,8 @@ class Core(Ledger):
     def end(self, session: Session) -> None:
         """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2).
 
-        What its client has retained is no part of it, and stays: 3.1.1 [MQTT-3.1.2-7].
+        What its client has retained is no part of it, and stays: 3.1.1 [MQTT-3.1.2-7]. What a member of a group had in
+        flight at QoS 2 goes to no other [MQTT-4.8.2-5]. It is called when the expiry has passed, too [MQTT-4.1.0-2].
         """
         if self.sessions.get(session.key) is session:
             self._remove(session)

@@ -21,7 +21,10 @@ ROUTES_KNOWN_MAX = 1024
 
 
 def received(channel: "Channel", session: "Session", packet: Publish) -> None:
-    """PUBLISH arrived. Raises `ProtocolError` for what closes the connection."""
+    """PUBLISH arrived. Raises `ProtocolError` for what closes the connection.
+
+    At QoS 1 a packet id that comes again is a new message [MQTT-4.3.2-5]; at QoS 2 it is after PUBREL or a refusal.
+    """
     core = channel.core
     core.counters.messages_received += 1
     if packet.properties.subscription_ids:
@@ -83,12 +86,15 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
         must = session.lasting
     reason = core.publish(message, session, retain=packet.retain, must=must, promise=promise)
     if qos == 2 and reason is not None and reason >= 0x80:
-        session.unreceive(id)
+        session.unreceive(id)  # [MQTT-4.3.3-9]
     channel.promised(promise, reason)
 
 
 def released(channel: "Channel", session: "Session", id: int) -> None:
-    """PUBREL arrived: the id of a QoS 2 message is free again [MQTT-4.3.3-12], once that is on the disk."""
+    """PUBREL arrived: the id of a QoS 2 message is free again [MQTT-4.3.3-12], once that is on the disk.
+
+    Whatever has become of the message meanwhile: it may have expired [MQTT-4.3.3-11, -13].
+    """
     known = session.received is not None and id in session.received
     session.unreceive(id)
     answer = Pubcomp(id, Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND)
@@ -99,7 +105,7 @@ def released(channel: "Channel", session: "Session", id: int) -> None:
 
 
 def _topic(channel: "Channel", packet: Publish) -> bytes:
-    """The topic of a PUBLISH, through its alias if it has one (§3.3.2.3.4)."""
+    """The topic of a PUBLISH, through its alias if it has one (§3.3.2.3.4): any up to our maximum [MQTT-3.3.2-12]."""
     topic, alias = packet.topic, packet.properties.topic_alias
     if alias is None:
         return topic

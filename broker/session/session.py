@@ -204,7 +204,10 @@ class Session:
         return True
 
     def _room(self, message: Message) -> bool:
-        """Whether one more fits the window, in number, and for large ones in bytes."""
+        """Whether one more fits the window [MQTT-3.3.4-9, MQTT-4.9.0-2], in number, and for large ones in bytes.
+
+        Nothing but PUBLISH waits for it [MQTT-3.3.4-10, MQTT-4.9.0-3].
+        """
         flight = len(self.inflight)
         return flight < self.window and (message.size <= LARGE_BYTES or flight * message.size < OUT_BYTES_MAX)
 
@@ -348,7 +351,10 @@ class Session:
         self.refill()
 
     def free_id(self) -> int:
-        """The next packet id that is not in use [MQTT-2.2.1-4], 3.1.1 [MQTT-2.3.1-4]: the window leaves some free."""
+        """The next packet id that is not in use [MQTT-2.2.1-4, MQTT-4.3.2-1, MQTT-4.3.3-1], 3.1.1 [MQTT-2.3.1-4].
+
+        The window leaves some free.
+        """
         id = self.next_id
         inflight = self.inflight
         while True:
@@ -359,6 +365,8 @@ class Session:
 
     def hold(self, message: Message) -> bool:
         """Queue `message` (QoS 1 or 2) for later. False: the queue is full, though the session promises to keep.
+
+        All that comes after it waits behind it: each topic is an ordered one [MQTT-4.6.0-5, -6].
 
         A session that ends with its connection promises nothing, but while the client is there and only slow, it gets
         as much room as its QoS 0 messages have.
@@ -471,7 +479,7 @@ class Session:
         return True
 
     def _resend(self, id: int) -> bool:
-        """Send what is in flight under `id` again. False: not now."""
+        """Send what is in flight under `id` again, even if it has expired [MQTT-4.3.3-7]. False: not now."""
         message = self.inflight.get(id)
         channel, core = self.channel, self.core
         if message is None or channel is None:
@@ -479,7 +487,7 @@ class Session:
         if message.absent:
             return False
         if released(message):
-            channel.write(b"\x62\x02", PACKET_ID[id])
+            channel.write(b"\x62\x02", PACKET_ID[id])  # [MQTT-4.3.3-5, -6]
             return True
         # What is in flight and not in the deque has been sent on this connection, and is not yet answered.
         if len(self.inflight) - len(self.resend or ()) >= self.window:
@@ -698,7 +706,10 @@ class Session:
             self.core.release(self, stub, packet_id or 0)
 
     def park(self) -> None:
-        """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay."""
+        """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay.
+
+        It belongs to this session and to no other member of a group [MQTT-4.8.2-4].
+        """
         core = self.core
         for message in self.inflight.values():
             if not message.seq:
@@ -833,7 +844,10 @@ class Session:
     # -- answers of the client ---------------------------------------------------------------------------------------
 
     def puback(self, id: int, reason: int) -> None:
-        """PUBACK arrived. Raises `ProtocolError` if the message under `id` is QoS 2."""
+        """PUBACK arrived, and until then it is in flight [MQTT-4.3.2-3]; also if it refuses [MQTT-4.4.0-2].
+
+        What a member of a group refuses goes to no other [MQTT-4.8.2-6]. Raises `ProtocolError` for QoS 2.
+        """
         message = self.inflight.get(id)
         if message is None or message.absent:
             if not id:
@@ -849,7 +863,9 @@ class Session:
             self.refill()
 
     def pubrec(self, id: int, reason: int) -> int | None:
-        """PUBREC arrived; return the reason code for PUBREL, or None if none is to be sent.
+        """PUBREC arrived; return the reason code for PUBREL [MQTT-4.3.3-4], or None if none is to be sent.
+
+        Until then PUBLISH is in flight [MQTT-4.3.3-3]; if it refuses, that is over [MQTT-4.4.0-2, MQTT-4.8.2-6].
 
         PUBREL may go once what is to be written so far is on the disk.
         """
@@ -889,6 +905,7 @@ class Session:
 
     def due(self, now: float) -> float:
         """Publish a delayed will, end an expired session (the wheel calls this)."""
+        # [MQTT-4.1.0-1]: not while it is connected.
         if self.channel is not None or self.core.sessions.get(self.key) is not self:
             return 0.0  # while its client is there it cannot end 3.1.1 [MQTT-4.1.0-2]
         if self.will_at and self.will_at <= now:

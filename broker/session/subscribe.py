@@ -113,7 +113,7 @@ def group_of(identity: Identity, share: str) -> bytes:
 
 
 def _wants_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> bool:
-    """Whether what is retained goes out (§3.3.1.3): as Retain Handling says, and not for a shared subscription."""
+    """Whether what is retained goes out, as Retain Handling says [MQTT-3.3.1-9 to -11]; never to groups (§4.8.2)."""
     if subscription.group or request.retain_handling == 2 or (request.retain_handling == 1 and not new):
         return False
     return len(session.core.retained) > 0
@@ -148,6 +148,7 @@ def retained_for(subscription: "Subscription[Session]", *, again: bool = False) 
 def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> None:
     """UNSUBSCRIBE arrived. What is in flight or queued is still delivered (§3.10.4).
 
+    There is a reason for each filter, in their order [MQTT-3.11.3-1].
     Filters are compared byte by byte; one UNSUBACK answers all of them, known or not [MQTT-3.10.4-1, -4 to -6], 3.1.1
     [MQTT-2.3.1-7].
     """

@@ -373,6 +373,6 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], Packet]]] = {
     0xB0: _unsuback,
     0xC0: partial(_ping, Pingreq),
     0xD0: partial(_ping, Pingresp),
-    0xE0: _disconnect,
-    0xF0: _auth,
+    0xE0: _disconnect,  # [MQTT-3.14.1-1]
+    0xF0: _auth,  # [MQTT-3.15.1-1]
 }

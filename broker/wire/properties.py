@@ -34,7 +34,7 @@ WILL: Final = 0  # stands for "the will in a CONNECT", which has properties of i
 
 def _read_topic(buffer: bytes, pos: int) -> tuple[str, int]:
     """A string that names a topic: not empty [MQTT-4.7.3-1], without wildcards [MQTT-3.3.2-14]."""
-    topic, pos = read_text(buffer, pos)
+    topic, pos = read_text(buffer, pos)  # [MQTT-3.3.2-13]
     if not topic or has_wildcard(topic):
         raise ProtocolError("a response topic is empty or contains a wildcard")
     return topic, pos
@@ -86,7 +86,7 @@ _ZERO = Reason.PROTOCOL_ERROR
 TABLE: Final = (
     Property(0x01, "payload_format", Form.FLAG, _MESSAGE),
     Property(0x02, "message_expiry", Form.U32, _MESSAGE),
-    Property(0x03, "content_type", Form.TEXT, _MESSAGE),
+    Property(0x03, "content_type", Form.TEXT, _MESSAGE),  # [MQTT-3.3.2-19]
     Property(0x08, "response_topic", Form.TOPIC, _MESSAGE),
     Property(0x09, "correlation_data", Form.BINARY, _MESSAGE),
     # A server names every matching subscription of the receiver in one PUBLISH [MQTT-3.3.4-4].

@@ -39,14 +39,17 @@ def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
 
 
 def _head(message: Message, tail: int) -> bytes:
-    """The fixed header and the topic. DUP is not set, whatever the publisher's was [MQTT-3.3.1-2, -3, MQTT-4.3.1-1]."""
+    """The fixed header and the topic. DUP is not set, whatever the publisher's was [MQTT-3.3.1-2, -3, MQTT-4.3.1-1].
+
+    At QoS 1 and 2 neither: `Session` sets it in what it sends again [MQTT-4.3.2-2, MQTT-4.3.3-2].
+    """
     qos, topic = message.qos, message.topic
     size = 2 + len(topic) + (2 if qos else 0) + tail
     return bytes((0x30 | qos << 1 | message.retain,)) + encode_varint(size) + len(topic).to_bytes(2) + topic
 
 
 def forwarded(properties: Properties) -> bytes:
-    """The properties that go on to the receivers as they came, encoded, without their length.
+    """The properties that go on to the receivers as they came [MQTT-3.3.2-4, -15 to -18, -20], encoded, without length.
 
     Message Expiry goes on too, but counts down; Topic Alias and Subscription Identifier belong to one connection: no
     alias is ever sent [MQTT-3.1.2-26, -27]. User Properties keep their order, those of a will too [MQTT-3.1.3-10].

@@ -72,7 +72,7 @@ def check_wildcards(topic_filter: str) -> None:
 
 
 def filter_fits(topic_filter: str) -> bool:
-    """Whether a valid filter is within our bounds."""
+    """Whether a valid filter is within our bounds, lower than those of MQTT [MQTT-4.7.3-3]."""
     if len(topic_filter.encode()) > TOPIC_BYTES_MAX:
         return False
     shared = parse_shared(topic_filter)
