@@ -256,7 +256,7 @@ class Session:
         head, between = parts(message, self.v5, self.core.now)
         payload = message.payload
         if self.packet_max and len(head) + len(between) + len(payload) > self.packet_max:
-            self.core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-25]
+            self.core.counters.messages_dropped_too_large += 1  # [MQTT-3.1.2-24, -25]
             return
         self.core.counters.messages_sent += 1
         if self.out is None:

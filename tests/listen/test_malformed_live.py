@@ -42,6 +42,7 @@ async def _unharmed(engine: Engine, witness: Client) -> None:
 
 @pytest.mark.parametrize("case", CONNECTS, ids=lambda case: case.id)
 async def test_connect(engine: Engine, case: Case) -> None:
+    """[MQTT-3.1.4-1]: closed, and told why in one of CONNACK's reason codes [MQTT-3.2.2-8] where it speaks MQTT 5."""
     witness = await _witness(engine)
     client = await Client.open(engine.port, version=case.version)
     await client.send(case.wire)

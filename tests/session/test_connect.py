@@ -369,7 +369,7 @@ def test_a_session_is_resumed(version: int, again: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_clean_start_forgets(version: int) -> None:
-    """[MQTT-3.1.2-4, MQTT-3.1.4-4]."""
+    """[MQTT-3.1.2-4, MQTT-3.1.4-4, MQTT-3.2.2-2]."""
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)

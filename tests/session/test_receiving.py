@@ -128,7 +128,7 @@ def test_no_more_of_qos_1_and_2_together_than_our_receive_maximum(twos: int) -> 
 @pytest.mark.parametrize("asked", [0, 1, 2])
 @pytest.mark.parametrize("published", [0, 1, 2])
 def test_the_lower_qos_counts(sender: int, receiver: int, asked: int, published: int) -> None:
-    """[MQTT-3.8.4-8], between all versions, for the first message on a topic and for the next."""
+    """[MQTT-3.8.4-8, MQTT-3.2.2-10], between all versions, for the first message on a topic and for the next."""
     lab = Lab()
     client = lab.connect("r", receiver)
     assert client.subscribe("a", asked) == asked
@@ -205,7 +205,7 @@ def test_topic_aliases() -> None:
     ("topic", "alias", "reason"), [("a", TOPIC_ALIASES_MAX + 1, 0x94), ("", 5, 0x82), ("a", 0, 0x94)]
 )
 def test_a_wrong_topic_alias_closes(topic: str, alias: int, reason: int) -> None:
-    """[MQTT-3.3.2-9], [MQTT-3.3.2-8], §3.3.4."""
+    """[MQTT-3.3.2-8, -9, MQTT-3.2.2-17], §3.3.4."""
     client = Lab().connect()
     client.publish("x", topic_alias=1)
     client.publish(topic, topic_alias=alias)

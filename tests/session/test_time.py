@@ -15,7 +15,7 @@ from broker.wire.packets import Pingreq, Puback
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("keep_alive", [1, 10, 60, 1000])
 def test_silence_closes_after_one_and_a_half_times_the_keep_alive(version: int, keep_alive: int) -> None:
-    """[MQTT-3.1.2-22, MQTT-3.2.2-22]: 0x8D where it can be told; within a second and a tick of it, never before."""
+    """[MQTT-3.1.2-20, -22, MQTT-3.2.2-22]: 0x8D where it can be told; within a second and a tick, never before."""
     lab = Lab()
     client = lab.connect("c", version, keep_alive=keep_alive)
     lab.advance(keep_alive * 1.5 - 0.5)
@@ -64,7 +64,7 @@ def test_no_keep_alive_in_3_1_1() -> None:
 
 @pytest.mark.parametrize("asked", [0, KEEP_ALIVE_MAX_S + 1, 65535])
 def test_mqtt_5_is_told_another_keep_alive(asked: int) -> None:
-    """[MQTT-3.2.2-21]: Server Keep Alive, and it is the one that counts."""
+    """[MQTT-3.1.2-21, MQTT-3.2.2-21]: Server Keep Alive, and it is the one that counts."""
     lab = Lab()
     client = lab.connect(keep_alive=asked)
     assert client.connack.properties.server_keep_alive == KEEP_ALIVE_MAX_S

@@ -101,7 +101,7 @@ def test_a_will_is_a_message_like_others() -> None:
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_a_will_is_retained_if_it_says_so(version: int, retain: bool, qos: int) -> None:
-    """3.1.1 [MQTT-3.1.2-16, -17], [MQTT-3.1.2-14, -15]; there is no QoS that we lack [MQTT-3.1.2-12, MQTT-3.2.2-12]."""
+    """3.1.1 [MQTT-3.1.2-16, -17], [MQTT-3.1.2-14, -15]; of any QoS [MQTT-3.1.2-12, MQTT-3.2.2-12, -13]."""
     lab, watcher, client = watched(version, will=Will(b"w", b"bye", qos, retain))
     client.drop()
     (message,) = watcher.messages()

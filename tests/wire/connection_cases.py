@@ -105,6 +105,7 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
     bad("CONNECT reserved flag", version, "client", frame(0x10, head, "03 0000", properties, "0000"))  # [MQTT-3.1.2-3]
     # [MQTT-3.1.2-11]
     bad("CONNECT will QoS 1 without a will", version, "client", frame(0x10, head, "0A 0000", properties, "0000"))
+    # [MQTT-3.1.2-11]
     bad("CONNECT will QoS 2 without a will", version, "client", frame(0x10, head, "12 0000", properties, "0000"))
     # [MQTT-3.1.2-13]
     bad("CONNECT will retain without a will", version, "client", frame(0x10, head, "22 0000", properties, "0000"))
@@ -114,6 +115,7 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
     bad("CONNECT will QoS 3 without a will", version, "client", frame(0x10, head, "1A 0000", properties, "0000"))
     # [MQTT-3.1.2-9]
     bad("CONNECT will missing", version, "client", frame(0x10, head, "06 0000", properties, "0000"))
+    # [MQTT-3.1.2-9]
     bad("CONNECT will payload missing", version, "client", frame(0x10, head, "06 0000", properties, "0000", *will[:2]))
     bad("CONNECT will without its flag", version, "client", frame(0x10, head, "02 0000", properties, "0000", *will))
     # [MQTT-3.1.2-17]
@@ -203,6 +205,7 @@ good("CONNACK session present", V4, "server", frame(0x20, "01 00"), Connack(True
 for code, reason in ((1, 0x84), (2, 0x85), (3, 0x88), (4, 0x86), (5, 0x87)):
     good(f"CONNACK return code {code}", V4, "server", frame(0x20, 0, code), Connack(False, reason))
 good("CONNACK", V5, "server", frame(0x20, "00 00 00"), Connack())
+# [MQTT-3.2.2-1]
 good("CONNACK session present", V5, "server", frame(0x20, "01 00 00"), Connack(True))
 for reason in bytes.fromhex("80 81 82 83 84 85 86 87 88 89 8A 8C 90 95 97 99 9A 9B 9C 9D 9F"):
     good(f"CONNACK 0x{reason:02X}", V5, "server", frame(0x20, 0, reason, 0), Connack(False, reason))
@@ -263,7 +266,8 @@ for code in (6, 0x80, 0x84, 0xFF):
 for code in (0x01, 0x10, 0x7F, 0x8B, 0x8D, 0x8E, 0x93, 0x98, 0x9E, 0xA0, 0xFF):
     bad(f"CONNACK reason 0x{code:02X}", V5, "server", frame(0x20, 0, code, 0), 0x82)
 for version, properties in ((V4, ""), (V5, "00")):
-    for flags in (0x02, 0x80, 0xFF):  # [MQTT-3.2.2-1]
+    for flags in (0x02, 0x80, 0xFF):
+        # [MQTT-3.2.2-1]
         bad(f"CONNACK flags 0x{flags:02X}", version, "server", frame(0x20, flags, 0, properties))
     bad("CONNACK trailing byte", version, "server", frame(0x20, "00 00", properties, "00"))
     bad("CONNACK fixed header flag", version, "server", frame(0x28, "00 00", properties))

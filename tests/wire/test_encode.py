@@ -47,6 +47,7 @@ def test_connack_of_3_1_1_has_a_return_code(reason: int, code: int) -> None:
 
 @pytest.mark.parametrize("version", [V4, V5])
 def test_a_refusal_never_has_a_session(version: int) -> None:
+    """[MQTT-3.2.2-6]."""
     wire = encode(Connack(True, Reason.NOT_AUTHORIZED), version)
     assert wire[2] == 0
 
