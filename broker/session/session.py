@@ -867,7 +867,7 @@ class Session:
 
         Until then PUBLISH is in flight [MQTT-4.3.3-3]; if it refuses, that is over [MQTT-4.4.0-2, MQTT-4.8.2-6].
 
-        PUBREL may go once what is to be written so far is on the disk.
+        PUBREL, which has the same id 3.1.1 [MQTT-2.3.1-6], may go once what is to be written so far is on the disk.
         """
         message = self.inflight.get(id)
         if message is None:

@@ -171,7 +171,10 @@ async def test_a_will_that_is_allowed(broker: Broker) -> None:
 
 
 async def test_a_client_id_reaches_no_other_identity(broker: Broker) -> None:
-    """The same client id under two identities: two sessions, nobody is taken over, nothing is inherited."""
+    """The same client id under two identities: two sessions, nobody is taken over, nothing is inherited.
+
+    [MQTT-3.1.3-2].
+    """
     keeps = {"clean_start": False, "properties": Properties(session_expiry=1000)}
     kiosk = await device(broker, "kiosk-7", "same", **keeps)
     await kiosk.subscribe("acme/user/ada", qos=1)

@@ -66,6 +66,7 @@ async def publish(client: Client, payload: bytes, qos: int = 1, topic: bytes = b
 
 @pytest.mark.parametrize("qos", [1, 2])
 async def test_the_acknowledgement_waits_for_the_commit(open_broker: Broker, qos: int) -> None:
+    """3.1.1 [MQTT-4.3.2-2]."""
     await away(open_broker, qos=qos)
     sender = await Client.connected(port(open_broker))
     gate = Gate(open_broker)

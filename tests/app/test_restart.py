@@ -32,6 +32,7 @@ async def _comes_back(broker: Broker, version: int, client_id: str = "kept", **f
 
 @pytest.mark.parametrize("version", [4, 5])
 async def test_sessions_and_what_they_wait_for(tmp_path: Path, version: int) -> None:
+    """3.1.1 [MQTT-3.1.2-5]."""
     async with running(tmp_path, allow_anonymous=True) as broker:
         client = await _comes_back(broker, version)
         assert not client.connack.session_present
@@ -67,7 +68,7 @@ async def test_sessions_and_what_they_wait_for(tmp_path: Path, version: int) -> 
 
 @pytest.mark.parametrize("version", [4, 5])
 async def test_packet_ids_in_flight(tmp_path: Path, version: int) -> None:
-    """In flight both ways, in each state of QoS 2: nothing is lost, nothing comes twice."""
+    """In flight both ways, in each state of QoS 2: nothing is lost, nothing comes twice. [MQTT-4.1.0-1]."""
     async with running(tmp_path, allow_anonymous=True) as broker:
         client = await _comes_back(broker, version)
         await client.subscribe(Request("#", 2))

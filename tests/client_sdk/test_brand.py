@@ -271,6 +271,7 @@ def test_an_answer_that_does_not_come_is_not_a_failure() -> None:
 
 
 def test_what_was_not_acknowledged_is_sent_again_with_the_same_packet_id() -> None:
+    """3.1.1 [MQTT-2.3.1-3]."""
     with MuteServer() as server, mute(server) as brand:
         brand.submit(to_user="ada", payload="again")
         server.wait(b"again")

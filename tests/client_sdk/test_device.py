@@ -53,6 +53,7 @@ def run(credentials: Credentials, handler: Handler, quickly: Quickly) -> Callabl
 
 
 def test_a_notification_arrives_typed(run: Callable[[], Device], handler: Handler, tester: Tester) -> None:
+    """3.1.1 [MQTT-7.1.2-1]."""
     sent = Notification(
         title="Ciao Ada",
         body="Your order is ready",
@@ -232,6 +233,7 @@ def test_closing_waits_for_the_running_handler(
 def test_a_duplicate_is_dropped_and_acknowledged(
     run: Callable[[], Device], handler: Handler, tester: Tester, mosquitto: Mosquitto
 ) -> None:
+    """[MQTT-4.5.0-2]."""
     with run() as device:
         device.wait_connected(timeout=10)
         tester.publish(ADA, "one", message_id="m1")

@@ -30,6 +30,7 @@ async def _next(client: MQTTClient) -> Any:
 
 
 async def test_scenario(address: Address) -> None:
+    """3.1.1 [MQTT-7.0.0-2]."""
     async with _connected(address, "sender") as sender, _connected(address, "receiver") as receiver:
         assert await receiver.subscribe([("t/#", 2)]) == [2]
         for qos in (0, 1, 2):

@@ -83,6 +83,7 @@ def started(*args: Any, **more: Any) -> Iterator[Paho]:
 
 @pytest.mark.parametrize("version", VERSIONS, ids=["3.1.1", "5"])
 async def test_scenario(address: Address, version: MQTTProtocolVersion) -> None:
+    """3.1.1 [MQTT-4.6.0-6, MQTT-7.0.0-2]."""
     await asyncio.to_thread(_scenario, address, version)
 
 

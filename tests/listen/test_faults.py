@@ -29,6 +29,7 @@ def _breaks_for(victim: str, function: Callable[..., object]) -> Callable[..., o
 
 
 async def test_in_a_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.1.1 [MQTT-4.8.0-2]."""
     monkeypatch.setattr(subscribe, "subscribe", _breaks_for("victim", subscribe.subscribe))
     async with running() as engine:
         victim, other = [await Client.connected(engine.port, name) for name in ("victim", "other")]

@@ -42,7 +42,10 @@ async def _unharmed(engine: Engine, witness: Client) -> None:
 
 @pytest.mark.parametrize("case", CONNECTS, ids=lambda case: case.id)
 async def test_connect(engine: Engine, case: Case) -> None:
-    """[MQTT-3.1.4-1]: closed, and told why in one of CONNACK's reason codes [MQTT-3.2.2-8] where it speaks MQTT 5."""
+    """[MQTT-3.1.4-1]: closed, and told why in one of CONNACK's reason codes [MQTT-3.2.2-8] where it speaks MQTT 5.
+
+    [MQTT-3.1.2-3].
+    """
     witness = await _witness(engine)
     client = await Client.open(engine.port, version=case.version)
     await client.send(case.wire)
@@ -58,6 +61,7 @@ async def test_connect(engine: Engine, case: Case) -> None:
 
 @pytest.mark.parametrize("case", LATER, ids=lambda case: case.id)
 async def test_in_a_session(engine: Engine, case: Case) -> None:
+    """3.1.1 [MQTT-4.8.0-1]."""
     witness = await _witness(engine)
     client = await Client.connected(engine.port, "bad", version=case.version)
     await client.send(case.wire)

@@ -31,7 +31,7 @@ async def test_connect_byte_by_byte(engine: Engine) -> None:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("version", [4, 5])
 async def test_all_in_one_write(engine: Engine, pki: Pki, version: int, tls: bool) -> None:
-    """A client need not wait for CONNACK (§3.1.4)."""
+    """A client need not wait for CONNACK (§3.1.4). 3.1.1 [MQTT-7.1.1-1]."""
     port, context = (engine.tls_port, pki.client()) if tls else (engine.port, None)
     client = await Client.open(port, version=version, tls=context)
     await client.send(
@@ -72,6 +72,7 @@ async def test_half_closed_before_connect(engine: Engine) -> None:
 
 
 async def test_reset_publishes_the_will(engine: Engine) -> None:
+    """[MQTT-3.1.2-8]."""
     watcher = await Client.connected(engine.port)
     await watcher.subscribe("gone")
     client = await Client.connected(engine.port, will=Will(b"gone", b"bye"))

@@ -207,6 +207,7 @@ def assert_same(found: tuple[Receiver, ...], expected: set[Receiver]) -> None:
     assert set(found) == expected
 
 
+# [MQTT-3.3.2-3, MQTT-4.7.2-1]
 TestRouter = RouterMachine.TestCase
 TestRouter.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 

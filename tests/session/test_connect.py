@@ -33,6 +33,7 @@ DAY = 86400
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_new_client_is_welcome(version: int) -> None:
+    """3.1.1 [MQTT-3.1.4-4]."""
     lab = Lab()
     client = lab.connect("c", version)
     assert client.connack.reason == 0  # [MQTT-3.1.4-5]
@@ -122,7 +123,10 @@ def test_extended_authentication_is_refused() -> None:
 
 
 def test_a_closed_connection_takes_nothing() -> None:
-    """[MQTT-3.14.4-2]: what follows DISCONNECT in the same read, and in later ones, is not looked at."""
+    """[MQTT-3.14.4-2]: what follows DISCONNECT in the same read, and in later ones, is not looked at.
+
+    3.1.1 [MQTT-3.14.4-2].
+    """
     lab = Lab()
     reader = lab.connect("reader")
     reader.subscribe("#")
@@ -180,7 +184,7 @@ def test_an_empty_client_id_gets_one() -> None:
 
 
 def test_an_empty_client_id_in_3_1_1() -> None:
-    """3.1.1 [MQTT-3.1.3-7, -8]: only with clean session, else return code 2."""
+    """3.1.1 [MQTT-3.1.3-7, -8]: only with clean session, else return code 2. [MQTT-3.1.3-6]."""
     lab = Lab()
     assert lab.connect("", 4).connack.reason == 0
     refused = lab.connect("", 4, clean=False)
@@ -191,7 +195,7 @@ def test_an_empty_client_id_in_3_1_1() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_client_id_that_is_too_long_is_refused(version: int) -> None:
-    """[MQTT-3.1.3-8]; bytes count, not characters."""
+    """[MQTT-3.1.3-8]; bytes count, not characters. 3.1.1 [MQTT-3.1.3-9]."""
     lab = Lab()
     assert lab.connect("é" * (CLIENT_ID_BYTES_MAX // 2), version).connack.reason == 0
     client = lab.connect("é" * (CLIENT_ID_BYTES_MAX // 2) + "x", version)
@@ -228,6 +232,7 @@ def test_a_refusal_is_explained() -> None:
 
 @pytest.mark.parametrize(("reason", "code"), [(0x86, 4), (0x87, 5), (0x89, 3), (0x97, 3), (0x8C, 4)])
 def test_a_refusal_in_3_1_1(reason: int, code: int) -> None:
+    """3.1.1 [MQTT-3.2.2-4, -5]."""
     lab = Lab(admit=lambda _: Refused("no", reason=reason))
     client = lab.client(4)
     client.send(Connect("c", 4))
@@ -250,7 +255,7 @@ def test_no_explanation_for_those_who_bound_their_packets(maximum: int) -> None:
 
 
 def test_an_admission_that_takes_its_time() -> None:
-    """What the client sends meanwhile waits (§3.1.4), then is served in order."""
+    """What the client sends meanwhile waits (§3.1.4), then is served in order. 3.1.1 [MQTT-3.2.0-1]."""
     lab = Lab(admit=lambda _: None)
     client = lab.client()
     client.send(Connect("c", 5), Subscribe(1, [Request("a")]), Publish(b"a", b"early"))
@@ -351,7 +356,10 @@ def test_the_number_of_sessions_is_bounded() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("again", [4, 5])
 def test_a_session_is_resumed(version: int, again: int) -> None:
-    """[MQTT-3.1.2-5, MQTT-3.1.4-4, MQTT-3.2.2-3], over a change of version, too; CONNACK comes first [MQTT-3.2.0-1]."""
+    """[MQTT-3.1.2-5, MQTT-3.1.4-4, MQTT-3.2.2-3], over a change of version, too; CONNACK comes first [MQTT-3.2.0-1].
+
+    [MQTT-3.1.3-2, MQTT-4.5.0-1], 3.1.1 [MQTT-3.1.2-4, -5, MQTT-3.2.0-1, MQTT-3.2.2-2, -3].
+    """
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)
@@ -369,7 +377,7 @@ def test_a_session_is_resumed(version: int, again: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_clean_start_forgets(version: int) -> None:
-    """[MQTT-3.1.2-4, MQTT-3.1.4-4, MQTT-3.2.2-2]."""
+    """[MQTT-3.1.2-4, MQTT-3.1.4-4, MQTT-3.2.2-2]. 3.1.1 [MQTT-3.1.2-6, MQTT-3.1.4-3, MQTT-3.2.2-1]."""
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)
@@ -386,7 +394,10 @@ def test_a_clean_start_forgets(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_session_of_expiry_0_ends_with_its_connection(version: int) -> None:
-    """§3.1.2.11.2; and who comes then gets a new one [MQTT-3.1.2-6, MQTT-3.2.2-3]."""
+    """§3.1.2.11.2; and who comes then gets a new one [MQTT-3.1.2-6, MQTT-3.2.2-3].
+
+    3.1.1 [MQTT-3.1.2-6, MQTT-3.2.2-3].
+    """
     lab = Lab()
     client = lab.connect("c", version, clean=version == 4)
     client.subscribe("a", 1)
@@ -442,7 +453,7 @@ def test_the_expiry_is_bounded_and_the_client_told() -> None:
 
 
 def test_a_3_1_1_session_is_kept_as_long_as_any_may() -> None:
-    """3.1.1 [MQTT-3.1.2-4] knows no expiry; ours bounds it."""
+    """3.1.1 [MQTT-3.1.2-4] knows no expiry; ours bounds it. [MQTT-4.1.0-1]."""
     lab = Lab(session_expiry_max_s=1000)
     lab.connect("c", 4, clean=False).disconnect()
     lab.advance(999)
@@ -457,7 +468,7 @@ def test_a_3_1_1_session_is_kept_as_long_as_any_may() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("clean", [True, False])
 def test_takeover(version: int, clean: bool) -> None:
-    """[MQTT-3.1.4-3]: the older connection is closed, with 0x8E where it can be told."""
+    """[MQTT-3.1.4-3]: the older connection is closed, with 0x8E where it can be told. 3.1.1 [MQTT-3.1.4-2, -3]."""
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     old = lab.connect("c", version, clean=False, **kept)
@@ -572,7 +583,7 @@ def test_who_enrols_leaves_no_session() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_disconnect(version: int) -> None:
-    """[MQTT-3.14.4-1], [MQTT-3.14.4-2]: closed, and nothing is answered."""
+    """[MQTT-3.14.4-1], [MQTT-3.14.4-2]: closed, and nothing is answered. 3.1.1 [MQTT-3.14.4-1]."""
     client = Lab().connect("c", version)
     client.disconnect()
     assert client.closed
@@ -639,6 +650,7 @@ def test_an_expiry_of_0_cannot_become_another_with_disconnect() -> None:
     ],
 )
 def test_an_unreadable_connect_is_answered_as_its_level_understands(body: bytes, answer: bytes) -> None:
+    """[MQTT-3.1.4-1], 3.1.1 [MQTT-3.2.2-6]."""
     client = Lab().client()
     client.feed(bytes((0x10, len(body))) + body)
     assert bytes(client.channel.raw) == answer

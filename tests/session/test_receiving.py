@@ -13,7 +13,10 @@ from broker.wire.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_qos_1_is_acknowledged_each_time(version: int) -> None:
-    """[MQTT-4.3.2-4], [MQTT-4.3.2-5]: the same id is a new message after PUBACK, DUP or not. First and later ways."""
+    """[MQTT-4.3.2-4], [MQTT-4.3.2-5]: the same id is a new message after PUBACK, DUP or not. First and later ways.
+
+    [MQTT-3.3.4-1], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.2-2].
+    """
     lab = Lab()
     reader = lab.connect("r", version)
     reader.subscribe("a", 1)
@@ -45,7 +48,10 @@ def test_the_publisher_is_told_when_nobody_listens() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_whole_qos_2_receipt(version: int) -> None:
-    """§4.3.3: delivered onward once, however often PUBLISH comes before PUBREL [MQTT-4.3.3-10]; then anew."""
+    """§4.3.3: delivered onward once, however often PUBLISH comes before PUBREL [MQTT-4.3.3-10]; then anew.
+
+    [MQTT-3.3.4-1], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.3-2].
+    """
     lab = Lab()
     reader = lab.connect("r", version)
     reader.subscribe("a")
@@ -67,7 +73,10 @@ def test_a_whole_qos_2_receipt(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_qos_2_ids_survive_the_connection(version: int) -> None:
-    """§4.1: they are session state, so what is sent again after coming back is not delivered twice."""
+    """§4.1: they are session state, so what is sent again after coming back is not delivered twice.
+
+    3.1.1 [MQTT-4.3.3-2].
+    """
     lab = Lab()
     reader = lab.connect("r")
     reader.subscribe("a")
@@ -128,7 +137,10 @@ def test_no_more_of_qos_1_and_2_together_than_our_receive_maximum(twos: int) -> 
 @pytest.mark.parametrize("asked", [0, 1, 2])
 @pytest.mark.parametrize("published", [0, 1, 2])
 def test_the_lower_qos_counts(sender: int, receiver: int, asked: int, published: int) -> None:
-    """[MQTT-3.8.4-8, MQTT-3.2.2-10], between all versions, for the first message on a topic and for the next."""
+    """[MQTT-3.8.4-8, MQTT-3.2.2-10], between all versions, for the first message on a topic and for the next.
+
+    [MQTT-3.3.1-2, MQTT-4.3.1-1], 3.1.1 [MQTT-3.8.4-6].
+    """
     lab = Lab()
     client = lab.connect("r", receiver)
     assert client.subscribe("a", asked) == asked
@@ -239,7 +251,10 @@ def test_an_alias_of_a_refused_topic_is_refused_each_time() -> None:
 
 
 def test_a_publish_that_is_not_allowed() -> None:
-    """§3.3.5: MQTT 5 is told (0x87) and goes on; 3.1.1 has no word for it, so it is closed, unacknowledged."""
+    """§3.3.5: MQTT 5 is told (0x87) and goes on; 3.1.1 has no word for it, so it is closed, unacknowledged.
+
+    3.1.1 [MQTT-3.3.5-2].
+    """
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     reader = lab.connect("r")
     reader.subscribe("acme/#")
@@ -260,7 +275,7 @@ def test_a_publish_that_is_not_allowed() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("topic", ["a/+", "#", "", "a" * 2000])
 def test_a_topic_that_is_none_closes(version: int, topic: str) -> None:
-    """[MQTT-3.3.2-2], [MQTT-4.7.3-1]."""
+    """[MQTT-3.3.2-2], [MQTT-4.7.3-1]. 3.1.1 [MQTT-4.7.1-1]."""
     client = Lab().connect("c", version)
     client.publish(topic)
     reason = client.goodbye()
@@ -329,7 +344,7 @@ def test_a_publish_that_is_cut_off_closes(version: int, size: int, first: int) -
 
 
 def test_packet_id_0_closes() -> None:
-    """[MQTT-2.2.1-3], on the fast way as on the general one: the client has to give another."""
+    """[MQTT-2.2.1-3], on the fast way as on the general one: the client has to give another. 3.1.1 [MQTT-2.3.1-1]."""
     for data in (b"\x32\x06\0\1a\0\0\0", b"\x34\x06\0\1a\0\0\0", b"\x40\x02\0\0", b"\x62\x02\0\0"):
         client = Lab().connect()
         client.publish("a")

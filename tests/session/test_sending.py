@@ -100,6 +100,7 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize(("state", "event", "after", "answer", "delivered"), TABLE)
 def test_state_and_event(version: int, state: str, event: str, after: str, answer: Answer, delivered: int) -> None:
+    """3.1.1 [MQTT-4.3.2-1, MQTT-4.3.3-1]."""
     if version == 4 and event.endswith("failure"):
         return  # 3.1.1 has no reason codes
     lab, client = setting(version, state)
@@ -130,7 +131,7 @@ def test_state_and_event(version: int, state: str, event: str, after: str, answe
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_whole_qos_2_delivery(version: int) -> None:
-    """§4.3.3, figure 4.3."""
+    """§4.3.3, figure 4.3. 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.3-1]."""
     lab, client = setting(version, "sent 2")
     client.send(Pubrec(ID))
     assert client.packets() == [Pubrel(ID)]
@@ -145,7 +146,10 @@ def test_a_whole_qos_2_delivery(version: int) -> None:
 
 @pytest.mark.parametrize("way", ["fast", "general"])
 def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
-    """[MQTT-2.2.1-4]: an id is used again only after its message is done; 0 is none."""
+    """[MQTT-2.2.1-4]: an id is used again only after its message is done; 0 is none.
+
+    3.1.1 [MQTT-2.3.1-4, MQTT-4.3.2-1].
+    """
     lab = Lab()
     client = lab.connect("c", 4)
     client.subscribe("a", 1)
@@ -174,7 +178,7 @@ def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["fast", "general"])
 def test_no_more_in_flight_than_the_client_takes(way: str) -> None:
-    """[MQTT-3.3.4-9], and in order [MQTT-4.6.0-6] when room comes."""
+    """[MQTT-3.3.4-9], and in order [MQTT-4.6.0-6] when room comes. 3.1.1 [MQTT-4.6.0-5, -6]."""
     lab = Lab()
     client = lab.connect("c", receive_maximum=3)
     client.subscribe("a", 2)
@@ -235,7 +239,10 @@ def test_our_own_window_bounds_all(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_what_was_in_flight_comes_again_in_order_then_what_waited(version: int) -> None:
-    """[MQTT-4.4.0-1], [MQTT-4.6.0-1], with the original packet ids; PUBREL where PUBREC had come."""
+    """[MQTT-4.4.0-1], [MQTT-4.6.0-1], with the original packet ids; PUBREL where PUBREC had come.
+
+    [MQTT-3.3.1-1], 3.1.1 [MQTT-2.3.1-4, MQTT-3.1.2-5].
+    """
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)

@@ -12,7 +12,10 @@ from broker.wire.packets import Properties, Puback, Publish, Request, Suback, Su
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_each_filter_is_answered_on_its_own(version: int) -> None:
-    """[MQTT-3.8.4-1], [MQTT-3.8.4-5], [MQTT-3.8.4-6]: one reason for each, in order; a bad one spoils no other."""
+    """[MQTT-3.8.4-1], [MQTT-3.8.4-5], [MQTT-3.8.4-6]: one reason for each, in order; a bad one spoils no other.
+
+    [MQTT-3.8.4-2, MQTT-3.9.3-1], 3.1.1 [MQTT-2.3.1-7, MQTT-3.8.4-4, -5].
+    """
     lab = Lab()
     client = lab.connect("c", version)
     filters = ["a", "b" * (TOPIC_BYTES_MAX + 1), "c/+", "$share/g/d", "/" * TOPIC_LEVELS_MAX, "$SYS/#"]
@@ -26,7 +29,10 @@ def test_each_filter_is_answered_on_its_own(version: int) -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("wrong", ["b/#/c", "b+", "", "$share/g"])
 def test_a_filter_that_is_none_closes(wrong: str, version: int) -> None:
-    """§4.13.1: nothing of what stands beside it was done. In 3.1.1 `$share/g` is a filter like others, not taken."""
+    """§4.13.1: nothing of what stands beside it was done. In 3.1.1 `$share/g` is a filter like others, not taken.
+
+    [MQTT-4.7.3-1], 3.1.1 [MQTT-4.7.1-2, -3].
+    """
     lab = Lab()
     client = lab.connect("c", version)
     client.send(Subscribe(9, [Request("a"), Request(wrong)]))
@@ -79,7 +85,10 @@ def test_the_number_of_subscriptions_is_bounded() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_unsubscribe(version: int) -> None:
-    """[MQTT-3.10.4-1] to [MQTT-3.10.4-6]: compared character by character, answered always, in order."""
+    """[MQTT-3.10.4-1] to [MQTT-3.10.4-6]: compared character by character, answered always, in order.
+
+    [MQTT-3.10.4-2, -4, -5], 3.1.1 [MQTT-2.3.1-7].
+    """
     lab = Lab()
     client = lab.connect("c", version)
     for topic_filter in ("a/+", "a/b", "$share/g/a/b"):
@@ -146,7 +155,10 @@ def test_a_second_subscription_in_3_1_1_interrupts_nothing() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_topics_are_compared_as_they_are(version: int) -> None:
-    """[MQTT-4.7.3-4]: not composed, not folded, nothing replaced that Unicode does not know, and U+FEFF kept."""
+    """[MQTT-4.7.3-4]: not composed, not folded, nothing replaced that Unicode does not know, and U+FEFF kept.
+
+    3.1.1 [MQTT-1.5.3-3].
+    """
     names = [
         "caf\u00e9",
         "cafe\u0301",
@@ -175,7 +187,7 @@ def test_topics_are_compared_as_they_are(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_overlapping_subscriptions_deliver_once_at_the_highest_qos(version: int) -> None:
-    """[MQTT-3.3.4-2]: our choice of the two that §3.3.4 allows is one copy."""
+    """[MQTT-3.3.4-2]: our choice of the two that §3.3.4 allows is one copy. 3.1.1 [MQTT-3.3.5-1, MQTT-3.8.3-2]."""
     lab = Lab()
     client = lab.connect("c", version)
     client.subscribe("a/b", 0)
@@ -268,7 +280,10 @@ def retained(client: Client) -> dict[bytes, bytes]:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_a_new_subscription_gets_what_is_retained(version: int, qos: int) -> None:
-    """[MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8]: the last of each topic, marked as retained, at the lower QoS."""
+    """[MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8]: the last of each topic, marked as retained, at the lower QoS.
+
+    3.1.1 [MQTT-3.3.1-6, -8, -10, -12].
+    """
     lab = Lab()
     sender = lab.connect("p", version)
     for topic, payload in (("a/1", b"old"), ("a/1", b"new"), ("a/2", b"x"), ("a/2", b""), ("a/3", b"y"), ("b", b"z")):
@@ -313,7 +328,7 @@ def test_what_is_retained_outlives_the_session(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_live_message_is_not_marked_as_retained(version: int) -> None:
-    """[MQTT-3.3.1-12]; an empty one is delivered, too."""
+    """[MQTT-3.3.1-12]; an empty one is delivered, too. 3.1.1 [MQTT-3.3.1-9 to -11]."""
     lab = Lab()
     client = lab.connect("c", version)
     client.subscribe("a", 1)

@@ -15,7 +15,10 @@ from broker.wire.packets import Pingreq, Puback
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("keep_alive", [1, 10, 60, 1000])
 def test_silence_closes_after_one_and_a_half_times_the_keep_alive(version: int, keep_alive: int) -> None:
-    """[MQTT-3.1.2-20, -22, MQTT-3.2.2-22]: 0x8D where it can be told; within a second and a tick, never before."""
+    """[MQTT-3.1.2-20, -22, MQTT-3.2.2-22]: 0x8D where it can be told; within a second and a tick, never before.
+
+    3.1.1 [MQTT-3.1.2-24].
+    """
     lab = Lab()
     client = lab.connect("c", version, keep_alive=keep_alive)
     lab.advance(keep_alive * 1.5 - 0.5)
@@ -54,7 +57,7 @@ def test_what_goes_out_does_not_count() -> None:
 
 
 def test_no_keep_alive_in_3_1_1() -> None:
-    """3.1.1 §3.1.2.10: 0 turns it off."""
+    """3.1.1 §3.1.2.10: 0 turns it off. 3.1.1 [MQTT-3.1.2-24]."""
     lab = Lab()
     client = lab.connect("c", 4, keep_alive=0)
     lab.advance(3 * KEEP_ALIVE_MAX_S)

@@ -203,7 +203,10 @@ def outcome(way: Way, version: int, own: bool) -> list[object]:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_all_ways_lead_to_the_same(way: Way, version: int, own: bool) -> None:
-    """The fast way is a shorter one, not another: each receiver gets the same bytes, and the figures are the same."""
+    """The fast way is a shorter one, not another: each receiver gets the same bytes, and the figures are the same.
+
+    [MQTT-4.5.0-1].
+    """
     assert outcome(way, version, own) == outcome(fast, version, own)
 
 

@@ -29,7 +29,7 @@ def wait(lab: Lab, watcher: Client, seconds: float) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_broken_connection_publishes_the_will(version: int) -> None:
-    """[MQTT-3.1.2-7, -8], once, though the session goes on and comes back [MQTT-3.1.2-10]."""
+    """[MQTT-3.1.2-7, -8], once, though the session goes on and comes back [MQTT-3.1.2-10]. 3.1.1 [MQTT-3.1.2-12]."""
     lab, watcher, client = watched(version, clean=version == 5, will=will())
     client.drop()
     assert watcher.payloads() == [b"bye"]
@@ -57,7 +57,7 @@ def test_a_goodbye_with_the_will(reason: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_protocol_error_publishes_the_will(version: int) -> None:
-    """§3.1.2.5 names it."""
+    """§3.1.2.5 names it. [MQTT-3.1.2-8]."""
     _, watcher, client = watched(version, will=will())
     client.feed(b"\xff\0")
     assert watcher.payloads() == [b"bye"]
@@ -65,7 +65,7 @@ def test_a_protocol_error_publishes_the_will(version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_silence_publishes_the_will(version: int) -> None:
-    """§3.1.2.5: Keep Alive passed."""
+    """§3.1.2.5: Keep Alive passed. [MQTT-3.1.2-8], 3.1.1 [MQTT-3.1.2-24]."""
     lab, watcher, _ = watched(version, keep_alive=10, will=will())
     wait(lab, watcher, 14)
     assert watcher.messages() == []

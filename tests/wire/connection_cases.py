@@ -34,6 +34,7 @@ good(
     frame(0x10, MQTT4, "82 000A", field("a"), field("")),
     Connect("a", 4, True, 10, ""),
 )
+# [MQTT-3.1.2-9]
 good(
     "CONNECT everything",
     V4,
@@ -52,6 +53,7 @@ for qos in (0, 1, 2):
 # Without properties their length is there all the same, and 0 [MQTT-2.2.2-1].
 good("CONNECT", V5, "client", frame(0x10, MQTT5, "02 003C 00", field("kiosk-7")), Connect("kiosk-7", 5, True, 60))
 good("CONNECT clean start off", V5, "client", frame(0x10, MQTT5, "00 0000 00 0000"), Connect("", 5, False))
+# 3.1.1 [MQTT-3.1.2-22]
 good(
     "CONNECT password without user name",
     V5,
@@ -93,6 +95,7 @@ good(
     frame(0x10, MQTT5, "02 0000", block("15 0001 6D", "16 0002 0001"), "0000"),
     Connect("", 5, True, 0, properties=Properties(auth_method="m", auth_data=b"\x00\x01")),
 )
+# 3.1.1 [MQTT-1.5.3-3]
 good(  # [MQTT-1.5.4-3]
     "CONNECT client id of 3-byte UTF-8, with U+FEFF kept",
     BOTH_VERSIONS,
@@ -104,23 +107,30 @@ good(  # [MQTT-1.5.4-3]
 for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
     bad("CONNECT reserved flag", version, "client", frame(0x10, head, "03 0000", properties, "0000"))  # [MQTT-3.1.2-3]
     # [MQTT-3.1.2-11]
+    # 3.1.1 [MQTT-3.1.2-11, -13]
     bad("CONNECT will QoS 1 without a will", version, "client", frame(0x10, head, "0A 0000", properties, "0000"))
     # [MQTT-3.1.2-11]
+    # 3.1.1 [MQTT-3.1.2-13]
     bad("CONNECT will QoS 2 without a will", version, "client", frame(0x10, head, "12 0000", properties, "0000"))
     # [MQTT-3.1.2-13]
+    # 3.1.1 [MQTT-3.1.2-11, -15]
     bad("CONNECT will retain without a will", version, "client", frame(0x10, head, "22 0000", properties, "0000"))
     will = (properties, field("w"), field(b""))
     # [MQTT-3.1.2-12]
+    # 3.1.1 [MQTT-3.1.2-14]
     bad("CONNECT will QoS 3", version, "client", frame(0x10, head, "1E 0000", properties, "0000", *will))
     bad("CONNECT will QoS 3 without a will", version, "client", frame(0x10, head, "1A 0000", properties, "0000"))
     # [MQTT-3.1.2-9]
     bad("CONNECT will missing", version, "client", frame(0x10, head, "06 0000", properties, "0000"))
     # [MQTT-3.1.2-9]
     bad("CONNECT will payload missing", version, "client", frame(0x10, head, "06 0000", properties, "0000", *will[:2]))
+    # 3.1.1 [MQTT-3.1.2-11]
     bad("CONNECT will without its flag", version, "client", frame(0x10, head, "02 0000", properties, "0000", *will))
     # [MQTT-3.1.2-17]
+    # 3.1.1 [MQTT-3.1.2-19]
     bad("CONNECT user name missing", version, "client", frame(0x10, head, "82 0000", properties, "0000"))
     # [MQTT-3.1.2-16]
+    # 3.1.1 [MQTT-3.1.2-18]
     bad(
         "CONNECT user name without its flag",
         version,
@@ -128,8 +138,10 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
         frame(0x10, head, "02 0000", properties, "0000 0001 61"),
     )
     # [MQTT-3.1.2-19]
+    # 3.1.1 [MQTT-3.1.2-21]
     bad("CONNECT password missing", version, "client", frame(0x10, head, "C2 0000", properties, "0000 0000"))
     # [MQTT-3.1.2-18]
+    # 3.1.1 [MQTT-3.1.2-20]
     bad(
         "CONNECT password without its flag",
         version,
@@ -143,19 +155,24 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
     bad("CONNECT flags missing", version, "client", frame(0x10, head))
     bad("CONNECT empty", version, "client", frame(0x10))
     # [MQTT-2.1.3-1]
+    # 3.1.1 [MQTT-2.2.2-2]
     bad("CONNECT fixed header flag", version, "client", frame(0x11, head, "02 0000", properties, "0000"))
     # [MQTT-1.5.4-1, MQTT-3.1.3-4]
     bad("CONNECT client id not UTF-8", version, "client", frame(0x10, head, "02 0000", properties, field(b"\xff")))
     # [MQTT-1.5.4-2]
+    # 3.1.1 [MQTT-1.5.3-2]
     bad("CONNECT client id U+0000", version, "client", frame(0x10, head, "02 0000", properties, field(b"a\x00")))
+    # 3.1.1 [MQTT-1.5.3-1]
     bad(  # [MQTT-1.5.4-1]
         "CONNECT client id surrogate",
         version,
         "client",
         frame(0x10, head, "02 0000", properties, field(b"\xed\xa0\x80")),
     )
+    # 3.1.1 [MQTT-1.5.3-1]
     bad("CONNECT client id overlong", version, "client", frame(0x10, head, "02 0000", properties, field(b"\xc0\xaf")))
     # [MQTT-3.1.3-12]
+    # 3.1.1 [MQTT-3.1.3-11]
     bad("CONNECT user name not UTF-8", version, "client", frame(0x10, head, "82 0000", properties, "0000 0001 FE"))
     for topic, what, reason in (
         (b"", "empty", 0x90),
@@ -165,6 +182,7 @@ for version, head, properties in ((V4, MQTT4, ""), (V5, MQTT5, "00")):
         (b"\xc3", "not UTF-8", 0x81),
     ):
         will = (properties, field(topic), field(b""))
+        # 3.1.1 [MQTT-3.1.3-10]
         bad(  # [MQTT-3.1.3-11]
             f"CONNECT will topic {what}",
             version,
@@ -283,6 +301,7 @@ good("PINGREQ", BOTH_VERSIONS, "client", b"\xc0\x00", Pingreq())
 good("PINGRESP", BOTH_VERSIONS, "server", b"\xd0\x00", Pingresp())
 bad("PINGREQ with a body", BOTH_VERSIONS, "client", frame(0xC0, "00"))
 bad("PINGRESP with a body", BOTH_VERSIONS, "server", frame(0xD0, "00"))
+# 3.1.1 [MQTT-2.2.2-2]
 bad("PINGREQ flags", BOTH_VERSIONS, "client", frame(0xC1))
 bad("PINGRESP flags", BOTH_VERSIONS, "server", frame(0xD8))
 
@@ -314,6 +333,7 @@ good(
     Disconnect(0, Properties(session_expiry=0)),
 )
 bad("DISCONNECT with a body", V4, "client", frame(0xE0, "00"))
+# [MQTT-3.14.1-1]
 bad("DISCONNECT flags", BOTH_VERSIONS, "both", frame(0xE1))
 bad("DISCONNECT trailing byte", V5, "both", frame(0xE0, "00 00 00"))
 bad("DISCONNECT properties cut off", V5, "both", frame(0xE0, "00 01"))

@@ -13,6 +13,7 @@ good("PUBLISH spelled out", V4, "both", bytes.fromhex("30 05 00 03 61 2F 62"), P
 good("PUBLISH spelled out", V5, "both", bytes.fromhex("30 06 00 03 61 2F 62 00"), Publish(b"a/b"))
 for version, properties in ((V4, ""), (V5, "00")):
     # [MQTT-2.2.1-2]
+    # 3.1.1 [MQTT-2.3.1-5]
     good("PUBLISH payload", version, "both", frame(0x30, field("t"), properties, b"Ciao"), Publish(b"t", b"Ciao"))
     good("PUBLISH retain", version, "both", frame(0x31, field("t"), properties), Publish(b"t", retain=True))
     good(
@@ -73,13 +74,18 @@ for version, properties in ((V4, ""), (V5, "00")):
             Publish(topic),
         )
 
+    # [MQTT-3.3.1-4]
     bad("PUBLISH QoS 3", version, "both", frame(0x36, field("t"), "0001", properties))
+    # [MQTT-3.3.1-4]
     bad("PUBLISH QoS 3, DUP", version, "both", frame(0x3E, field("t"), "0001", properties))
+    # [MQTT-3.3.1-2]
     bad("PUBLISH DUP at QoS 0", version, "both", frame(0x38, field("t"), properties))
+    # 3.1.1 [MQTT-2.3.1-1]
     bad("PUBLISH packet id 0", version, "both", frame(0x32, field("t"), "0000", properties), 0x82)
     bad("PUBLISH QoS 2 packet id 0", version, "both", frame(0x34, field("t"), "0000", properties), 0x82)
     bad("PUBLISH packet id cut off", version, "both", frame(0x32, field("t"), "00"))
     bad("PUBLISH packet id missing", version, "both", frame(0x32, field("t")))
+    # [MQTT-3.3.2-1]
     bad("PUBLISH topic cut off", version, "both", frame(0x30, "0005 61"))
     bad("PUBLISH topic length cut off", version, "both", frame(0x30, "00"))
     bad("PUBLISH empty", version, "both", frame(0x30))
@@ -235,6 +241,7 @@ for first, make, reasons in (
     bad(f"{what} trailing byte", V5, "both", frame(first, "0001 00 00 00"))
     bad(f"{what} properties cut off", V5, "both", frame(first, "0001 00 01"))
     for flag in (0x01, 0x02, 0x04, 0x08):
+        # [MQTT-3.6.1-1], 3.1.1 [MQTT-2.2.2-2]
         bad(f"{what} flag {flag}", BOTH_VERSIONS, "both", frame(first ^ flag, "0001"))
     for reason in {0x01, 0x11, 0x10, 0x81, 0x82, 0x92, 0x80, 0xFF} - set(reasons):
         bad(f"{what} reason 0x{reason:02X}", V5, "both", frame(first, "0001", reason), 0x82)

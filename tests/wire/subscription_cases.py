@@ -50,12 +50,16 @@ good(
     Subscribe(1, [Request("$share/g/a", 1)]),
 )
 for version, properties in ((V4, ""), (V5, "00")):
+    # 3.1.1 [MQTT-3.8.3-3]
     bad("SUBSCRIBE empty", version, "client", frame(0x82, "0001", properties), 0x82)
+    # 3.1.1 [MQTT-2.3.1-1]
     bad("SUBSCRIBE id 0", version, "client", frame(0x82, "0000", properties, field("a"), 0), 0x82)
     bad("SUBSCRIBE without options", version, "client", frame(0x82, "0001", properties, field("a")))
     bad("SUBSCRIBE filter cut off", version, "client", frame(0x82, "0001", properties, "0005 61 00"))
     bad("SUBSCRIBE filter length cut off", version, "client", frame(0x82, "0001", properties, field("a"), 0, "00"))
+    # [MQTT-3.8.3-1], 3.1.1 [MQTT-1.5.3-1]
     bad("SUBSCRIBE filter not UTF-8", version, "client", frame(0x82, "0001", properties, field(b"\xfe"), 0))
+    # 3.1.1 [MQTT-1.5.3-2]
     bad("SUBSCRIBE filter U+0000", version, "client", frame(0x82, "0001", properties, field(b"\x00"), 0))
     bad("SUBSCRIBE id cut off", version, "client", frame(0x82, "00"))
     for wrong in ("", "a#", "#a", "a/#/b", "#/", "a+", "+a/b", "++", "a/##"):
@@ -70,6 +74,7 @@ for version, properties in ((V4, ""), (V5, "00")):
             Subscribe(1, [Request(right)]),
         )
     for flags in (0x80, 0x81, 0x83, 0x86, 0x8A):
+        # [MQTT-3.8.1-1]
         bad(f"SUBSCRIBE first byte 0x{flags:02X}", version, "client", frame(flags, "0001", properties, field("a"), 0))
     bad(
         "SUBSCRIBE 1001 filters",
@@ -79,6 +84,7 @@ for version, properties in ((V4, ""), (V5, "00")):
         0x97,
     )
 for options in (0x03, 0x04, 0x08, 0x10, 0x40, 0x80):
+    # 3.1.1 [MQTT-3.8.3-4]
     bad(f"SUBSCRIBE options 0x{options:02X}", V4, "client", frame(0x82, "0001", field("a"), options))
 for options, reason in ((0x03, 0x82), (0x30, 0x82), (0x40, 0x81), (0x80, 0x81), (0xC1, 0x81)):
     bad(f"SUBSCRIBE options 0x{options:02X}", V5, "client", frame(0x82, "0001 00", field("a"), options), reason)
@@ -138,11 +144,15 @@ good(
     Unsubscribe(1, ["a"], Properties(user_properties=[("a", "b")])),
 )
 for version, properties in ((V4, ""), (V5, "00")):
+    # [MQTT-3.10.3-2]
     bad("UNSUBSCRIBE empty", version, "client", frame(0xA2, "0001", properties), 0x82)
+    # 3.1.1 [MQTT-2.3.1-1]
     bad("UNSUBSCRIBE id 0", version, "client", frame(0xA2, "0000", properties, field("a")), 0x82)
     bad("UNSUBSCRIBE filter cut off", version, "client", frame(0xA2, "0001", properties, "0002 61"))
+    # [MQTT-3.10.3-1]
     bad("UNSUBSCRIBE filter not UTF-8", version, "client", frame(0xA2, "0001", properties, field(b"\x80")))
     bad("UNSUBSCRIBE id cut off", version, "client", frame(0xA2, "00"))
+    # [MQTT-3.10.1-1]
     bad("UNSUBSCRIBE flags 0", version, "client", frame(0xA0, "0001", properties, field("a")))
     bad("UNSUBSCRIBE flags 3", version, "client", frame(0xA3, "0001", properties, field("a")))
     bad("UNSUBSCRIBE 1001 filters", version, "client", frame(0xA2, "0001", properties, field("a") * 1001), 0x97)

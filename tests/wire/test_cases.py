@@ -40,6 +40,7 @@ def test_refuses(case: Case) -> None:
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.id)
 def test_encodes(case: Case) -> None:
+    """3.1.1 [MQTT-2.2.2-1]."""
     assert case.packet is not None
     wire = encode(case.packet, case.version)
     if case.shortest:

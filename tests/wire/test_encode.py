@@ -47,13 +47,14 @@ def test_connack_of_3_1_1_has_a_return_code(reason: int, code: int) -> None:
 
 @pytest.mark.parametrize("version", [V4, V5])
 def test_a_refusal_never_has_a_session(version: int) -> None:
-    """[MQTT-3.2.2-6]."""
+    """[MQTT-3.2.2-6]. 3.1.1 [MQTT-3.2.2-4]."""
     wire = encode(Connack(True, Reason.NOT_AUTHORIZED), version)
     assert wire[2] == 0
 
 
 @pytest.mark.parametrize("reason", [0x80, 0x83, 0x87, 0x8F, 0x97, 0x9E, 0xA2])
 def test_suback_of_3_1_1_knows_one_failure(reason: int) -> None:
+    """[MQTT-3.9.3-2]."""
     assert encode(Suback(1, [1, reason, 2], SAID), V4) == bytes((0x90, 5, 0, 1, 1, 0x80, 2))
 
 

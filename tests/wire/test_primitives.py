@@ -73,6 +73,7 @@ def test_varint_too_large_to_write(number: int) -> None:
     ],
 )
 def test_what_the_wire_cannot_carry(write: object) -> None:
+    """[MQTT-4.7.3-3]."""
     assert callable(write)
     with pytest.raises(ValueError, match=r"."):
         write()

@@ -46,6 +46,7 @@ def test_topic_name(topic: str) -> None:
     ],
 )
 def test_topic_name_invalid(topic: bytes) -> None:
+    """[MQTT-3.3.2-2, MQTT-4.7.3-1, -3], 3.1.1 [MQTT-4.7.1-1]."""
     with pytest.raises(ProtocolError) as caught:
         check_topic_name(topic)
     assert caught.value.reason == 0x90
@@ -53,6 +54,7 @@ def test_topic_name_invalid(topic: bytes) -> None:
 
 @pytest.mark.parametrize("topic", [b"\0", b"a\0b", "é\0".encode(), b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"a\xc3"])
 def test_topic_name_malformed(topic: bytes) -> None:
+    """[MQTT-3.3.2-1, MQTT-4.7.3-2], 3.1.1 [MQTT-1.5.3-1]."""
     with pytest.raises(MalformedPacket) as caught:
         check_topic_name(topic)
     assert caught.value.reason == 0x81
@@ -86,6 +88,7 @@ def test_topic_name_malformed(topic: bytes) -> None:
     ],
 )
 def test_filter(topic_filter: str) -> None:
+    """3.1.1 [MQTT-4.7.1-2, -3]."""
     check_filter(topic_filter)
     check_wildcards(topic_filter)
     assert filter_fits(topic_filter)
@@ -123,6 +126,7 @@ def test_filter(topic_filter: str) -> None:
     ],
 )
 def test_filter_invalid(topic_filter: str) -> None:
+    """[MQTT-4.7.3-1, -2], 3.1.1 [MQTT-4.7.1-2, -3]."""
     with pytest.raises(ProtocolError) as caught:
         check_filter(topic_filter)
     assert caught.value.reason == 0x8F
@@ -195,6 +199,7 @@ def test_parse_shared() -> None:
     ],
 )
 def test_matches(topic_filter: str, topic: str, expected: bool) -> None:
+    """[MQTT-4.7.2-1]."""
     assert matches(topic_filter, topic) is expected
 
 
