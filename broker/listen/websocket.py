@@ -1,6 +1,6 @@
 """MQTT over WebSocket (§6), plain or TLS: HTTP first, then frames around what any other connection reads and writes.
 
-The `websockets` library knows the protocols (RFC 9112, RFC 6455); the rules, and the way to the channel, are here.
+The `websockets` library knows the opening handshake (RFC 6455 §4); the rules are here, and the frames in `frames`.
 """
 
 import socket
@@ -9,15 +9,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from websockets.exceptions import InvalidUpgrade, NegotiationError
-from websockets.frames import CloseCode, Opcode
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from broker.errors import ProtocolError
-from broker.limits import CONNECT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MORE, REQUEST_BYTES_MAX
+from broker.limits import FRAME_BYTES_MAX, REQUEST_BYTES_MAX
 from broker.listen.connection import Connection
+from broker.listen.frames import BINARY, CLOSE, PONG, Frames, header
 from broker.wire.codes import Reason
 
 if TYPE_CHECKING:
@@ -50,28 +50,27 @@ class WebRules(NamedTuple):
 class WebSocket(Connection):
     """A connection whose bytes come and go in binary frames."""
 
-    __slots__ = ("control", "head", "protocol", "rules")
+    __slots__ = ("control", "frames", "head", "rules")
 
     def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool, peer: str, rules: WebRules) -> None:
         super().__init__(reactor, sock, tls, peer)
         self.rules = rules
-        self.head = bytearray()  # what has come of the request
-        self.protocol: Protocol | None = None  # once the WebSocket is open
+        self.head = b""  # what has come of the request
+        self.frames: Frames | None = None  # once the WebSocket is open
         self.control = b""  # a frame that is to follow what is put out: the latest pong, or the last of all, Close
 
     # -- HTTP --------------------------------------------------------------------------------------------------------
 
     def _request(self, data: bytes) -> bytes:
         """Take in a part of the request; once it is whole, answer it. Returns what came behind it."""
-        head = self.head
-        start = max(0, len(head) - len(_END) + 1)
-        head += data
+        start = max(0, len(self.head) - len(_END) + 1)
+        head = self.head = self.head + data
         found = head.find(_END, start)
         if found < 0 and len(head) <= REQUEST_BYTES_MAX and _GET.startswith(head[: len(_GET)]):
             return b""
         end = found + len(_END) if found >= 0 else len(head)
         server = ServerProtocol(subprotocols=[_MQTT])
-        answer = self._answer(server, bytes(head[:end]).translate(_ASCII))
+        answer = self._answer(server, head[:end].translate(_ASCII))
         server.parser.close()  # it refers to itself
         self.write(answer.serialize())
         if answer.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -81,11 +80,9 @@ class WebSocket(Connection):
             self.close()
             return b""
         self.flush()
-        self.head = bytearray()
-        if self.closed:
-            return b""
-        self.protocol = Protocol(SERVER, state=OPEN, max_size=self.core.limits.packet_bytes_max + FRAME_BYTES_MORE)
-        return bytes(head[end:])
+        self.head = b""
+        self.frames = Frames()
+        return head[end:]
 
     def _answer(self, server: ServerProtocol, head: bytes) -> Response:
         if not head.startswith(_GET):
@@ -128,54 +125,41 @@ class WebSocket(Connection):
 
     def feed(self, data: bytes) -> None:
         """Take in what the peer sent: a request, and then frames. Packets need not begin or end with them."""
-        if self.protocol is None:
+        if self.frames is None:
             data = self._request(data)
-        protocol = self.protocol
-        if protocol is None or not data:
+        frames = self.frames
+        if frames is None:
             return
-        protocol.receive_data(data)
-        chunks = []
-        for frame in protocol.events_received():
-            assert not isinstance(frame, (Request, Response))  # those came before
-            if frame.opcode is Opcode.TEXT:
-                protocol.fail(CloseCode.UNSUPPORTED_DATA, "MQTT comes in binary frames")  # [MQTT-6.0.0-1]
-                break
-            if frame.opcode in (Opcode.BINARY, Opcode.CONT):
-                chunks.append(frame.data)
-        if chunks:
-            # [MQTT-6.0.0-2]: what was in frames is one stream again.
-            payload = b"".join(chunks)
-            if payload:
-                super().feed(payload)
+        payload = frames.unwrap(data)
+        if payload:
+            super().feed(payload)
         if self.closed:
             return
-        if self.session is None and self.admitting is None and len(protocol.reader.buffer) > CONNECT_BYTES_MAX:
-            protocol.fail(CloseCode.MESSAGE_TOO_BIG)
-        frames = [frame for frame in protocol.data_to_send() if frame]
-        if not frames:
-            return
-        self.control = frames[-1]  # of pongs the last is enough (RFC 6455 §5.5.3)
-        if protocol.state is OPEN:
-            self.flush()
-        elif protocol.close_rcvd is not None:
+        if frames.error:
+            self.fail(ProtocolError(f"WebSocket: {frames.error}"))
+        elif frames.goodbye is not None:
             self.close()
-        else:
-            self.fail(ProtocolError(f"WebSocket closed with {protocol.close_sent}"))
+        elif frames.pong is not None:
+            self.control = header(PONG, len(frames.pong)) + frames.pong
+            frames.pong = None
+            self.flush()
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def take(self) -> bytes:
         """Take all that was put out, in a binary frame, and the control frame behind it."""
-        out, control = self.out, self.control
-        if self.protocol is None:
+        if self.frames is None:
             return super().take()
+        out, control = self.out, self.control
         size = sum(map(len, out))
         if size > FRAME_BYTES_MAX:
             whole = b"".join(out)
             pieces = [whole[at : at + FRAME_BYTES_MAX] for at in range(0, size, FRAME_BYTES_MAX)]
-            data = b"".join(part for piece in pieces for part in (_header(len(piece)), piece)) + control
+            data = b"".join(part for piece in pieces for part in (header(BINARY, len(piece)), piece)) + control
+        elif size:
+            data = b"".join((header(BINARY, size), *out, control))
         else:
-            data = b"".join((_header(size), *out, control)) if size else control
+            data = control
         out.clear()
         self.control = b""
         return data
@@ -195,29 +179,16 @@ class WebSocket(Connection):
             self.flush()
 
     def close(self, reason: Reason | None = None) -> None:
-        """Close the connection, with a Close frame where none was sent and the socket takes it."""
-        protocol = self.protocol
-        if protocol is not None and protocol.state is OPEN and not self.closed:
-            leaving = reason is Reason.SERVER_SHUTTING_DOWN
-            protocol.send_close(CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
-            self.control = protocol.data_to_send()[-1]
+        """Close the connection, with a Close frame if the socket takes it at once."""
+        frames = self.frames
+        if frames is not None and not self.closed:
+            said = frames.goodbye  # the peer's, which it is given back, or what it did wrong
+            if said is None:
+                leaving = reason is Reason.SERVER_SHUTTING_DOWN
+                said = struct.pack("!H", CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
+            self.control = header(CLOSE, len(said)) + said
         super().close(reason)
-
-    def shut(self) -> None:
-        """Close the socket."""
-        super().shut()
-        if self.protocol is not None:
-            self.protocol.parser.close()  # it refers to itself
 
 
 def _refusal(server: ServerProtocol, status: HTTPStatus, sentence: str) -> Response:
     return server.reject(status, sentence + "\n")
-
-
-def _header(size: int) -> bytes:
-    """Of an unmasked binary frame (RFC 6455 §5.2). The library's way copies what is in it."""
-    if size < 126:
-        return bytes((0x82, size))
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x82, 126, size)
-    return struct.pack("!BBQ", 0x82, 127, size)
