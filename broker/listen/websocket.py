@@ -104,6 +104,8 @@ class WebSocket(Connection):
         if rules.path and request.path.partition("?")[0] != rules.path:
             return _refusal(server, HTTPStatus.NOT_FOUND, f"There is nothing here. MQTT is spoken at {rules.path}")
         answer = server.accept(request)  # [MQTT-6.0.0-3], [MQTT-6.0.0-4]
+        if server.handshake_exc is not None:
+            server.handshake_exc.__traceback__ = None  # it refers to the frames that refer to it
         match server.handshake_exc:
             case None:
                 if rules.admits(server.origin, hosts[0]):

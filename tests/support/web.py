@@ -7,6 +7,7 @@ import struct
 from typing import Any, Self
 
 from support.mqtt import GONE, TIMEOUT_S, Client
+from websockets.utils import apply_mask  # the one in Python: the broker has the other
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # and its answer, from RFC 6455 §1.3
@@ -26,7 +27,7 @@ def frame(opcode: int, data: bytes = b"", *, fin: bool = True, masked: bool = Tr
     if not masked:
         return head + data
     key = os.urandom(4)
-    return head + key + bytes(byte ^ key[n & 3] for n, byte in enumerate(data))
+    return head + key + apply_mask(data, key)
 
 
 def request(path: str = "/", *, drop: str = "", first: str = "", **changed: str | None) -> bytes:
