@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from broker.errors import Refused
-from broker.identity import Role
+from broker.identity import Identity, Role
 from broker.limits import ADMISSIONS_MAX
 from broker.listen.reactor import Reactor
 from broker.session import connect
@@ -18,6 +18,8 @@ from broker.wire.packets import Connect
 
 # Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
 _CODES_MAX: Final = 1000
+# Of who did not know a secret. To present nothing, or a certificate that has ended, is no guess.
+_UNKNOWN: Final = Reason.BAD_USER_OR_PASSWORD
 
 
 class Admission:
@@ -36,6 +38,9 @@ class Admission:
 
     def admit(self, channel: Channel, packet: Connect) -> None:
         """A client presents itself: it is let in, refused, or has to wait for the records."""
+        if self.reactor.overloaded:
+            connect.refused(channel, Refused("too much to do at the moment", reason=Reason.SERVER_BUSY))
+            return
         presented = Presented(
             client_id=packet.client_id,
             username=packet.username,
@@ -44,7 +49,7 @@ class Admission:
         )
         identity = self.gate.admit_now(presented)
         if identity is not None:
-            connect.accepted(channel, identity)
+            self._let_in(channel, identity)
             return
         if self._under_way >= ADMISSIONS_MAX:
             connect.refused(channel, Refused("too many clients at once", reason=Reason.SERVER_BUSY))
@@ -72,6 +77,8 @@ class Admission:
                 return
         except Refused as error:
             refusal = error
+            if error.reason == _UNKNOWN:
+                self.reactor.blame(channel)
             self.reactor.run(lambda: connect.refused(channel, refusal))
             return
         except Exception as error:  # noqa: BLE001 - logged; whatever it is, this client gets an answer
@@ -88,10 +95,19 @@ class Admission:
         until = 0.0
         if admitted.until is not None:
             until = time.monotonic() + max(0.001, (admitted.until - datetime.now(UTC)).total_seconds())
-        connect.accepted(channel, admitted.identity, until)
+        self._let_in(channel, admitted.identity, until)
         if admitted.identity.role is Role.ENROLLING and channel.session is not None:
             if len(self._codes) >= _CODES_MAX:
                 sessions = self.reactor.core.sessions
                 self._codes = {key: code for key, code in self._codes.items() if key in sessions}
             self._codes[channel.session.key] = password.decode("ascii", "replace")
         channel.resume()
+
+    def _let_in(self, channel: Channel, identity: Identity, until: float = 0.0) -> None:
+        if not self.reactor.may_connect(identity):
+            refusal = Refused("connects too often", reason=Reason.CONNECTION_RATE_EXCEEDED)
+            connect.refused(channel, refusal)
+            return
+        connect.accepted(channel, identity, until)
+        if channel.session is not None:
+            self.reactor.allow(channel, identity.role)

@@ -29,7 +29,10 @@ from broker.identity import Identity, Role
 from broker.journal import Journal, SavedSession, Totals
 from broker.listen.bind import bound, name_of
 from broker.listen.connection import TLSSocket
+from broker.listen.proxy import Proxies
+from broker.listen.rates import Rates, RatesOf
 from broker.listen.reactor import Reactor
+from broker.listen.websocket import WebRules
 from broker.message import Message, Promise
 from broker.route.access import ENROL_REQUEST
 from broker.session.bounds import Limits
@@ -166,11 +169,19 @@ class Broker:
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
+        self._set_pace(settings)
         self.committer = Committer(self.core, self.journal, self.reactor.run)
         self.committer.start()
         self._context = self._tls_context()
         for listener, sock in sockets:
-            self.reactor.listen(sock, (lambda: self._context) if listener.tls else None)
+            self.reactor.listen(
+                sock,
+                (lambda: self._context) if listener.tls else None,
+                web=WebRules(listener.path, frozenset(listener.origin)) if listener.web else None,
+                proxy=Proxies(listener.proxy) if listener.proxy else None,
+                connections_max=listener.connections_max,
+                rates=Rates(listener.connects_per_s, listener.messages_per_s, listener.bytes_per_s),
+            )
             if not listener.unix:
                 host, port = sock.getsockname()[:2]
                 listener = msgspec.structs.replace(listener, host=host, port=port)
@@ -281,8 +292,24 @@ class Broker:
             self.settings = settings
             self.core.limits = _limits(settings)
             self.core.retained.bound(*self.core.limits.retained)
+            self._set_pace(settings)
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
+
+    def _set_pace(self, settings: Settings) -> None:
+        """How much each may do in a second, and how late we may be ourselves."""
+        self.reactor.set_rates(
+            RatesOf(
+                device=Rates(
+                    settings.device_connects_per_s, settings.device_messages_per_s, settings.device_bytes_per_s
+                ),
+                server=Rates(
+                    settings.server_connects_per_s, settings.server_messages_per_s, settings.server_bytes_per_s
+                ),
+                address=Rates(settings.address_connects_per_s),
+            )
+        )
+        self.reactor.overload_lag_s = settings.overload_lag_ms / 1000
 
     def _tls_context(self) -> ssl.SSLContext:
         context = self.authority.server_context()
@@ -357,6 +384,7 @@ class Broker:
                 "in_flight": sum(len(s.inflight) for s in connected),
             },
             "loop_lag_ms": round(self.reactor.lag_s * 1000, 2),
+            "overloaded": self.reactor.overloaded,
             "counters": core.counters.as_dict(),
         }
 

@@ -112,6 +112,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retained_bytes_of_brand_max: Annotated[
         int, _says("How many bytes of retained messages are kept of one brand.", ge=0, le=1 << 40)
     ] = limits.RETAINED_BYTES_OF_BRAND_MAX
+    device_connects_per_s: Annotated[
+        int, _says("How often one device may connect in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.DEVICE_CONNECTS_PER_S
+    device_messages_per_s: Annotated[
+        int, _says("How many messages one device may send in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.DEVICE_MESSAGES_PER_S
+    device_bytes_per_s: Annotated[
+        int, _says("How many bytes one device may send in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.DEVICE_BYTES_PER_S
+    server_connects_per_s: Annotated[
+        int, _says("How often one server of a brand may connect in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.SERVER_CONNECTS_PER_S
+    server_messages_per_s: Annotated[
+        int, _says("How many messages one server of a brand may send in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.SERVER_MESSAGES_PER_S
+    server_bytes_per_s: Annotated[
+        int, _says("How many bytes one server of a brand may send in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.SERVER_BYTES_PER_S
+    address_connects_per_s: Annotated[
+        int, _says("How often one network address may connect in a second; 0 is any number.", ge=0, le=1 << 40)
+    ] = limits.ADDRESS_CONNECTS_PER_S
+    overload_lag_ms: Annotated[
+        int, _says("How late the broker may be with its work before it lets nobody new in.", ge=10, le=60_000)
+    ] = limits.OVERLOAD_LAG_MS
 
     @property
     def config_path(self) -> Path:

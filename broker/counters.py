@@ -28,14 +28,17 @@ class Counters:
         "messages_dropped_too_large",
         "messages_received",
         "messages_sent",
+        "overloads",
         "proofs_ended",
         "protocol_errors",
         "proxy_refused",
         "publishes_refused",
+        "readings_paused",
         "retained_refused",
         "sessions_expired",
         "sessions_refused",
         "sessions_taken_over",
+        "subscriptions_asked",
         "subscriptions_refused",
         "unexpected_errors",
         "websocket_refused",
@@ -70,14 +73,17 @@ class Counters:
     messages_dropped_too_large: int
     messages_received: int
     messages_sent: int
+    overloads: int
     proofs_ended: int
     protocol_errors: int
     proxy_refused: int
     publishes_refused: int
+    readings_paused: int
     retained_refused: int
     sessions_expired: int
     sessions_refused: int
     sessions_taken_over: int
+    subscriptions_asked: int  # topic filters in SUBSCRIBE and UNSUBSCRIBE
     subscriptions_refused: int
     unexpected_errors: int
     websocket_refused: int

@@ -31,6 +31,29 @@ RECEIVE_MAXIMUM: Final = 1024  # what we take from one client unacknowledged
 TOPIC_ALIASES_MAX: Final = 32  # 32 x 1 KiB of topic at worst for each connection
 OUT_BYTES_MAX: Final = 4 << 20  # waiting in our memory for one slow reader; beyond: QoS 0 dropped, QoS 1 and 2 queued
 
+# -- how fast --------------------------------------------------------------------------------------------------------
+# Of a second, with what 10 seconds bring in one go. A kiosk sends a state now and then, and after a day without a line
+# a few hundred at once.
+BURST_S: Final = 10.0
+DEVICE_CONNECTS_PER_S: Final = 2
+DEVICE_MESSAGES_PER_S: Final = 100
+DEVICE_BYTES_PER_S: Final = 256 << 10
+# A brand's servers send newsletters: 0 is no bound but that of the machine.
+SERVER_CONNECTS_PER_S: Final = 0
+SERVER_MESSAGES_PER_S: Final = 0
+SERVER_BYTES_PER_S: Final = 0
+# Of one address, or one /64 of IPv6. A thousand devices behind one line come back at once; one address that does only
+# this costs 100 handshakes of 0.4 ms: 4 % of a core.
+ADDRESS_CONNECTS_PER_S: Final = 100
+# What a wrong secret counts as: 50 guesses at once, then 5 a second.
+WRONG_SECRET_CONNECTS: Final = 20
+# Identities and addresses whose buckets are not full: 300 bytes each, 30 MB. Beyond, the oldest are forgotten.
+METERS_MAX: Final = 100_000
+# A loop that is so late time after time has too much to do: who is connected comes first, who is not is told to come
+# back. Twice in a row, since one large broadcast may take as long.
+OVERLOAD_LAG_MS: Final = 500
+OVERLOAD_TICKS: Final = 2
+
 # -- one session -----------------------------------------------------------------------------------------------------
 SUBSCRIPTIONS_MAX: Final = 1000
 # A device has three places and the topics that its user follows. With 1000 deep wildcards in each of 8 sessions one

@@ -6,16 +6,20 @@ Both are ordered and lossless streams of bytes in both directions [MQTT-4.2.0-1]
 import errno
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.listen.rates import Allowance
 from broker.session.channel import Channel
 
 if TYPE_CHECKING:
-    from broker.listen.reactor import Reactor
+    from broker.listen.reactor import Listener, Reactor
 
 READ_BYTES: Final = 65536
 RECORD_BYTES: Final = 16384  # the most that one TLS record carries (RFC 8446 §5.1)
 RECORDS_MAX: Final = 3  # read at once, after the first, from a peer that sends full ones
+# Taken in at a time from one whose messages are counted: at most 200 of the smallest, before it is asked to wait.
+PIECE_BYTES: Final = 1024
 # A peer that does not read so many answers is not read either, until it has: they would pile up without end.
 UNREAD_MAX: Final = 4096
 # What a TLS socket says instead of EWOULDBLOCK.
@@ -43,16 +47,31 @@ class TLSSocket(ssl.SSLSocket):
 class Connection(Channel):
     """A channel on a socket. The reactor calls `readable` and `writable`, and `flush` at the end of each round."""
 
-    __slots__ = ("fd", "handshaking", "peer", "pending", "reactor", "reading", "sock", "tls", "unread")
+    __slots__ = (
+        "allowance",
+        "fd",
+        "handshaking",
+        "listener",
+        "peer",
+        "pending",
+        "reactor",
+        "reading",
+        "rest",
+        "sock",
+        "tls",
+        "unread",
+    )
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool, peer: str = "") -> None:
+    def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str = "") -> None:
         super().__init__(reactor.core)
         self.reactor = reactor
         self.sock = sock
+        self.listener = listener
         self.fd = sock.fileno()
         self.peer = peer  # its address, where a proxy has announced it
-        self.tls = tls
-        self.handshaking = tls
+        self.tls = self.handshaking = isinstance(sock, ssl.SSLSocket)
+        self.allowance: Allowance | None = None  # how much it may send, where that has a bound
+        self.rest = b""  # what was read before it turned out to be too much
         self.reading = True
         self.pending: bytes | memoryview | None = None  # what the socket did not take
         self.unread = 0  # answers put out while it did not
@@ -110,20 +129,64 @@ class Connection(Channel):
         except OSError:
             self.close()
 
+    def feed(self, data: bytes) -> None:
+        """Take in MQTT that the peer sent, and see that it does not send more than it may."""
+        if self.allowance is None:
+            Channel.feed(self, data)
+            return
+        for at in range(0, len(data), PIECE_BYTES):
+            if self.closed:
+                return
+            if not self.reading:
+                self.rest = data[at:]
+                return
+            piece = data[at : at + PIECE_BYTES]
+            self._feed_counted(piece, len(piece))
+
+    def _feed_counted(self, piece: bytes, size: int) -> None:
+        """Take in a piece of which `size` bytes are not counted yet; if that is too much, read no more for a while."""
+        counters = self.core.counters
+        before = counters.messages_received + counters.subscriptions_asked
+        super().feed(piece)
+        if self.session is None or self.allowance is None:
+            return
+        messages = counters.messages_received + counters.subscriptions_asked - before
+        over = self.allowance.spend(self.session.identity, self.core.now, messages, size)
+        if over > 0 and not self.throttled:
+            counters.readings_paused += 1
+            self.core.note("sends too much, read more slowly", client=self.label, pause_s=round(over, 3))
+            self.throttled = True
+            self.pause()
+            self.reactor.loop.call_later(over, self._try_again)
+
+    def _try_again(self) -> None:
+        """The pause is over, if not another connection of the same identity has used up what came in meanwhile."""
+        if self.closed or self.session is None:
+            return
+        over = self.allowance.spend(self.session.identity, time.monotonic(), 0, 0) if self.allowance else 0
+        if over > 0:
+            self.reactor.loop.call_later(over, self._try_again)
+            return
+        self.throttled = False
+        self.reactor.run(self.resume, self)
+
     def pause(self) -> None:
         """Stop reading; TCP makes the peer wait."""
         self.reading = False
         self.reactor.want(self, write=self.pending is not None)
 
     def resume(self) -> None:
-        """Read again, beginning with what was read before."""
-        if self.closed or self.reading or self.held:
+        """Read again, unless there is another reason not to; what was read before comes first."""
+        if self.closed or self.reading or self.held or self.throttled or self.admitting is not None:
             return
         self.reading = True
         self.reactor.want(self, write=self.pending is not None)
-        if self.tail:
-            rest, self.tail = self.tail, b""
-            super().feed(bytes(rest))
+        if self.tail and not self.lack:  # else it waits for the rest of its packet
+            tail, self.tail = self.tail, b""
+            self._feed_counted(bytes(tail), 0)
+        if self.rest and self.reading and not self.closed:
+            rest, self.rest = self.rest, b""
+            Connection.feed(self, rest)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -180,9 +243,9 @@ class Connection(Channel):
                 return
             self.pending = None
         self.unread = 0
-        self.reading = not self.held
         self.reactor.want(self, write=False)
         self.unblock()
+        self.resume()
 
     def shut(self) -> None:
         """Close the socket. A TLS peer gets no close_notify: MQTT's DISCONNECT has said it, and it could block."""

@@ -125,12 +125,11 @@ def _binary(data: bytes) -> Header | None:
 class Announced(Connection):
     """A connection from a proxy that has not said yet for whom it is. Once it has, another one takes its place."""
 
-    __slots__ = ("head", "listener")
+    __slots__ = ("head",)
 
     def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener") -> None:
-        super().__init__(reactor, sock, tls=False)
+        super().__init__(reactor, sock, listener)
         self.handshaking = True
-        self.listener = listener
         self.head = b""  # what has come of the header
 
     def handshake(self) -> None:

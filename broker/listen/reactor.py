@@ -12,10 +12,14 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from broker.identity import Identity, Role
+from broker.limits import OVERLOAD_LAG_MS, OVERLOAD_TICKS, WRONG_SECRET_CONNECTS
 from broker.listen.connection import Connection, peer_name
 from broker.listen.proxy import Announced, Proxies
+from broker.listen.rates import NO_RATES, Allowance, Meter, Meters, Rates, RatesOf
 from broker.listen.websocket import WebRules, WebSocket
 from broker.session.channel import Channel
 from broker.session.core import Core
@@ -39,6 +43,7 @@ class Listener:
     """A listening socket, and what it accepts: over TLS (with this context), WebSocket, by way of proxies; or not.
 
     Each is an ordered stream of bytes that loses none: [MQTT-4.2.0-1], 3.1.1 [MQTT-7.1.1-1].
+    And how many at a time (0 = any number), and how much all of them together.
     """
 
     def __init__(
@@ -47,11 +52,18 @@ class Listener:
         tls: Callable[[], ssl.SSLContext] | None,
         web: WebRules | None,
         proxy: Proxies | None,
+        connections_max: int,
+        rates: Rates,
     ) -> None:
         self.sock = sock
         self.tls = tls
         self.web = web
         self.proxy = proxy
+        self.connections_max = connections_max
+        self.connections = 0
+        self.rates = rates
+        self.meter = Meter()
+        self.allowances: dict[Role, Allowance] = {}
 
 
 class Reactor:
@@ -65,6 +77,12 @@ class Reactor:
         self._epoll = select.epoll()
         self._timer: asyncio.TimerHandle | None = None
         self.lag_s = 0.0  # by how much the last tick came late: how long the loop was busy with other things
+        self.overload_lag_s = OVERLOAD_LAG_MS / 1000
+        self.overloaded = False  # it was late for a while: those who are connected come first
+        self._strained = 0  # ticks that were late, less those that were not
+        self.rates = RatesOf()
+        self._identities = Meters()
+        self._addresses = Meters()
         loop.add_reader(self._epoll.fileno(), self._ready)
         self._tick_at = loop.time() + TICK_S
         self._timer = loop.call_at(self._tick_at, self._tick)
@@ -78,22 +96,27 @@ class Reactor:
         *,
         web: WebRules | None = None,
         proxy: Proxies | None = None,
+        connections_max: int = 0,
+        rates: Rates = NO_RATES,
     ) -> None:
         """Accept connections from a bound socket. `tls` gives the context for each new one, so that it can change.
 
         web: they speak WebSocket, by these rules. proxy: these announce, in a PROXY header, for whom they connect, and
-        nobody else may connect.
+        nobody else may connect. connections_max: at a time; 0 is any number. rates: of all of them together.
         """
         sock.setblocking(False)
         sock.listen(BACKLOG)
-        listener = Listener(sock, tls, web, proxy)
+        listener = Listener(sock, tls, web, proxy, connections_max, rates)
         self.listeners.append(listener)
         self.loop.add_reader(sock.fileno(), self._accept, listener)
 
     def _accept(self, listener: Listener) -> None:
-        self.core.now = time.monotonic()
+        now = self.core.now = time.monotonic()
         counters = self.core.counters
         for _ in range(ACCEPTS_MAX):
+            if not listener.meter.may_connect(listener.rates, now):
+                self._rest(listener, "too many connects a second")
+                return
             try:
                 sock, address = listener.sock.accept()
             except BlockingIOError:
@@ -103,18 +126,21 @@ class Reactor:
                     self._rest(listener, f"cannot accept: {error.strerror}")
                     return
                 continue  # the peer has gone again
-            if len(self.connections) >= self.core.limits.connections_max:
+            full = listener.connections_max and listener.connections >= listener.connections_max
+            if full or len(self.connections) >= self.core.limits.connections_max:
                 counters.connections_refused += 1
                 sock.close()
                 self._rest(listener, "too many connections")
                 return
             counters.connections_accepted += 1
+            listener.meter.connect(listener.rates, now)
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 # Batching is done here already; Nagle would only hold the last part of a batch back.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if listener.proxy is None:
-                self.begin(sock, listener)
+                if self._welcome(sock, address[0] if isinstance(address, tuple) else ""):
+                    self.begin(sock, listener)
             elif listener.proxy.trusts(sock, address):
                 self._add(Announced(self, sock, listener))
             else:
@@ -124,7 +150,8 @@ class Reactor:
 
     def begin(self, sock: socket.socket, listener: Listener, peer: str = "") -> Connection | None:
         """Serve a client that `listener` has accepted; `peer`: its address, where a proxy announced it."""
-        tls = listener.tls is not None
+        if peer and not self._welcome(sock, peer.rpartition(":")[0].strip("[]")):
+            return None
         if listener.tls is not None:
             try:
                 sock = listener.tls().wrap_socket(
@@ -134,13 +161,64 @@ class Reactor:
                 sock.close()
                 return None
         if listener.web is not None:
-            return self._add(WebSocket(self, sock, tls, peer, listener.web))
-        return self._add(Connection(self, sock, tls, peer))
+            return self._add(WebSocket(self, sock, listener, peer))
+        return self._add(Connection(self, sock, listener, peer))
 
     def _add(self, connection: Connection) -> Connection:
         self.connections[connection.fd] = connection
+        connection.listener.connections += 1
         self._epoll.register(connection.fd, IN)
         return connection
+
+    def _welcome(self, sock: socket.socket, host: str) -> bool:
+        """Whether `host` may connect now: not more often than its rate, and closed at once if not."""
+        if self._meter_of(host).connect(self.rates.address, self.core.now):
+            return True
+        self.core.counters.connections_refused += 1
+        self.core.note("connection refused", client=host, error="too many connects a second from this address")
+        sock.close()
+        return False
+
+    def _meter_of(self, host: str) -> Meter:
+        """That of an address; of IPv6 it is the network that one customer has. Our own machine has none to keep."""
+        address = ip_address(host) if host else None
+        if isinstance(address, IPv6Address):
+            mapped = address.ipv4_mapped
+            address, host = (mapped, str(mapped)) if mapped else (address, str(int(address) >> 64))
+        if address is None or address.is_loopback:
+            return Meter()
+        return self._addresses.of(host, self.core.now)
+
+    # -- what each may do --------------------------------------------------------------------------------------------
+
+    def set_rates(self, rates: RatesOf) -> None:
+        """From now on, identities and addresses may do this much."""
+        self.rates = rates
+        for listener in self.listeners:
+            for role, allowance in listener.allowances.items():
+                allowance.change(rates.of(role))
+
+    def may_connect(self, identity: Identity) -> bool:
+        """Whether `identity` may connect now, not more often than its rate."""
+        rates = self.rates.of(identity.role)
+        return not rates.connects or self._identities.of(identity.path, self.core.now).connect(rates, self.core.now)
+
+    def allow(self, channel: Channel, role: Role) -> None:
+        """From now on the client of `channel` is read as its kind may be on its listener."""
+        assert isinstance(channel, Connection)
+        listener = channel.listener
+        allowance = listener.allowances.get(role)
+        if allowance is None:
+            allowance = Allowance(listener.rates, listener.meter, self.rates.of(role), self._identities)
+            listener.allowances[role] = allowance
+        channel.allowance = allowance if allowance.bounded else None
+
+    def blame(self, channel: Channel) -> None:
+        """Somebody did not know a secret: its address may connect less often for a while."""
+        assert isinstance(channel, Connection)
+        host = channel.address.rpartition(":")[0].strip("[]")
+        if host:
+            self._meter_of(host).connect(self.rates.address, self.core.now, WRONG_SECRET_CONNECTS)
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""
@@ -175,7 +253,7 @@ class Reactor:
                     if connection.handshaking:
                         # Level-triggered: one that is passed over is ready again in the next round.
                         handshakes += 1
-                        if handshakes <= HANDSHAKES_MAX:
+                        if handshakes <= (1 if self.overloaded else HANDSHAKES_MAX):
                             connection.handshake()
                         continue
                     if event & IN:
@@ -199,6 +277,7 @@ class Reactor:
     def forget(self, connection: Connection) -> None:
         """Stop watching a connection that is being closed."""
         if self.connections.pop(connection.fd, None) is not None:
+            connection.listener.connections -= 1
             self._epoll.unregister(connection.fd)
 
     # -- time and the end --------------------------------------------------------------------------------------------
@@ -206,6 +285,7 @@ class Reactor:
     def _tick(self) -> None:
         now = self.loop.time()
         self.lag_s = max(0.0, now - self._tick_at)
+        self._judge()
         try:
             self.core.tick(time.monotonic())
         except Exception as error:  # noqa: BLE001 - time goes on
@@ -213,6 +293,15 @@ class Reactor:
         self.core.flush()
         self._tick_at = now + (SHORT_TICK_S if self.core.resting else TICK_S)
         self._timer = self.loop.call_at(self._tick_at, self._tick)
+
+    def _judge(self) -> None:
+        """Tell a strain that lasts, in which nobody new is let in, from one long piece of work."""
+        late = self.lag_s > self.overload_lag_s
+        self._strained = max(0, min(OVERLOAD_TICKS, self._strained + (1 if late else -1)))
+        if self.overloaded != bool(self._strained) and self._strained in (0, OVERLOAD_TICKS):
+            self.overloaded = bool(self._strained)
+            self.core.counters.overloads += self.overloaded
+            self.core.note("overloaded" if self.overloaded else "not overloaded any more", lag_s=round(self.lag_s, 3))
 
     def run(self, work: Callable[[], object], channel: Channel | None = None) -> None:
         """Do something to the core from outside of a round, and write out what it has put out.

@@ -21,7 +21,7 @@ from broker.listen.frames import BINARY, CLOSE, PONG, Frames, header
 from broker.wire.codes import Reason
 
 if TYPE_CHECKING:
-    from broker.listen.reactor import Reactor
+    from broker.listen.reactor import Listener, Reactor
 
 _MQTT: Final = Subprotocol("mqtt")
 _GET: Final = b"GET "
@@ -50,11 +50,10 @@ class WebRules(NamedTuple):
 class WebSocket(Connection):
     """A connection whose bytes come and go in binary frames."""
 
-    __slots__ = ("control", "frames", "head", "rules")
+    __slots__ = ("control", "frames", "head")
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, tls: bool, peer: str, rules: WebRules) -> None:
-        super().__init__(reactor, sock, tls, peer)
-        self.rules = rules
+    def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str) -> None:
+        super().__init__(reactor, sock, listener, peer)
         self.head = b""  # what has come of the request
         self.frames: Frames | None = None  # once the WebSocket is open
         self.control = b""  # a frame that is to follow what is put out: the latest pong, or the last of all, Close
@@ -100,7 +99,8 @@ class WebSocket(Connection):
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1:
             return _refusal(server, HTTPStatus.BAD_REQUEST, "A request needs one Host header.")  # RFC 9112 §3.2
-        rules = self.rules
+        rules = self.listener.web
+        assert rules is not None
         if rules.path and request.path.partition("?")[0] != rules.path:
             return _refusal(server, HTTPStatus.NOT_FOUND, f"There is nothing here. MQTT is spoken at {rules.path}")
         answer = server.accept(request)  # [MQTT-6.0.0-3], [MQTT-6.0.0-4]

@@ -69,6 +69,7 @@ class Channel:
         "session",
         "stamps",
         "tail",
+        "throttled",
         "until",
         "v5",
         "wheel_at",
@@ -93,6 +94,7 @@ class Channel:
         # What it is still to be told about its publishes, in their order [MQTT-4.6.0-2], [MQTT-4.6.0-3].
         self.acks: deque[Promise] | None = None
         self.held = False  # it is not read until it has been told some of that
+        self.throttled = False  # it is not read for a while, for it sent more than it may
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
         self.aliases: dict[int, bytes] | None = None  # of this connection [MQTT-3.3.2-7]
         self.wheel_at = 0
@@ -575,6 +577,8 @@ class Channel:
             return 0.0
         if not self.keep_alive_s:
             return self.until
+        if self.held or self.throttled:
+            self.seen = now  # it is we who do not hear it
         deadline = self.seen + self.keep_alive_s * 1.5
         if now < deadline:
             return min(deadline, self.until or deadline)

@@ -28,6 +28,7 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
     What a session that outlives its connection has subscribed to is on the disk before the client is told.
     """
     _check_room(session, len(packet.requests))
+    session.core.counters.subscriptions_asked += len(packet.requests)
     ids = packet.properties.subscription_ids
     id = b"\x0b" + encode_varint(ids[0]) if ids else b""
     known = {subscription.name for subscription in session.subscriptions}
@@ -154,6 +155,7 @@ def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> 
     """
     _check_room(session, len(packet.filters))
     core = session.core
+    core.counters.subscriptions_asked += len(packet.filters)
     known = {subscription.name for subscription in session.subscriptions}
     reasons = []
     for filter in packet.filters:

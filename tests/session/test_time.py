@@ -56,6 +56,18 @@ def test_what_goes_out_does_not_count() -> None:
     assert not sender.closed
 
 
+@pytest.mark.parametrize("why", ["held", "throttled"])
+def test_silence_of_one_whom_we_do_not_read_does_not_count(why: str) -> None:
+    lab = Lab()
+    client = lab.connect(keep_alive=10)
+    setattr(client.channel, why, True)
+    lab.advance(100)
+    assert not client.closed
+    setattr(client.channel, why, False)
+    lab.advance(17)
+    assert client.closed
+
+
 def test_no_keep_alive_in_3_1_1() -> None:
     """3.1.1 §3.1.2.10: 0 turns it off. 3.1.1 [MQTT-3.1.2-24]."""
     lab = Lab()

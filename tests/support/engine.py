@@ -13,16 +13,16 @@ from support.memory_journal import MemoryJournal
 from support.mqtt import Client
 
 from broker.committer import Committer
-from broker.identity import ANONYMOUS
+from broker.identity import ANONYMOUS, Role
 from broker.journal import Batch, SavedMessage
-from broker.listen.proxy import Proxies
 from broker.listen.reactor import Reactor
-from broker.listen.websocket import WebRules
 from broker.message import Message
 from broker.session import connect
 from broker.session.bounds import Limits
+from broker.session.channel import Channel
 from broker.session.core import Core
 from broker.session.session import Session
+from broker.wire.packets import Connect
 
 
 class _NoBridge:
@@ -55,7 +55,7 @@ class Engine:
         self.core = Core(
             now=time.monotonic(),
             wall=time.time(),
-            admit=lambda channel, packet: connect.accepted(channel, ANONYMOUS),
+            admit=self._admit,
             random_id=lambda: f"auto-{next(numbers)}",
             bridge=_NoBridge(),
             log=self._log,
@@ -76,6 +76,11 @@ class Engine:
         """The session of a client."""
         return next(session for session in self.core.sessions.values() if session.client_id == client_id)
 
+    def _admit(self, channel: Channel, _packet: Connect) -> None:
+        connect.accepted(channel, ANONYMOUS)
+        if channel.session is not None:
+            self.reactor.allow(channel, Role.ANONYMOUS)
+
     def _wake(self) -> None:
         self.committer.wake()
 
@@ -89,13 +94,12 @@ class Engine:
         self,
         tls: Callable[[], ssl.SSLContext] | None = None,
         *,
-        web: WebRules | None = None,
-        proxy: Proxies | None = None,
         host: str = "127.0.0.1",
+        **options: Any,
     ) -> int:
-        """Listen on one more port, and say which."""
+        """Listen on one more port, and say which. `options` go to `Reactor.listen`."""
         sock = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self.reactor.listen(sock, tls, web=web, proxy=proxy)
+        self.reactor.listen(sock, tls, **options)
         port: int = sock.getsockname()[1]
         return port
 
