@@ -142,7 +142,7 @@ async def test_ping_and_empty_frames(port: int) -> None:
 
 
 async def test_pings_are_no_packets(engine: Engine, port: int) -> None:
-    """[MQTT-3.1.2-24] asks for packets: what WebSocket has of its own keeps no connection alive."""
+    """[MQTT-3.1.2-22] asks for packets: what WebSocket has of its own keeps no connection alive."""
     client = await WebClient.connected(port, "a", keep_alive=10)
     channel = engine.session("a").channel
     assert channel is not None
@@ -377,6 +377,7 @@ GRANTED = {
 
 @pytest.mark.parametrize("asked", GRANTED.values(), ids=GRANTED)
 async def test_granted(port: int, asked: bytes) -> None:
+    """[MQTT-6.0.0-4]: with the subprotocol mqtt, whatever else was offered; the client looks for it."""
     client = await WebClient.connected(port, options={"request": asked})
     await client.silent()
 
