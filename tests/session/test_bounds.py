@@ -56,7 +56,7 @@ def test_a_full_queue_closes_3_1_1_without_an_acknowledgement(qos: int, way: str
 
 
 def test_a_refused_qos_2_message_may_come_again() -> None:
-    """§4.3.3: after a PUBREC that refuses, the id is free, and the next PUBLISH with it is a new message."""
+    """[MQTT-4.3.3-9]: after a PUBREC that refuses, the id is free, and the next PUBLISH with it is a new message."""
     lab = Lab(queue_messages_max=1)
     away(lab)
     sender = lab.connect("p")

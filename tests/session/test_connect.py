@@ -81,7 +81,7 @@ def test_others_are_not(role: Role) -> None:
     "packet", [Pingreq(), Publish(b"a"), Subscribe(1, [Request("a")]), Disconnect(), Puback(1)], ids=repr
 )
 def test_anything_before_connect_closes(version: int, packet: Packet) -> None:
-    """[MQTT-3.1.0-1]; there is nobody yet to whom DISCONNECT could be sent."""
+    """[MQTT-3.1.0-1]; there is nobody yet to whom DISCONNECT could be sent [MQTT-3.14.0-1]."""
     client = Lab().client(version)
     client.send(packet)
     assert client.closed
@@ -106,14 +106,14 @@ def test_what_only_servers_send_closes(version: int, packet: Packet) -> None:
 
 
 def test_auth_without_a_method_closes() -> None:
-    """§4.12: no method was agreed on."""
+    """[MQTT-4.12.0-7, MQTT-4.12.1-1, -2]: no method was agreed on, and nobody can authenticate again."""
     client = Lab().connect()
     client.send(Auth(0x19, Properties(auth_method="X")))
     assert client.goodbye() == 0x82
 
 
 def test_extended_authentication_is_refused() -> None:
-    """§4.12: a server that does not support the method answers 0x8C; nothing comes of what follows [MQTT-3.1.2-30]."""
+    """[MQTT-4.12.0-1, -4]: 0x8C, without a round of AUTH [MQTT-4.12.0-2, -5]; what follows is not served [MQTT-3.1.2-30]."""
     client = Lab().client()
     client.send(Connect("c", properties=Properties(auth_method="SCRAM-SHA-1"), version=5), Auth(0x18), Pingreq())
     (answer,) = client.packets()
@@ -123,7 +123,7 @@ def test_extended_authentication_is_refused() -> None:
 
 
 def test_a_closed_connection_takes_nothing() -> None:
-    """[MQTT-3.14.4-2]: what follows DISCONNECT in the same read, and in later ones, is not looked at.
+    """[MQTT-3.14.4-1, -2]: what follows DISCONNECT in the same read, and in later ones, is not looked at.
 
     3.1.1 [MQTT-3.14.4-2].
     """
@@ -615,11 +615,15 @@ def test_the_expiry_may_change_with_disconnect() -> None:
 
 @pytest.mark.parametrize("reason", sorted(REASONS[PacketType.DISCONNECT]))
 def test_the_reason_of_a_disconnect(reason: int) -> None:
-    """[MQTT-3.14.2-1]: those of servers are not for clients (§3.14.2.1); all others close without a word."""
+    """[MQTT-3.14.2-1]: those of servers are not for clients (§3.14.2.1); all others close without a word.
+
+    Ours has a reason and no properties [MQTT-3.14.2-2 to -4], and is the last that is sent [MQTT-3.14.4-1, -2].
+    """
     of_servers = reason in (0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F) or reason >= 0x9A
     client = Lab().connect()
-    client.disconnect(reason)
-    assert client.goodbye() == (0x82 if of_servers else None)
+    client.send(Disconnect(reason), Pingreq())
+    assert client.closed
+    assert client.packets() == ([Disconnect(0x82)] if of_servers else [])
 
 
 def test_an_expiry_of_0_cannot_become_another_with_disconnect() -> None:

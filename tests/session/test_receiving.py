@@ -13,9 +13,9 @@ from broker.wire.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_qos_1_is_acknowledged_each_time(version: int) -> None:
-    """[MQTT-4.3.2-4], [MQTT-4.3.2-5]: the same id is a new message after PUBACK, DUP or not. First and later ways.
+    """[MQTT-3.3.4-1, MQTT-4.3.2-4, -5]: the same id is a new message after PUBACK, DUP or not. First and later ways.
 
-    [MQTT-3.3.4-1], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.2-2].
+    3.1.1 [MQTT-2.3.1-6, MQTT-4.3.2-2].
     """
     lab = Lab()
     reader = lab.connect("r", version)
@@ -48,9 +48,9 @@ def test_the_publisher_is_told_when_nobody_listens() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_whole_qos_2_receipt(version: int) -> None:
-    """§4.3.3: delivered onward once, however often PUBLISH comes before PUBREL [MQTT-4.3.3-10]; then anew.
+    """[MQTT-3.3.4-1, MQTT-4.3.3-8, -10]: delivered once, however often PUBLISH comes before PUBREL; then anew.
 
-    [MQTT-3.3.4-1], 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.3-2].
+    No PUBCOMP has a property [MQTT-3.7.2-2, -3]. 3.1.1 [MQTT-2.3.1-6, MQTT-4.3.3-2].
     """
     lab = Lab()
     reader = lab.connect("r", version)
@@ -96,6 +96,21 @@ def test_qos_2_ids_survive_the_connection(version: int) -> None:
     assert reader.payloads() == [b"x"]
 
 
+def test_qos_2_that_has_expired_is_completed() -> None:
+    """[MQTT-4.3.3-13]: what is acknowledged is the packet."""
+    lab = Lab()
+    reader = lab.connect("r", session_expiry=60)
+    reader.subscribe("a", 2)
+    reader.drop()
+    client = lab.connect("c")
+    client.publish("a", b"x", 2, id=7, message_expiry=1)
+    lab.advance(70)
+    client.publish("a", b"x", 2, id=7, dup=True, message_expiry=1)
+    client.send(Pubrel(7))
+    assert client.packets() == [Pubrec(7), Pubrec(7), Pubcomp(7)]
+    assert lab.connect("r", clean=False, session_expiry=60).early == []
+
+
 def test_no_more_qos_2_than_our_receive_maximum() -> None:
     """[MQTT-3.3.4-7] is the client's duty; 0x93 is what it is told."""
     lab = Lab()
@@ -139,7 +154,7 @@ def test_no_more_of_qos_1_and_2_together_than_our_receive_maximum(twos: int) -> 
 def test_the_lower_qos_counts(sender: int, receiver: int, asked: int, published: int) -> None:
     """[MQTT-3.8.4-8, MQTT-3.2.2-10], between all versions, for the first message on a topic and for the next.
 
-    [MQTT-3.3.1-2, MQTT-4.3.1-1], 3.1.1 [MQTT-3.8.4-6].
+    None has DUP [MQTT-3.3.1-2, MQTT-4.3.1-1, MQTT-4.3.2-2, MQTT-4.3.3-2]. 3.1.1 [MQTT-3.8.4-6].
     """
     lab = Lab()
     client = lab.connect("r", receiver)
@@ -198,9 +213,9 @@ def test_the_payload_is_the_publishers(qos: int) -> None:
 
 
 def test_topic_aliases() -> None:
-    """§3.3.2.3.4: set, used, set anew; the topic that goes out is the whole one [MQTT-3.3.2-12]."""
+    """[MQTT-3.3.2-12]: set, used, set anew, up to the maximum; the topic goes out without one [MQTT-3.3.2-11]."""
     lab = Lab()
-    reader = lab.connect("r")
+    reader = lab.connect("r", topic_alias_maximum=10)
     reader.subscribe("#")
     client = lab.connect("c")
     client.publish("a", b"1", topic_alias=1)
@@ -209,7 +224,9 @@ def test_topic_aliases() -> None:
     client.publish("", b"4", 2, topic_alias=TOPIC_ALIASES_MAX)
     client.publish("c", b"5", topic_alias=1)
     client.publish("", b"6", topic_alias=1)
-    shown = [(m.topic, m.payload) for m in reader.messages()]
+    messages = reader.messages()
+    assert [m.properties.topic_alias for m in messages] == [None] * 6
+    shown = [(m.topic, m.payload) for m in messages]
     assert shown == [(b"a", b"1"), (b"a", b"2"), (b"b", b"3"), (b"b", b"4"), (b"c", b"5"), (b"c", b"6")]
 
 
@@ -251,7 +268,7 @@ def test_an_alias_of_a_refused_topic_is_refused_each_time() -> None:
 
 
 def test_a_publish_that_is_not_allowed() -> None:
-    """§3.3.5: MQTT 5 is told (0x87) and goes on; 3.1.1 has no word for it, so it is closed, unacknowledged.
+    """§3.3.5, §4.13.2: MQTT 5 is told (0x87) and goes on; 3.1.1 has no word for it, so it is closed, unacknowledged.
 
     3.1.1 [MQTT-3.3.5-2].
     """
@@ -259,6 +276,7 @@ def test_a_publish_that_is_not_allowed() -> None:
     reader = lab.connect("r")
     reader.subscribe("acme/#")
     client = lab.connect("c")
+    # Without a reason string, as ever [MQTT-3.4.2-2, MQTT-3.5.2-2].
     for _ in range(2):
         for qos, answer in ((0, []), (1, [Puback(1, 0x87)]), (2, [Pubrec(1, 0x87)])):
             client.publish("acme/receipts/m1", b"x", qos, id=1)
@@ -275,7 +293,10 @@ def test_a_publish_that_is_not_allowed() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("topic", ["a/+", "#", "", "a" * 2000])
 def test_a_topic_that_is_none_closes(version: int, topic: str) -> None:
-    """[MQTT-3.3.2-2], [MQTT-4.7.3-1]. 3.1.1 [MQTT-4.7.1-1]."""
+    """[MQTT-3.3.2-2, MQTT-4.7.0-1, MQTT-4.7.3-1].
+
+    3.1.1 [MQTT-4.7.1-1].
+    """
     client = Lab().connect("c", version)
     client.publish(topic)
     reason = client.goodbye()
@@ -350,6 +371,23 @@ def test_packet_id_0_closes() -> None:
         client.publish("a")
         client.feed(data)
         assert client.goodbye() == 0x82, data
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("error", [b"\xff\x00", b"\x00\x00", b"\x36\x05\0\1a\0\1", b"\x82\x06\0\1\0\0\0\0"])
+def test_nothing_that_follows_an_error_is_served(error: bytes, version: int) -> None:
+    """[MQTT-4.13.1-1]: whatever came in the same read, or comes later."""
+    lab = Lab()
+    reader = lab.connect("r")
+    reader.subscribe("#")
+    client = lab.connect("c", version)
+    client.publish("a", b"before")
+    after = b"\x30\x04\0\1ax" if version == 4 else b"\x30\x05\0\1a\0x"
+    client.feed(error + after)
+    client.feed(after)
+    assert client.closed
+    assert len(client.packets()) == (version == 5)  # DISCONNECT
+    assert reader.payloads() == [b"before"]
 
 
 def test_what_was_served_before_an_error_is_counted() -> None:

@@ -10,6 +10,8 @@ from broker.limits import IN_FLIGHT_MAX
 from broker.session.session import released
 from broker.wire.packets import (
     Packet,
+    Pingreq,
+    Pingresp,
     Puback,
     Pubcomp,
     Publish,
@@ -60,19 +62,19 @@ TABLE: list[tuple[str, str, str, Answer, int]] = [
     ("sent 1", "PUBREC", CLOSED, [], 0),
     ("sent 1", "PUBREC failure", CLOSED, [], 0),
     ("sent 1", "PUBCOMP", CLOSED, [], 0),
-    ("sent 1", "comes back", "sent 1", PUBLISH_AGAIN, 0),  # [MQTT-4.4.0-1], [MQTT-3.3.1-1]
+    ("sent 1", "comes back", "sent 1", PUBLISH_AGAIN, 0),  # [MQTT-4.3.2-3, MQTT-4.4.0-1, MQTT-3.3.1-1]
     ("sent 2", "PUBACK", CLOSED, [], 0),
     ("sent 2", "PUBACK failure", CLOSED, [], 0),
     ("sent 2", "PUBREC", "released", [Pubrel(ID)], 1),  # [MQTT-4.3.3-4]
-    ("sent 2", "PUBREC failure", "unknown", [], 0),  # [MQTT-4.3.3-4], [MQTT-4.3.3-3]
+    ("sent 2", "PUBREC failure", "unknown", [], 0),  # [MQTT-4.4.0-2], as with PUBACK
     ("sent 2", "PUBCOMP", CLOSED, [], 0),
-    ("sent 2", "comes back", "sent 2", PUBLISH_AGAIN, 0),
+    ("sent 2", "comes back", "sent 2", PUBLISH_AGAIN, 0),  # [MQTT-4.3.3-3]
     ("released", "PUBACK", CLOSED, [], 0),
     ("released", "PUBACK failure", CLOSED, [], 0),
     ("released", "PUBREC", "released", [Pubrel(ID)], 0),
     ("released", "PUBREC failure", "unknown", [], 0),
     ("released", "PUBCOMP", "unknown", [], 0),
-    ("released", "comes back", "released", [Pubrel(ID)], 0),  # [MQTT-4.3.3-6]: PUBLISH is not sent again
+    ("released", "comes back", "released", [Pubrel(ID)], 0),  # [MQTT-4.3.3-5, -6]: PUBLISH is not sent again
     ("unknown", "PUBACK", "unknown", [], 0),
     ("unknown", "PUBACK failure", "unknown", [], 0),
     ("unknown", "PUBREC", "unknown", [Pubrel(ID, 0x92)], 0),
@@ -100,7 +102,10 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize(("state", "event", "after", "answer", "delivered"), TABLE)
 def test_state_and_event(version: int, state: str, event: str, after: str, answer: Answer, delivered: int) -> None:
-    """3.1.1 [MQTT-4.3.2-1, MQTT-4.3.3-1]."""
+    """No PUBREL has a property, a reason string or a user property neither [MQTT-3.6.2-2, -3].
+
+    3.1.1 [MQTT-4.3.2-1, MQTT-4.3.3-1].
+    """
     if version == 4 and event.endswith("failure"):
         return  # 3.1.1 has no reason codes
     lab, client = setting(version, state)
@@ -144,32 +149,40 @@ def test_a_whole_qos_2_delivery(version: int) -> None:
 # -- packet ids ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["fast", "general"])
+@pytest.mark.parametrize("way", ["fast", "general", "QoS 2"])
 def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
-    """[MQTT-2.2.1-4]: an id is used again only after its message is done; 0 is none.
+    """[MQTT-2.2.1-4, MQTT-4.3.2-1, MQTT-4.3.3-1]: an id is used again only after its message is done; 0 is none.
 
     3.1.1 [MQTT-2.3.1-4, MQTT-4.3.2-1].
     """
     lab = Lab()
     client = lab.connect("c", 4)
-    client.subscribe("a", 1)
+    qos = 2 if way == "QoS 2" else 1
+    client.subscribe("a", qos)
     sender = lab.connect("p", 4 if way == "fast" else 5)
+
+    def complete(message: Publish) -> None:
+        client.send(
+            *([Puback(message.packet_id)] if qos == 1 else [Pubrec(message.packet_id), Pubcomp(message.packet_id)])
+        )
+
     for _ in range(3):
-        sender.publish("a", b"x", 1)
+        sender.publish("a", b"x", qos)
     held = client.messages()
     assert [m.packet_id for m in held] == [1, 2, 3]
     client.session.next_id = 65533
     ids = []
     for _ in range(5):
-        sender.publish("a", b"x", 1)
-        (message,) = client.messages()
+        sender.publish("a", b"x", qos)
+        (message,) = [p for p in client.packets() if isinstance(p, Publish)]
         ids.append(message.packet_id)
-        client.ack(message)
+        complete(message)
     assert ids == [65534, 65535, 4, 5, 6]
-    client.ack(held[1])
+    complete(held[1])
+    client.packets()
     for last, expected in ((65535, 2), (2, 4), (0, 5)):
         client.session.next_id = last
-        sender.publish("a", b"x", 1)
+        sender.publish("a", b"x", qos)
         assert [m.packet_id for m in client.messages()] == [expected]
 
 
@@ -178,7 +191,10 @@ def test_packet_ids_go_round_and_pass_over_those_in_use(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["fast", "general"])
 def test_no_more_in_flight_than_the_client_takes(way: str) -> None:
-    """[MQTT-3.3.4-9], and in order [MQTT-4.6.0-6] when room comes. 3.1.1 [MQTT-4.6.0-5, -6]."""
+    """[MQTT-3.3.4-9, MQTT-4.9.0-1, -2], and in order [MQTT-4.6.0-5, -6] when room comes.
+
+    3.1.1 [MQTT-4.6.0-5, -6].
+    """
     lab = Lab()
     client = lab.connect("c", receive_maximum=3)
     client.subscribe("a", 2)
@@ -211,6 +227,26 @@ def test_qos_2_leaves_the_window_with_pubcomp() -> None:
     assert client.payloads() == [b"2"]
 
 
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_a_full_window_holds_up_nothing_but_publish(expiry: int) -> None:
+    """[MQTT-3.3.4-10, MQTT-4.9.0-3]: all other packets are answered, its own messages, too."""
+    lab = Lab()
+    client, reader = lab.connect("c", receive_maximum=1, session_expiry=expiry), lab.connect("r")
+    client.subscribe("a", 1)
+    reader.subscribe("b", 2)
+    sender = lab.connect("p")
+    for number in range(3):
+        sender.publish("a", b"%d" % number, 1)
+    assert client.payloads() == [b"0"]
+    client.send(Pingreq(), Subscribe(1, [Request("c")]), Unsubscribe(2, ["c"]))
+    assert client.packets() == [Pingresp(), Suback(1, [0]), Unsuback(2, [0])]
+    client.publish("b", b"1", 1, id=3)
+    client.publish("b", b"2", 2, id=4)
+    client.send(Pubrel(4), Pubrec(9))
+    assert client.packets() == [Puback(3), Pubrec(4), Pubcomp(4), Pubrel(9, 0x92)]
+    assert reader.payloads() == [b"1", b"2"]
+
+
 def test_qos_0_needs_no_window() -> None:
     """§4.9: only QoS 1 and 2 count."""
     lab = Lab()
@@ -224,6 +260,7 @@ def test_qos_0_needs_no_window() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_our_own_window_bounds_all(version: int) -> None:
+    """[MQTT-4.9.0-1]: less than the client would take."""
     lab = Lab(queue_messages_max=10)
     client = lab.connect("c", version)
     client.subscribe("a", 1)
@@ -301,6 +338,20 @@ def test_what_was_retained_comes_again_under_its_packet_id(replaced: bool, versi
     back.send(*(Pubcomp(m.packet_id) for m in got if m.qos == 2))
     lab.advance(2)
     assert lab.journal.messages == {}
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_refused_does_not_come_again(qos: int) -> None:
+    """[MQTT-4.4.0-2]: PUBACK or PUBREC with a reason from 0x80 on ends it."""
+    lab = Lab()
+    client = lab.connect("c", session_expiry=60)
+    client.subscribe("a", qos)
+    lab.connect("p").publish("a", b"x", qos)
+    (message,) = client.messages()
+    client.send((Puback if qos == 1 else Pubrec)(message.packet_id, 0x80))
+    assert client.packets() == []
+    client.drop()
+    assert lab.connect("c", clean=False, session_expiry=60).early == []
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -472,13 +523,11 @@ def test_no_names_for_those_who_want_no_properties() -> None:
     ]
 
 
-def test_no_names_that_make_an_acknowledgement_too_large() -> None:
-    """[MQTT-3.4.2-3], [MQTT-3.5.2-3]: the user property is left out rather than the maximum packet size broken."""
+@pytest.mark.parametrize("qos", [1, 2])
+def test_no_names_that_make_an_acknowledgement_too_large(qos: int) -> None:
+    """[MQTT-3.4.2-3, MQTT-3.5.2-3]: the user property is left out rather than the maximum packet size broken."""
     lab = Lab(admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     lab.bridge.named = b"acme/"
     sender = lab.connect("s", maximum_packet_size=20)
-    sender.publish("acme/user/ada", b"x", 1)
-    assert len(sender.channel.raw) <= 20 + 40  # CONNACK was there before
-    (answer,) = sender.packets()
-    assert isinstance(answer, Puback)
-    assert answer.properties.user_properties == []
+    sender.publish("acme/user/ada", b"x", qos, id=1)
+    assert sender.packets() == [Puback(1, 0x10) if qos == 1 else Pubrec(1, 0x10)]
