@@ -61,7 +61,10 @@ async def test_connect(engine: Engine, case: Case) -> None:
 
 @pytest.mark.parametrize("case", LATER, ids=lambda case: case.id)
 async def test_in_a_session(engine: Engine, case: Case) -> None:
-    """3.1.1 [MQTT-4.8.0-1]."""
+    """[MQTT-4.13.1-1, MQTT-4.13.2-1]: closed, and told with what reason.
+
+    3.1.1 [MQTT-4.8.0-1].
+    """
     witness = await _witness(engine)
     client = await Client.connected(engine.port, "bad", version=case.version)
     await client.send(case.wire)

@@ -31,7 +31,10 @@ async def test_connect_byte_by_byte(engine: Engine) -> None:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("version", [4, 5])
 async def test_all_in_one_write(engine: Engine, pki: Pki, version: int, tls: bool) -> None:
-    """A client need not wait for CONNACK (§3.1.4). 3.1.1 [MQTT-7.1.1-1]."""
+    """A client need not wait for CONNACK (§3.1.4); TCP and TLS are streams [MQTT-4.2.0-1].
+
+    3.1.1 [MQTT-7.1.1-1].
+    """
     port, context = (engine.tls_port, pki.client()) if tls else (engine.port, None)
     client = await Client.open(port, version=version, tls=context)
     await client.send(

@@ -215,6 +215,25 @@ TestRouter.settings = settings(max_examples=120, stateful_step_count=30, deadlin
 # -- by name ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("topic_filter", "gets"),
+    [
+        ("#", [b"a", b"a/b"]),
+        ("+", [b"a"]),
+        ("+/b", [b"a/b"]),
+        ("+/#", [b"a", b"a/b"]),
+        ("$a", [b"$a"]),
+        ("$a/#", [b"$a", b"$a/b"]),
+        ("$a/+", [b"$a/b"]),
+    ],
+)
+def test_a_leading_wildcard_sees_nothing_that_begins_with_a_dollar(topic_filter: str, gets: list[bytes]) -> None:
+    """[MQTT-4.7.2-1], and nothing else that the filter does not match [MQTT-3.3.2-3]."""
+    router = Router[Receiver]()
+    router.subscribe(Sub(Receiver("r"), topic_filter.encode(), 1))
+    assert [topic for topic in (b"a", b"a/b", b"$a", b"$a/b") if router.route(topic).every] == gets
+
+
 def test_an_evicted_route_is_stale_to_whoever_holds_it() -> None:
     router = Router[Receiver](routes_max=8)
     routes = [router.route(b"t%d" % n) for n in range(8)]

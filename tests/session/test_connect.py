@@ -106,14 +106,17 @@ def test_what_only_servers_send_closes(version: int, packet: Packet) -> None:
 
 
 def test_auth_without_a_method_closes() -> None:
-    """[MQTT-4.12.0-7, MQTT-4.12.1-1, -2]: no method was agreed on, and nobody can authenticate again."""
+    """[MQTT-4.12.0-6, -7, MQTT-4.12.1-1, -2]: no method was agreed on, and nobody can authenticate again."""
     client = Lab().connect()
     client.send(Auth(0x19, Properties(auth_method="X")))
     assert client.goodbye() == 0x82
 
 
 def test_extended_authentication_is_refused() -> None:
-    """[MQTT-4.12.0-1, -4]: 0x8C, without a round of AUTH [MQTT-4.12.0-2, -5]; what follows is not served [MQTT-3.1.2-30]."""
+    """[MQTT-4.12.0-1, -4]: 0x8C; what follows is not served [MQTT-3.1.2-30].
+
+    So there is no AUTH that we send, and no success that names a method [MQTT-4.12.0-2, -5, MQTT-3.15.2-2, -3].
+    """
     client = Lab().client()
     client.send(Connect("c", properties=Properties(auth_method="SCRAM-SHA-1"), version=5), Auth(0x18), Pingreq())
     (answer,) = client.packets()
@@ -219,7 +222,7 @@ def test_client_ids_that_every_server_must_allow(version: int, client_id: str) -
 
 
 def test_a_refusal_is_explained() -> None:
-    """[MQTT-3.1.4-2, MQTT-3.2.2-7]: CONNACK, then closed. No session comes to be."""
+    """[MQTT-3.1.4-2, MQTT-3.2.2-7, MQTT-4.13.2-1]: CONNACK, then closed. No session comes to be."""
     lab = Lab(admit=lambda _: Refused("no such token", reason=0x86))
     client = lab.connect()
     assert client.connack.reason == 0x86
@@ -408,7 +411,7 @@ def test_a_session_of_expiry_0_ends_with_its_connection(version: int) -> None:
 
 
 def test_a_session_expires() -> None:
-    """[MQTT-3.1.2-23]: until then it is kept; afterwards it is gone with all it had."""
+    """[MQTT-3.1.2-23, MQTT-4.1.0-2]: until then it is kept; afterwards it is gone with all it had."""
     lab = Lab()
     client = lab.connect("c", session_expiry=100)
     client.subscribe("a", 1)
@@ -428,7 +431,10 @@ def test_a_session_expires() -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_time_does_not_run_against_who_is_connected(version: int) -> None:
-    """§3.1.2.11.2: the interval starts when the connection is closed, each time anew. 3.1.1 [MQTT-4.1.0-2]."""
+    """§3.1.2.11.2: the interval starts when the connection is closed, each time anew [MQTT-4.1.0-1].
+
+    3.1.1 [MQTT-4.1.0-2].
+    """
     lab = Lab(session_expiry_max_s=100)
     kept = {"session_expiry": 100} if version == 5 else {}
     client = lab.connect("c", version, clean=False, **kept)

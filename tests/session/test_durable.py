@@ -56,6 +56,7 @@ ACK = {1: Puback, 2: Pubrec}
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("qos", [1, 2])
 def test_who_publishes_to_somebody_away_is_told_once_it_is_on_the_disk(version: int, qos: int) -> None:
+    """[MQTT-4.5.0-1]: there it is part of the session."""
     lab = held()
     away = lasting(lab)
     away.send(Subscribe(1, [Request("a", qos)]))

@@ -107,6 +107,7 @@ def test_what_waited_on_many_topics_comes_in_the_order_in_which_it_was_published
 
 @pytest.mark.parametrize("window", [1, 2, 65535])
 def test_what_comes_while_a_session_catches_up_comes_behind_what_waited(window: int, bodies: str) -> None:
+    """[MQTT-4.6.0-5, -6]."""
     lab = Lab()
     away(lab, "c", "a", qos=2)
     sender = lab.connect("p")
@@ -150,7 +151,7 @@ def test_each_gets_it_in_the_form_of_its_subscription(bodies: str) -> None:
 
 @pytest.mark.parametrize("also", [None, ("#", False), ("#", True)])
 def test_no_local_holds_for_what_waited(also: tuple[str, bool] | None, bodies: str) -> None:
-    """Of two subscriptions both must ask for it, also if one is of QoS 0."""
+    """[MQTT-3.8.3-3]: of two subscriptions both must ask for it, also if one is of QoS 0."""
     lab = Lab()
     client = lasting(lab, will=None)
     client.subscribe("a", 1, no_local=True)

@@ -338,6 +338,7 @@ bad("DISCONNECT flags", BOTH_VERSIONS, "both", frame(0xE1))
 bad("DISCONNECT trailing byte", V5, "both", frame(0xE0, "00 00 00"))
 bad("DISCONNECT properties cut off", V5, "both", frame(0xE0, "00 01"))
 for reason in (0x01, 0x10, 0x18, 0x84, 0x85, 0x86, 0x88, 0x8A, 0x91, 0x92, 0xA3, 0xFF):
+    # [MQTT-3.14.2-1]
     bad(f"DISCONNECT reason 0x{reason:02X}", V5, "both", frame(0xE0, reason), 0x82)
 
 good("AUTH success, empty", V5, "both", b"\xf0\x00", Auth())
@@ -352,7 +353,9 @@ for reason in (0x00, 0x18, 0x19):
 bad("AUTH without a method", V5, "both", frame(0xF0, "18 00"), 0x82)
 bad("AUTH data without a method", V5, "both", frame(0xF0, "18", block("16 0001 64")), 0x82)
 bad("AUTH without property length", V5, "both", frame(0xF0, "18"))
+# [MQTT-3.15.2-1]
 bad("AUTH reason", V5, "both", frame(0xF0, "01", block("15 0001 6D")), 0x82)
+# [MQTT-3.15.1-1]
 bad("AUTH flags", V5, "both", frame(0xF2))
 bad("AUTH trailing byte", V5, "both", frame(0xF0, "18", block("15 0001 6D"), "00"))
 bad("AUTH in 3.1.1", V4, "both", frame(0xF0))

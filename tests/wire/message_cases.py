@@ -88,6 +88,7 @@ for version, properties in ((V4, ""), (V5, "00")):
     # [MQTT-3.3.2-1]
     bad("PUBLISH topic cut off", version, "both", frame(0x30, "0005 61"))
     bad("PUBLISH topic length cut off", version, "both", frame(0x30, "00"))
+    # [MQTT-3.3.2-1]
     bad("PUBLISH empty", version, "both", frame(0x30))
     for topic, reason in (
         (b"#", 0x90),
@@ -104,6 +105,7 @@ for version, properties in ((V4, ""), (V5, "00")):
         (b"\xf4\x90\x80\x80", 0x81),
         (b"\xe2\x82", 0x81),
     ):
+        # [MQTT-3.3.2-1, -2, MQTT-4.7.3-2]
         bad(
             f"PUBLISH topic {topic[:8]!r} of {len(topic)}",
             version,
@@ -187,8 +189,13 @@ good(
     frame(0x30, field("t"), "CB01 03", field(long_text)),
     Publish(b"t", properties=Properties(content_type=long_text)),
 )
+# [MQTT-3.3.2-14]
 bad("PUBLISH response topic with #", V5, "both", frame(0x30, field("t"), block("08 0003 612F23")), 0x82)
 bad("PUBLISH response topic with +", V5, "both", frame(0x30, field("t"), block("08 0001 2B")), 0x82)
+# [MQTT-3.3.2-13]
+bad("PUBLISH response topic not UTF-8", V5, "both", frame(0x30, field("t"), block("08 0001 FF")))
+# [MQTT-3.3.2-19]
+bad("PUBLISH content type not UTF-8", V5, "both", frame(0x30, field("t"), block("03 0001 FF")))
 bad("PUBLISH response topic empty", V5, "both", frame(0x30, field("t"), block("08 0000")), 0x82)
 # [MQTT-1.5.5-1]
 bad("PUBLISH property length not shortest", V5, "both", frame(0x30, field("t"), "8000"))
@@ -244,4 +251,5 @@ for first, make, reasons in (
         # [MQTT-3.6.1-1], 3.1.1 [MQTT-2.2.2-2]
         bad(f"{what} flag {flag}", BOTH_VERSIONS, "both", frame(first ^ flag, "0001"))
     for reason in {0x01, 0x11, 0x10, 0x81, 0x82, 0x92, 0x80, 0xFF} - set(reasons):
+        # [MQTT-3.4.2-1, MQTT-3.5.2-1, MQTT-3.6.2-1, MQTT-3.7.2-1]
         bad(f"{what} reason 0x{reason:02X}", V5, "both", frame(first, "0001", reason), 0x82)

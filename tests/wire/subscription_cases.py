@@ -50,7 +50,7 @@ good(
     Subscribe(1, [Request("$share/g/a", 1)]),
 )
 for version, properties in ((V4, ""), (V5, "00")):
-    # 3.1.1 [MQTT-3.8.3-3]
+    # [MQTT-3.8.3-2], 3.1.1 [MQTT-3.8.3-3]
     bad("SUBSCRIBE empty", version, "client", frame(0x82, "0001", properties), 0x82)
     # 3.1.1 [MQTT-2.3.1-1]
     bad("SUBSCRIBE id 0", version, "client", frame(0x82, "0000", properties, field("a"), 0), 0x82)
@@ -59,10 +59,11 @@ for version, properties in ((V4, ""), (V5, "00")):
     bad("SUBSCRIBE filter length cut off", version, "client", frame(0x82, "0001", properties, field("a"), 0, "00"))
     # [MQTT-3.8.3-1], 3.1.1 [MQTT-1.5.3-1]
     bad("SUBSCRIBE filter not UTF-8", version, "client", frame(0x82, "0001", properties, field(b"\xfe"), 0))
-    # 3.1.1 [MQTT-1.5.3-2]
+    # [MQTT-4.7.3-2], 3.1.1 [MQTT-1.5.3-2]
     bad("SUBSCRIBE filter U+0000", version, "client", frame(0x82, "0001", properties, field(b"\x00"), 0))
     bad("SUBSCRIBE id cut off", version, "client", frame(0x82, "00"))
     for wrong in ("", "a#", "#a", "a/#/b", "#/", "a+", "+a/b", "++", "a/##"):
+        # [MQTT-4.7.1-1, -2, MQTT-4.7.3-1]
         bad(f"SUBSCRIBE filter {wrong!r}", version, "client", frame(0x82, "0001", properties, field(wrong), 0), 0x8F)
         bad(f"UNSUBSCRIBE filter {wrong!r}", version, "client", frame(0xA2, "0001", properties, field(wrong)), 0x8F)
     for right in ("#", "+", "/", "//", "+/+", "/#", "+/#", "a/+/b", "a/#", "$SYS/#", " ", "A/ä"):
@@ -87,6 +88,7 @@ for options in (0x03, 0x04, 0x08, 0x10, 0x40, 0x80):
     # 3.1.1 [MQTT-3.8.3-4]
     bad(f"SUBSCRIBE options 0x{options:02X}", V4, "client", frame(0x82, "0001", field("a"), options))
 for options, reason in ((0x03, 0x82), (0x30, 0x82), (0x40, 0x81), (0x80, 0x81), (0xC1, 0x81)):
+    # [MQTT-3.8.3-5]
     bad(f"SUBSCRIBE options 0x{options:02X}", V5, "client", frame(0x82, "0001 00", field("a"), options), reason)
 for wrong in (
     "$share/",
@@ -98,8 +100,10 @@ for wrong in (
     "$share/g+/a",
     "$share/g/a#",
 ):
+    # [MQTT-4.8.2-1, -2]
     bad(f"SUBSCRIBE shared {wrong!r}", V5, "client", frame(0x82, "0001 00", field(wrong), 0), 0x8F)
     bad(f"UNSUBSCRIBE shared {wrong!r}", V5, "client", frame(0xA2, "0001 00", field(wrong)), 0x8F)
+# [MQTT-3.8.3-4]
 bad("SUBSCRIBE no local, shared", V5, "client", frame(0x82, "0001 00", field("$share/g/a"), 0x04), 0x82)
 bad("SUBSCRIBE id 0 of a subscription", V5, "client", frame(0x82, "0001", block("0B 00"), field("a"), 0), 0x82)
 bad("SUBSCRIBE two subscription ids", V5, "client", frame(0x82, "0001", block("0B 01", "0B 02"), field("a"), 0), 0x82)
@@ -125,6 +129,7 @@ good(
 for reason in (0x03, 0x7F, 0x81, 0x87, 0xFF):
     bad(f"SUBACK code 0x{reason:02X}", V4, "server", frame(0x90, "0001 00", reason), 0x82)
 for reason in (0x03, 0x10, 0x11, 0x81, 0x82, 0x92, 0xFF):
+    # [MQTT-3.9.3-2]
     bad(f"SUBACK reason 0x{reason:02X}", V5, "server", frame(0x90, "0001 00", reason), 0x82)
 for version, properties in ((V4, ""), (V5, "00")):
     bad("SUBACK without reasons", version, "server", frame(0x90, "0001", properties), 0x82)
@@ -175,4 +180,5 @@ bad("UNSUBACK cut off", BOTH_VERSIONS, "server", frame(0xB0, "00"))
 bad("UNSUBACK flags", BOTH_VERSIONS, "server", frame(0xB2, "0001"))
 bad("UNSUBACK without reasons", V5, "server", frame(0xB0, "0001 00"), 0x82)
 for reason in (0x01, 0x10, 0x97, 0xFF):
+    # [MQTT-3.11.3-2]
     bad(f"UNSUBACK reason 0x{reason:02X}", V5, "server", frame(0xB0, "0001 00", reason), 0x82)

@@ -46,7 +46,7 @@ def test_topic_name(topic: str) -> None:
     ],
 )
 def test_topic_name_invalid(topic: bytes) -> None:
-    """[MQTT-3.3.2-2, MQTT-4.7.3-1, -3], 3.1.1 [MQTT-4.7.1-1]."""
+    """[MQTT-3.3.2-2, MQTT-4.7.0-1, MQTT-4.7.3-1, -3], 3.1.1 [MQTT-4.7.1-1]."""
     with pytest.raises(ProtocolError) as caught:
         check_topic_name(topic)
     assert caught.value.reason == 0x90
@@ -142,6 +142,7 @@ def test_filter_invalid(topic_filter: str) -> None:
     ],
 )
 def test_filter_over_our_bounds(topic_filter: str) -> None:
+    """[MQTT-4.7.3-3]: ours are lower."""
     check_filter(topic_filter)
     assert not filter_fits(topic_filter)
 
