@@ -114,7 +114,7 @@ def group_of(identity: Identity, share: str) -> bytes:
 
 
 def _wants_retained(session: "Session", subscription: "Subscription[Session]", request: Request, new: bool) -> bool:
-    """Whether what is retained goes out, as Retain Handling says [MQTT-3.3.1-9 to -11]; never to groups (§4.8.2)."""
+    """Whether what is retained goes out: as Retain Handling says [MQTT-3.3.1-9 to -11, MQTT-3.8.4-4], not to groups."""
     if subscription.group or request.retain_handling == 2 or (request.retain_handling == 1 and not new):
         return False
     return len(session.core.retained) > 0
