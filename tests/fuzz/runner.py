@@ -1,6 +1,7 @@
 """Runs targets: a case again, all that is checked in, or the fuzzer for a while in a process of its own."""
 
 import hashlib
+import math
 import os
 import re
 import subprocess
@@ -57,12 +58,20 @@ def fuzz(
             progress,
             f"-seed={seed}",
             f"-runs={runs}",
-            f"-max_total_time={round(seconds)}",
+            f"-max_total_time={math.ceil(seconds)}",
             f"-artifact_prefix={ARTIFACTS / target.name}-",
             str(grown),
         )
         if keep and outcome.crash is None:
-            _engine(target, Path(directory), lambda _: None, "-merge=1", str(merged), str(grown))
+            _engine(
+                target,
+                Path(directory),
+                lambda _: None,
+                "-set_cover_merge=1",
+                "-use_counters=0",
+                str(merged),
+                str(grown),
+            )
             target.keep(path.read_bytes() for path in merged.iterdir())
     return outcome
 

@@ -45,6 +45,7 @@ class Target:
 MODULES = {
     "decode": "fuzz.decode",
     "stream": "fuzz.stream",
+    "protocol": "fuzz.protocol",
 }
 
 
