@@ -560,8 +560,7 @@ class Core(Ledger):
             session.key,
             tracked=will.qos == 2,
         )
-        if will.retain or will.qos:
-            self.changed[session] = None
+        self.changed[session] = None
         self.publish(message, session, retain=will.retain)
 
     def drop_identity(self, path: str, gone: bool) -> int:

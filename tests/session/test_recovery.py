@@ -243,6 +243,22 @@ def test_a_will_that_was_due_gets_a_grace(delay: int, crash: bool) -> None:
     assert watcher.messages() == []
 
 
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("delay", [0, 10])
+def test_a_will_that_was_published_is_gone(delay: int, qos: int, crash: bool) -> None:
+    """[MQTT-3.1.2-10]: the next process does not publish it again, whatever its QoS."""
+    lab = Lab()
+    will = Will(b"w", b"bye", qos, properties=Properties(will_delay=delay))
+    lab.connect("c", session_expiry=1000, will=will).drop()
+    lab.advance(20)
+    assert lab.core.counters.wills_published == 1
+    fresh = restart(lab, crash=crash)
+    fresh.advance(WILL_GRACE_S + 20)
+    assert len(fresh.core.sessions) == 1
+    assert fresh.core.counters.wills_published == 0
+
+
 @pytest.mark.parametrize("expiry", [10, 95, 130])
 @pytest.mark.parametrize("delay", [0, 5000])
 def test_the_will_of_a_session_that_expired_meanwhile(expiry: int, delay: int) -> None:
