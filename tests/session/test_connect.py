@@ -62,7 +62,9 @@ def test_a_device_is_told_whose_it_is(maximum: int | None) -> None:
     """So that it can subscribe accordingly; not if its CONNACK would be too large for it [MQTT-3.2.2-20]."""
     place = {"user": "ada", "store": ""}
     lab = Lab(admit=lambda _: Identity(Role.DEVICE, "acme", "k", **place))
-    told = lab.connect("c", maximum_packet_size=maximum).connack.properties.user_properties
+    connack = lab.connect("c", maximum_packet_size=maximum).connack
+    assert connack.reason == 0
+    told = connack.properties.user_properties
     assert told == ([] if maximum == 30 else [("user", "ada"), ("store", "")])
     place = {"user": "bob", "store": "milano"}
     told = lab.connect("c", clean=False).connack.properties.user_properties
@@ -211,7 +213,7 @@ def test_a_client_id_that_is_too_long_is_refused(version: int) -> None:
     "client_id", ["0", "0123456789ABCDEFGHIJKLM", "NOPQRSTUVWXYZabcdefghij", "klmnopqrstuvwxyz", "z" * 23]
 )
 def test_client_ids_that_every_server_must_allow(version: int, client_id: str) -> None:
-    """[MQTT-3.1.3-5]: 1 to 23 bytes of 0-9, A-Z and a-z; each is a session of its own [MQTT-3.1.3-2]."""
+    """[MQTT-3.1.3-5]: 1 to 23 bytes of 0-9, A-Z and a-z; each is a session of its own."""
     lab = Lab()
     assert lab.connect(client_id, version).connack.reason == 0
     assert lab.connect(client_id.swapcase() + "1", version).connack.reason == 0
@@ -359,9 +361,9 @@ def test_the_number_of_sessions_is_bounded() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("again", [4, 5])
 def test_a_session_is_resumed(version: int, again: int) -> None:
-    """[MQTT-3.1.2-5, MQTT-3.1.4-4, MQTT-3.2.2-3], over a change of version, too; CONNACK comes first [MQTT-3.2.0-1].
+    """[MQTT-3.1.2-5, MQTT-3.1.4-4, MQTT-3.2.2-3], over a change of version, too.
 
-    [MQTT-3.1.3-2, MQTT-4.5.0-1], 3.1.1 [MQTT-3.1.2-4, -5, MQTT-3.2.0-1, MQTT-3.2.2-2, -3].
+    [MQTT-3.1.3-2, MQTT-4.5.0-1], 3.1.1 [MQTT-3.1.2-4, -5, MQTT-3.2.2-2, -3].
     """
     lab = Lab()
     kept = {"session_expiry": 3600} if version == 5 else {}
@@ -376,6 +378,24 @@ def test_a_session_is_resumed(version: int, again: int) -> None:
     lab.connect("p").publish("a", b"now")
     assert back.payloads() == [b"now"]
     assert not lab.connect("C", again, clean=False, **kept).connack.session_present
+
+
+@pytest.mark.parametrize("durability", ["commit", "memory"])
+@pytest.mark.parametrize("version", [4, 5])
+def test_connack_comes_before_all_that_waits(version: int, durability: str) -> None:
+    """[MQTT-3.2.0-1], 3.1.1 [MQTT-3.2.0-1]: in flight, in the log, the will of the connection that is taken over."""
+    lab = Lab(durability=durability)
+    kept = {"session_expiry": 3600} if version == 5 else {}
+    client = lab.connect("c", version, clean=False, will=Will(b"a", b"bye", 1), **kept)
+    client.subscribe("a", 1)
+    sender = lab.connect("p")
+    sender.publish("a", b"in flight", 1)
+    client.drop()
+    sender.publish("a", b"waits", 1)
+    again = lab.connect("c", version, clean=False, will=Will(b"a", b"bye again", 1), **kept)
+    assert len(again.early) == 3
+    last = lab.connect("c", version, clean=False, **kept)
+    assert [m.payload for m in last.early if isinstance(m, Publish)] == [b"in flight", b"bye", b"waits", b"bye again"]
 
 
 @pytest.mark.parametrize("version", [4, 5])

@@ -210,6 +210,8 @@ bad("CONNECT protocol name not UTF-8", BOTH_VERSIONS, "client", frame(0x10, "000
 bad("CONNECT properties missing", V5, "client", frame(0x10, MQTT5, "02 0000"))
 bad("CONNECT properties cut off", V5, "client", frame(0x10, MQTT5, "02 0000 05 11 0000"))
 # [MQTT-1.5.5-1]
+bad("CONNECT length not shortest", BOTH_VERSIONS, "client", bytes.fromhex("10 8D 00" + MQTT4 + "02 000A 0001 61"))
+# [MQTT-1.5.5-1]
 bad("CONNECT property length not shortest", V5, "client", frame(0x10, MQTT5, "02 0000 8000 0000"))
 bad("CONNECT property length over four bytes", V5, "client", frame(0x10, MQTT5, "02 0000 8080808001 0000"))
 # [MQTT-3.1.2-9]
