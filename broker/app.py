@@ -174,10 +174,11 @@ class Broker:
         self.committer.start()
         self._context = self._tls_context()
         for listener, sock in sockets:
+            path = "" if listener.unix else listener.path  # a Unix socket's is that of its file
             self.reactor.listen(
                 sock,
                 (lambda: self._context) if listener.tls else None,
-                web=WebRules(listener.path, frozenset(listener.origin)) if listener.web else None,
+                web=WebRules(path, frozenset(listener.origin)) if listener.web else None,
                 proxy=Proxies(listener.proxy) if listener.proxy else None,
                 connections_max=listener.connections_max,
                 rates=Rates(listener.connects_per_s, listener.messages_per_s, listener.bytes_per_s),

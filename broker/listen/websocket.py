@@ -140,11 +140,22 @@ class WebSocket(Connection):
         if frames.error:
             self.fail(ProtocolError(f"WebSocket: {frames.error}"))
         elif frames.goodbye is not None:
-            self.close()
+            self._answer_goodbye()
         elif frames.pong is not None:
             self.control = header(PONG, len(frames.pong)) + frames.pong
             frames.pong = None
             self.flush()
+
+    def resume(self) -> None:
+        """Read again, unless the peer has said goodbye behind what was read before."""
+        super().resume()
+        if self.frames is not None and self.frames.goodbye is not None:
+            self._answer_goodbye()
+
+    def _answer_goodbye(self) -> None:
+        """Close, once all is served that came before the peer's Close frame."""
+        if self.reading and not self.closed:
+            self.close()
 
     # -- out ---------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from support.cli import PUSHBROKER, environment
 from support.live import running, settings
 from support.mqtt import Client
 from support.programs import program
+from support.web import WebClient, request
 
 from broker.address import Listener
 from broker.app import Broker
@@ -72,6 +73,27 @@ async def test_a_socket_in_use_and_a_file_that_is_none_stay(tmp_path: Path) -> N
     with pytest.raises(Failed, match="or it is no socket"):
         await Broker(settings(tmp_path / "data", listen=_unix(path))).start()
     assert path.read_text() == "precious"
+
+
+async def test_a_web_server_before_it(tmp_path: Path) -> None:
+    """On a Unix socket, any path is answered: the URL's is that of the file."""
+    path = tmp_path / "ws.sock"
+    listen = (Listener("ws+unix", path=str(path)), Listener("ws", "127.0.0.1", 0, "/mqtt"))
+    async with running(tmp_path / "data", listen=listen, allow_anonymous=True) as broker:
+        for where in (path, broker.listeners[1].port):
+            client = await WebClient.connected(where, options={"request": request("/mqtt")})
+            await client.disconnect()
+
+
+async def test_behind_a_balancer(tmp_path: Path) -> None:
+    path = tmp_path / "mqtt.sock"
+    listen = (Listener("mqtt+unix", path=str(path), proxy=("unix",)),)
+    async with running(tmp_path / "data", listen=listen, allow_anonymous=True, allow_anonymous_anywhere=True) as broker:
+        client = await Client.open(path)
+        await client.send(b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Connect("a", 5))
+        await client.expect(Connack)
+        (seen,) = broker.connections()
+        assert seen["address"] == "192.0.2.1:56324"
 
 
 # -- handed over -------------------------------------------------------------------------------------------------------

@@ -19,12 +19,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from broker.identity import ANONYMOUS
 from broker.limits import FRAME_BYTES_MAX, PACKET_BYTES_MAX, REQUEST_BYTES_MAX
 from broker.listen.frames import Frames
 from broker.listen.websocket import WebRules, WebSocket
+from broker.session import connect
+from broker.session.channel import Channel
 from broker.wire.codes import Reason
 from broker.wire.encode import encode
-from broker.wire.packets import Connack, Connect, Publish, Request, Suback, Subscribe, Will
+from broker.wire.packets import Connack, Connect, Disconnect, Publish, Request, Suback, Subscribe, Will
 
 LARGE = bytes(range(256)) * ((PACKET_BYTES_MAX - 64) // 256)
 MQTT = [Subprotocol("mqtt")]
@@ -262,6 +265,28 @@ async def test_closed_connections_are_let_go(engine: Engine, port: int) -> None:
         assert left() == before
     finally:
         gc.enable()
+
+
+async def test_close_waits_for_what_came_before_it(engine: Engine, port: int, witness: Client) -> None:
+    """A client may say all it has to say at once; it is served when it has been let in."""
+    waiting: list[Channel] = []
+
+    def admit(channel: Channel, _packet: Connect) -> None:
+        channel.pause()
+        waiting.append(channel)
+
+    engine.core.admit = admit
+    client = await WebClient.open(port)
+    packets = (Connect("hurried", 5), Publish(b"witness", b"said"), Disconnect())
+    data = b"".join(frame(BINARY, encode(packet, 5)) for packet in packets)
+    client.raw.write(data + frame(CLOSE, b"\x03\xe9"))
+    await until(lambda: waiting)
+    (channel,) = waiting
+    engine.reactor.run(lambda: connect.accepted(channel, ANONYMOUS))
+    engine.reactor.run(channel.resume)
+    await witness.expect_message(b"said")
+    await client.expect(Connack)
+    await client.expect_close(1001)
 
 
 # -- slow readers ------------------------------------------------------------------------------------------------------

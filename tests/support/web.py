@@ -4,6 +4,7 @@ import asyncio
 import os
 import ssl
 import struct
+from pathlib import Path
 from typing import Any, Self
 
 from support.mqtt import GONE, TIMEOUT_S, Client
@@ -105,7 +106,9 @@ class WebClient(Client):
     raw: asyncio.StreamWriter
 
     @classmethod
-    async def open(cls, port: int, *, version: int = 5, tls: ssl.SSLContext | None = None, **options: Any) -> Self:
+    async def open(
+        cls, port: int | Path, *, version: int = 5, tls: ssl.SSLContext | None = None, **options: Any
+    ) -> Self:
         """A connection whose WebSocket is open, without a CONNECT."""
         asked = options.pop("request", request())
         client = await super().open(port, version=version, tls=tls, **options)
