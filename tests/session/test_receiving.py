@@ -1,7 +1,7 @@
 """PUBLISH from the client (§3.3, §4.3): QoS 0, 1 and 2, topic aliases, what is refused and how."""
 
 import pytest
-from support.loopback import Lab
+from support.loopback import Client, Lab
 
 from broker.identity import Identity, Role
 from broker.limits import RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
@@ -167,6 +167,32 @@ def test_the_lower_qos_counts(sender: int, receiver: int, asked: int, published:
         assert message == Publish(b"a", b"%d" % number, qos, packet_id=number + 1 if qos else 0)
     assert lab.core.counters.messages_sent == 3
     assert lab.core.counters.messages_received == 3
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("sender", [4, 5])
+def test_all_who_match_get_it(sender: int, qos: int) -> None:
+    """[MQTT-4.5.0-1]: of both versions, for their connection or for longer, there or away, first message and later."""
+    lab = Lab()
+
+    def client(number: int) -> Client:
+        version, lasting = 4 + number % 2, number % 3 > 0
+        kept = {"session_expiry": 60} if lasting and version == 5 else {}
+        return lab.connect(f"c{number}", version, clean=not lasting, **kept)
+
+    clients = {number: client(number) for number in range(12)}
+    for number, one in clients.items():
+        one.subscribe(("a/b", "a/+", "#")[number % 4 % 3], 1 + (number % 4 > 1))
+    away = (1, 2, 7, 8)  # of those that last
+    for number in away:
+        clients.pop(number).drop()
+    publisher = lab.connect("p", sender)
+    for number in range(3):
+        publisher.publish("a/b", b"%d" % number, qos, id=5 + number)
+    assert [one.payloads() for one in clients.values()] == [[b"0", b"1", b"2"]] * 8
+    for number in away:
+        got = [packet.payload for packet in client(number).early if isinstance(packet, Publish)]
+        assert got == ([b"0", b"1", b"2"] if qos else [])
 
 
 def test_properties_go_on_as_they_came() -> None:

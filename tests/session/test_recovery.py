@@ -218,7 +218,10 @@ def test_who_was_connected_gets_its_whole_expiry_again(crash: bool) -> None:
 @pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("delay", [0, 30, 300])
 def test_a_will_that_was_due_gets_a_grace(delay: int, crash: bool) -> None:
-    """The client could not come back while there was no broker: its will waits a while longer, or as it asks."""
+    """The client could not come back while there was no broker: its will waits a while longer, or as it asks.
+
+    [MQTT-3.1.2-10].
+    """
     lab = Lab()
     properties = Properties(will_delay=delay or None, content_type="t", user_properties=[("k", "v")])
     for name in ("stays", "returns", "said goodbye"):
