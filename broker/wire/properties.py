@@ -117,7 +117,6 @@ TABLE: Final = (
 _Reader = Callable[[bytes, int], tuple[Any, int]]
 _Writer = Callable[[Any], bytes]
 
-_KNOWN: Final = frozenset(row.identifier for row in TABLE)
 # For each packet type: identifier -> field, reader, reason for a zero, and how often it may come (0: not a list).
 _READERS: Final[dict[int, dict[int, tuple[str, _Reader, int, int]]]] = {
     packet: {
@@ -140,9 +139,9 @@ _WRITERS: Final[dict[str, tuple[bytes, _Writer, bool]]] = {
 def decode_properties(buffer: bytes, pos: int, packet: int) -> tuple[Properties, int]:
     """The properties at `pos`, length first, of a packet of type `packet` (or `WILL`), and the position behind them.
 
-    Raises `MalformedPacket` (0x81) for an unknown identifier or a field that leaves the block; `ProtocolError` 0x82 for
-    a property that the packet may not have, that is repeated, or whose value is out of range; 0x94 for topic alias 0;
-    0x97 for more user properties or subscription identifiers than we take.
+    Raises `MalformedPacket` (0x81) for a property that the packet may not have or a field that leaves the block;
+    `ProtocolError` 0x82 for one that is repeated, or whose value is out of range; 0x94 for topic alias 0; 0x97 for more
+    user properties or subscription identifiers than we take.
     """
     length, pos = decode_varint(buffer, pos)
     properties = Properties()
@@ -192,12 +191,10 @@ def encode_properties(properties: Properties) -> bytes:
     return encode_varint(len(block)) + block
 
 
-def _unexpected(identifier: int, packet: int) -> ProtocolError:
-    """The error for an identifier that the packet's table does not have."""
-    if identifier not in _KNOWN:
-        return MalformedPacket(f"no property has the identifier 0x{identifier:02X}")
+def _unexpected(identifier: int, packet: int) -> MalformedPacket:
+    """The error for an identifier that the packet's table does not have (§2.2.2.2)."""
     where = PacketType(packet).name if packet else "a will"
-    return ProtocolError(f"property 0x{identifier:02X} is not allowed in {where}")
+    return MalformedPacket(f"property 0x{identifier:02X} is not one of {where}")
 
 
 def _repeated(name: str, count_max: int) -> ProtocolError:

@@ -98,7 +98,7 @@ for holder, (sender, first, before, after, make_packet) in HOLDERS.items():
             prefix, extra = "15 0001 6D", {"auth_method": "m"}
         label = f"{holder} with {name}"
         if holder not in allowed.split():
-            bad(f"{label}, not allowed", V5, sender, frame(first, before, block(prefix, raw), after), 0x82)
+            bad(f"{label}, not allowed", V5, sender, frame(first, before, block(prefix, raw), after))  # §2.2.2.2
             continue
         ordered = block(prefix, raw) if int(raw[:2], 16) > 0x15 else block(raw, prefix)
         good(label, V5, sender, frame(first, before, ordered, after), make_packet(Properties(**extra, **{name: value})))
