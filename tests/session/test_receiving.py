@@ -224,7 +224,7 @@ def test_properties_go_on_as_they_came() -> None:
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_the_payload_is_the_publishers(qos: int) -> None:
-    """§3.3.2.3.2: that it is UTF-8, as its format indicator says, may be checked, and is not."""
+    """§3.3.2.3.2: that it is UTF-8, as its format indicator says, may be checked, and is not (decision 31)."""
     lab = Lab()
     reader = lab.connect("r")
     reader.subscribe("a", 2)

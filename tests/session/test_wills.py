@@ -193,7 +193,7 @@ def test_an_expiry_changed_on_the_way_out_bounds_the_delay(expiry: int, at_once:
 
 
 def test_the_payload_of_a_will_is_its_own() -> None:
-    """§3.1.3.2.3: that it is UTF-8, as its format indicator says, may be checked, and is not."""
+    """§3.1.3.2.3: that it is UTF-8, as its format indicator says, may be checked, and is not (decision 31)."""
     _, watcher, client = watched(will=Will(b"w", b"\xff", properties=Properties(payload_format=1)))
     client.drop()
     (message,) = watcher.messages()
