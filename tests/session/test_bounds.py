@@ -62,9 +62,10 @@ def test_a_refused_qos_2_message_may_come_again() -> None:
     sender = lab.connect("p")
     sender.publish("a", b"1", 2, id=1)
     sender.publish("a", b"2", 2, id=2)
-    lab.connect("c", clean=False, session_expiry=3600)
+    reader = lab.connect("c", clean=False, session_expiry=3600)
     sender.publish("a", b"2", 2, id=2)
     assert [p.reason for p in sender.packets() if isinstance(p, Pubrec)] == [0, 0x97, 0]
+    assert [p.payload for p in reader.early + reader.packets() if isinstance(p, Publish)] == [b"1", b"2"]
 
 
 def test_what_is_refused_reaches_nobody() -> None:

@@ -486,7 +486,8 @@ def test_that_a_client_is_back_is_on_the_disk_before_it_gets_anything() -> None:
     assert [(m.payload, m.dup) for m in client.early if isinstance(m, Publish)] == [(b"x", True)]
 
 
-def test_what_is_in_flight_or_queued_survives_the_end_of_its_subscription() -> None:
+@pytest.mark.parametrize("packet", [Unsubscribe(7, ["a", "b"]), Subscribe(8, [Request("b", 0)])], ids=repr)
+def test_what_is_in_flight_or_queued_survives_the_end_of_its_subscription(packet: Packet) -> None:
     """[MQTT-3.10.4-3]: its subscription does not lead to it in the log any more."""
     lab = Lab()
     client = lasting(lab, receive_maximum=1)
@@ -496,7 +497,7 @@ def test_what_is_in_flight_or_queued_survives_the_end_of_its_subscription() -> N
     sender.publish("a", b"1", 1)
     sender.publish("b", b"2", 1)
     lab.hold = True
-    client.send(Unsubscribe(7, ["a"]), Subscribe(8, [Request("b", 0)]))
+    client.send(packet)
     lab.commit()
     assert receive_all(lab.crash()) == [b"1", b"2"]
 
@@ -557,8 +558,12 @@ def test_retained_messages_that_were_still_to_be_sent(crash: bool) -> None:
     assert lasting(restart(fresh, crash=crash)).early == []
 
 
-def test_time_does_not_forget_retained_messages_that_were_still_to_be_sent() -> None:
-    """What has not gone out when the connection breaks is due, however long the client stays away."""
+@pytest.mark.parametrize("shortly", [False, True])
+def test_time_does_not_forget_retained_messages_that_were_still_to_be_sent(shortly: bool) -> None:
+    """What has not gone out when the connection breaks is due, however long the client stays away.
+
+    shortly: it was back, and gone before that was on the disk.
+    """
     lab = Lab()
     sender = lab.connect("p", keep_alive=0)
     for number in range(8):
@@ -570,6 +575,12 @@ def test_time_does_not_forget_retained_messages_that_were_still_to_be_sent() -> 
     first += client.messages()
     assert len(first) == 3
     client.drop()
+    if shortly:
+        lab.hold = True
+        client = lasting(lab)
+        assert client.early == []
+        client.drop()
+        lab.hold = False
     lab.advance(3)
     back = lasting(lab)
     assert {m.topic for m in answer(back, back.early)} >= {b"r/%d" % n for n in range(8)} - {first[0].topic}

@@ -107,13 +107,18 @@ def test_a_shared_subscription_has_its_options(expiry: int, away: bool) -> None:
     assert sorted(m.retain for m in messages) == [False, True]
 
 
-def test_a_shared_subscription_has_its_identifier() -> None:
+@pytest.mark.parametrize(("expiry", "away"), [(0, False), (60, False), (60, True)])
+def test_a_shared_subscription_has_its_identifier(expiry: int, away: bool) -> None:
     """[MQTT-3.3.4-3]."""
     lab = Lab()
-    client = lab.connect()
+    client = lab.connect(session_expiry=expiry)
     client.subscribe("$share/g/a", 1, id=9)
+    if away:
+        client.drop()
     lab.connect("p").publish("a", b"x", 1)
-    (message,) = client.messages()
+    if away:
+        client = lab.connect(clean=False, session_expiry=expiry)
+    (message,) = [p for p in (client.early if away else client.packets()) if isinstance(p, Publish)]
     assert message.properties.subscription_ids == [9]
 
 
