@@ -6,7 +6,7 @@ import pytest
 from support.loopback import Client, Lab
 
 from broker.identity import ANONYMOUS, Identity, Role
-from broker.limits import IN_FLIGHT_MAX
+from broker.limits import IN_FLIGHT_MAX, OUT_BYTES_MAX
 from broker.session.session import released
 from broker.wire.packets import (
     Packet,
@@ -208,6 +208,29 @@ def test_no_more_in_flight_than_the_client_takes(way: str) -> None:
     client.ack(first[0], first[2])
     assert client.payloads() == [b"4", b"5"]
     assert client.session.waiting == 2
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("way", ["fast", "general"])
+def test_a_small_message_does_not_overtake_a_large_one(way: str, qos: int) -> None:
+    """[MQTT-4.6.0-5, -6]: a large one waits although there is room for a small one, which waits behind it."""
+    lab = Lab()
+    client = lab.connect("c")
+    client.subscribe("a", qos)
+    sender = lab.connect("p", 5 if way == "fast" else 4)
+    large = b"x" * (OUT_BYTES_MAX // 5)
+    for number in range(7):
+        sender.publish("a", b"%d" % number + large, qos)
+        sender.publish("a", b"%d" % number, qos)
+    got: list[Publish] = []
+    while packets := client.packets():
+        messages = [p for p in packets if isinstance(p, Publish)]
+        got += messages
+        client.send(*((Puback if qos == 1 else Pubrec)(m.packet_id) for m in messages))
+        client.send(*(Pubcomp(m.packet_id) for m in messages if qos == 2))
+    assert [m.payload[:1] + (b"" if len(m.payload) > 1 else b"s") for m in got] == [
+        b"%d%s" % (number, size) for number in range(7) for size in (b"", b"s")
+    ]
 
 
 def test_qos_2_leaves_the_window_with_pubcomp() -> None:
