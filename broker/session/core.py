@@ -416,8 +416,10 @@ class Core(Ledger):
         key = f"{identity.path}\n{client_id}"
         session = self.sessions.get(key)
         if session is not None:
-            if session.channel is None and not session.expiry_s:
-                self.end(session)  # it was over, but for its will
+            if session.channel is None:
+                session.due(self.now)  # it may have expired since the last tick [MQTT-4.1.0-2]
+                if not session.expiry_s and key in self.sessions:
+                    self.end(session)  # it was over, but for its will
             if session.channel is not None:
                 self.counters.sessions_taken_over += 1
                 session.channel.close(Reason.SESSION_TAKEN_OVER)

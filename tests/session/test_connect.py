@@ -449,6 +449,16 @@ def test_a_session_expires() -> None:
     assert not lab.connect("c", clean=False).connack.session_present
 
 
+@pytest.mark.parametrize("after", [99.75, 100.0])
+def test_a_session_that_has_expired_is_not_resumed(after: float) -> None:
+    """[MQTT-4.1.0-2]: to the moment, though the clock that ends sessions is a coarse one."""
+    lab = Lab()
+    lab.connect("c", session_expiry=100).drop()
+    lab.core.now += after
+    assert lab.connect("c", clean=False, session_expiry=100).connack.session_present == (after < 100)
+    assert lab.core.counters.sessions_expired == (after >= 100)
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_time_does_not_run_against_who_is_connected(version: int) -> None:
     """§3.1.2.11.2: the interval starts when the connection is closed, each time anew [MQTT-4.1.0-1].
