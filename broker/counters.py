@@ -36,6 +36,7 @@ class Counters:
         "readings_paused",
         "retained_refused",
         "sessions_expired",
+        "sessions_overrun",
         "sessions_refused",
         "sessions_taken_over",
         "subscriptions_asked",
@@ -81,6 +82,7 @@ class Counters:
     readings_paused: int
     retained_refused: int
     sessions_expired: int
+    sessions_overrun: int
     sessions_refused: int
     sessions_taken_over: int
     subscriptions_asked: int  # topic filters in SUBSCRIBE and UNSUBSCRIBE

@@ -62,9 +62,9 @@ SUBSCRIPTIONS_OF_DEVICE_MAX: Final = 250
 IN_FLIGHT_MAX: Final = 1024
 QUEUE_MESSAGES_MAX: Final = 1000
 QUEUE_BYTES_MAX: Final = 1 << 20
-# A session that ends with its connection promises nothing; while it is slow it may queue OUT_BYTES_MAX, in any number:
-# a small message counts as 400 bytes and more, so 10,000 of them. A client that does not read costs 3 x 4 MiB in large
-# messages: in flight, written out and not taken, queued.
+# A session that ends with its connection promises nothing beyond it; while it is slow it may queue OUT_BYTES_MAX, in
+# any number: a small message counts as 400 bytes and more, so 10,000 of them. A client that does not read costs
+# 3 x 4 MiB in large messages: in flight, written out and not taken, queued.
 # In flight, messages of LARGE_BYTES or less are bounded by number (IN_FLIGHT_MAX x 16 KiB = 16 MiB at worst). A larger
 # one goes only while what is in flight, were all of it as large, is less than OUT_BYTES_MAX: 4 MiB of equal ones,
 # 20 MiB where each is a little smaller than the one before (the sum of 4 MiB / n).

@@ -78,6 +78,7 @@ class Core(Ledger):
         self._purged_at = now
         self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
         self._resumed: list[Channel] = []  # were held, and are to be read again
+        self._overrun: dict[Session, None] = {}  # nothing more can wait for them: to be closed
         self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
 
     # -- publishing --------------------------------------------------------------------------------------------------
@@ -632,6 +633,10 @@ class Core(Ledger):
         """Send what is retained for a subscription; `again` as in `retained_for`."""
         subscription.session.send_retained(retained_for(subscription, again=again))
 
+    def overrun(self, session: Session) -> None:
+        """Disconnect a client for which nothing more can wait, at the end of the round."""
+        self._overrun[session] = None
+
     def after_round(self, channel: "Channel") -> None:
         """Read on from a channel that was held."""
         self._resumed.append(channel)
@@ -679,6 +684,12 @@ class Core(Ledger):
             resumed, self._resumed = self._resumed, []
             for channel in resumed:
                 channel.resume()
+        while self._overrun:
+            session, _ = self._overrun.popitem()
+            if session.channel is not None:
+                self.counters.sessions_overrun += 1
+                self.note("too slow", client=session.channel.label)
+                session.channel.close(Reason.QUOTA_EXCEEDED)
         dirty = self.dirty
         while dirty:
             now, dirty[:] = dirty[:], []

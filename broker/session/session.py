@@ -368,8 +368,9 @@ class Session:
 
         All that comes after it waits behind it: each topic is an ordered one [MQTT-4.6.0-5, -6].
 
-        A session that ends with its connection promises nothing, but while the client is there and only slow, it gets
-        as much room as its QoS 0 messages have.
+        A session that ends with its connection promises nothing beyond it, but while the client is there and only slow,
+        it gets as much room as its QoS 0 messages have. When that is used up it ends, for it must not lose what waits
+        and go on [MQTT-4.1.0-1].
         """
         if self.channel is None and not self.expiry_s:
             return True  # it is ending
@@ -383,7 +384,10 @@ class Session:
         if full:
             self.core.counters.messages_dropped_queue_full += 1
             self.core.hand_back(message)
-            return not self.expiry_s
+            if self.expiry_s:
+                return False
+            self.core.overrun(self)
+            return True
         self._queue(message)
         return True
 

@@ -5,9 +5,9 @@ import tracemalloc
 import pytest
 from support.loopback import Client, Lab, Loopback
 
-from broker.limits import LARGE_BYTES, OUT_BYTES_MAX
+from broker.limits import IN_FLIGHT_MAX, LARGE_BYTES, OUT_BYTES_MAX
 from broker.message import Message
-from broker.wire.packets import Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe
+from broker.wire.packets import Disconnect, Puback, Publish, Pubrec, Pubrel, Request, Suback, Subscribe, Will
 from broker.wire.publish import parts
 
 # -- the queue -------------------------------------------------------------------------------------------------------
@@ -112,22 +112,49 @@ def test_a_session_that_promised_nothing_is_bounded_by_bytes(sender_version: int
         client.ack(message)
 
 
+@pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("sender_version", [4, 5])
-def test_a_session_that_promised_nothing_drops_quietly(sender_version: int) -> None:
-    """Over its bytes it loses, and nobody waits or is told."""
+def test_a_client_that_nothing_more_can_wait_for_is_disconnected(version: int, sender_version: int) -> None:
+    """[MQTT-4.1.0-1]: no session loses a message and goes on as if it had not. The publisher waits for nobody."""
     lab = Lab()
-    client = lab.connect("c", receive_maximum=1)
+    client = lab.connect("c", version)
     client.subscribe("a", 1)
     sender = lab.connect("p", sender_version)
-    count, size = OUT_BYTES_MAX // 10_000 + 10, 10_000
-    for _ in range(count):
+    size, sent = 10_000, 0
+    while not client.closed:
+        sent += 1
+        sender.publish("a", b"%d" % sent + b"x" * size, 1)
+        assert sent * size < 2 * (OUT_BYTES_MAX + IN_FLIGHT_MAX * size)
+    assert [p.packet_id for p in sender.packets() if isinstance(p, Puback) and not p.reason] == [*range(1, sent + 1)]
+    *got, last = client.packets() if version == 5 else (*client.packets(), Disconnect(0x97))
+    assert last == Disconnect(0x97)
+    assert [p.payload.rstrip(b"x") for p in got if isinstance(p, Publish)] == [
+        b"%d" % n for n in range(1, len(got) + 1)
+    ]
+    waited = sent - 1 - len(got)
+    assert OUT_BYTES_MAX * 0.9 < waited * size < OUT_BYTES_MAX
+    counters = lab.core.counters
+    assert (counters.sessions_overrun, counters.messages_dropped_queue_full, counters.publishes_refused) == (1, 1, 0)
+    assert counters.messages_dropped_session_end == sent - 1
+    assert len(lab.core.sessions) == 1
+
+
+def test_wills_of_those_who_are_disconnected_so_may_hit_the_others() -> None:
+    """One after the other, none twice, and the rest of the round goes on."""
+    lab = Lab(packet_bytes_max=OUT_BYTES_MAX + 1000)
+    will = Will(b"a", b"bye", 1)
+    clients = [lab.connect(f"c{number}", receive_maximum=1, will=will) for number in range(5)]
+    for client in clients:
+        client.subscribe("a", 1)
+    watcher = lab.connect("w")
+    watcher.subscribe("a")
+    sender = lab.connect("p")
+    for size in (1, OUT_BYTES_MAX, 1):
         sender.publish("a", b"x" * size, 1)
-    assert [p.packet_id for p in sender.packets() if isinstance(p, Puback) and not p.reason] == [*range(1, count + 1)]
-    dropped = lab.core.counters.messages_dropped_queue_full
-    assert dropped > 10
-    assert lab.core.counters.publishes_refused == 0
-    assert client.session.waiting == count - 1 - dropped
-    assert OUT_BYTES_MAX - size - 1000 < client.session.queue_bytes <= OUT_BYTES_MAX
+    assert all(client.goodbye() == 0x97 for client in clients)
+    assert len(watcher.messages()) == 3 + len(clients)
+    assert (lab.core.counters.sessions_overrun, lab.core.counters.wills_published) == (5, 5)
+    assert len(lab.core.sessions) == 2
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -136,7 +163,7 @@ def test_one_message_always_fits(kept: bool, qos: int) -> None:
     """However large it is; a second one does not."""
     lab = Lab(queue_bytes_max=5000, packet_bytes_max=OUT_BYTES_MAX + 1000)
     size = 4990 if kept else OUT_BYTES_MAX
-    slow(lab, session_expiry=60 if kept else 0)
+    client = slow(lab, session_expiry=60 if kept else 0)
     sender = lab.connect("p")
     for _ in range(2):
         sender.publish("a", b"x" * size, qos)
@@ -144,6 +171,7 @@ def test_one_message_always_fits(kept: bool, qos: int) -> None:
     assert reasons == [0, 0x97 if kept else 0]
     counters = lab.core.counters
     assert (counters.messages_dropped_queue_full, counters.publishes_refused) == ((0, 1) if kept else (1, 0))
+    assert client.closed is not kept
 
 
 def test_a_small_message_is_counted_with_what_it_costs() -> None:
