@@ -25,6 +25,7 @@ class Role(StrEnum):
     SERVER = "server"
     ADMIN = "admin"
     ENROLLING = "enrolling"  # holds a one-time code; may only ask for its certificate
+    GUEST = "guest"  # in none of our records: an amqtt plugin let it in, and says what it may do
 
 
 def check_name(kind: str, name: str) -> str:
@@ -53,7 +54,11 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def path(self) -> str:
-        """The short form: `acme/device/kiosk-7`, `acme/server/crm`, `admin/root`, or '' for anonymous."""
+        """The short form: `acme/device/kiosk-7`, `acme/server/crm`, `admin/root`, or '' for anonymous.
+
+        A guest's is `guest:` and its user name, which is any text without control characters. No other path begins so,
+        for no name of ours has a colon.
+        """
         match self.role:
             case Role.ANONYMOUS:
                 return ""
@@ -61,6 +66,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
                 return f"admin/{self.name}"
             case Role.ENROLLING:
                 return f"{self.brand}/enrolling/{self.name}"
+            case Role.GUEST:
+                return f"guest:{self.name}"
             case _:
                 return f"{self.brand}/{self.role}/{self.name}"
 

@@ -101,6 +101,20 @@ ROUTE_NODES_MAX: Final = 200_000
 LOG_LINES_MAX: Final = 20
 LOG_WINDOW_S: Final = 10.0
 
+# -- amqtt's plugins --------------------------------------------------------------------------------------------------
+# What they have said of one connection: 1,024 names of 1 KiB at worst are 1 MiB, and a SUBSCRIBE has 1,000 filters.
+# Above it all of that is asked again, and after a minute anyway: so long a right that was taken away may be used.
+DECISIONS_MAX: Final = 1024
+DECISION_S: Final = 60
+# A client that they let in comes back after a day to be looked at again, and what it is subscribed to with it.
+ADMITTED_BY_PLUGIN_S: Final = 86400
+# Asked at a time; a database that answers in 5 ms thus answers 12,000 times a second. Each connection has one question
+# at most, so CONNECTIONS_MAX wait at worst; who has no answer in time is refused, whether it waited here or there.
+PLUGIN_QUESTIONS_MAX: Final = 64
+PLUGIN_ANSWER_S: Final = 5
+PLUGIN_START_S: Final = 30  # to load and open what they need; as long to close
+GUEST_NAME_BYTES_MAX: Final = 256
+
 # -- the log of messages ---------------------------------------------------------------------------------------------
 # On disk. A message takes its own bytes and 60; its place in memory (number, size, expiry) takes 12 to 20, so a log
 # full of 64-byte messages (200 bytes each) holds 5 million of them and 100 MB of memory.

@@ -6,9 +6,12 @@
 | server of brand acme                 | `acme/#`, but no device's up/ | `acme/#`                                    |
 | admin                                | `$control/#`                  | everything                                  |
 | anonymous, in open mode              | all but `$` topics            | all but `$` topics                          |
+| guest, let in by an amqtt plugin     | what plugins allow, but no    | what plugins allow, but no `$` topics       |
+|                                      | `$` topics, no device's up/   |                                             |
 
-A device and one who holds a one-time code may also ask for a certificate. A filter is allowed when all that it could
-match is allowed, so a wildcard can show nothing that its parts would not.
+What plugins allow is asked besides (`session/rights.py`). A device and one who holds a one-time code may also ask for a
+certificate. A filter is allowed when all that it could match is allowed, so a wildcard can show nothing that its parts
+would not.
 """
 
 from broker.identity import Identity, Role
@@ -23,14 +26,10 @@ def may_publish(identity: Identity, topic: bytes) -> bool:
     match identity.role:
         case Role.ANONYMOUS:
             return topic[:1] != b"$"
+        case Role.GUEST:
+            return topic[:1] != b"$" and not _said_by_others(topic)
         case Role.SERVER:
-            levels = topic.split(b"/", 4)
-            if len(levels) < 2 or levels[0] != identity.brand.encode():
-                return False
-            # What devices say, and what the bridge says of messages, is not for a server to make up.
-            if levels[1] == b"receipts":
-                return False
-            return not (levels[1] == b"device" and len(levels) > 3 and levels[3] == b"up")
+            return topic.startswith(f"{identity.brand}/".encode()) and not _said_by_others(topic)
         case Role.DEVICE:
             return topic == ENROL_REQUEST or topic.startswith(f"{identity.brand}/device/{identity.name}/up/".encode())
         case Role.ENROLLING:
@@ -44,10 +43,16 @@ def may_subscribe(identity: Identity, filter: str) -> bool:
     match identity.role:
         case Role.ADMIN:
             return True
-        case Role.ANONYMOUS:
+        case Role.ANONYMOUS | Role.GUEST:
             return not filter.startswith("$")
         case _:
             return any(covers(allowed, filter) for allowed in _readable(identity))
+
+
+def _said_by_others(topic: bytes) -> bool:
+    """Whether what is on `topic` is said by a device, or by the bridge of a message: nobody else may make it up."""
+    levels = topic.split(b"/", 4)[1:]
+    return levels[:1] == [b"receipts"] or (levels[:1] == [b"device"] and levels[2:3] == [b"up"])
 
 
 def _readable(identity: Identity) -> list[str]:

@@ -12,7 +12,7 @@ connection used before, and PUBACK, are served in it; all else goes to a method 
 """
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from broker.errors import ProtocolError
 from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, LARGE_BYTES, OUT_BYTES_MAX, RECEIVE_MAXIMUM
@@ -40,6 +40,9 @@ from broker.wire.packets import (
 )
 from broker.wire.publish import PACKET_ID, PUBACK, named_ack, parts
 
+if TYPE_CHECKING:
+    from broker.session.rights import Rights
+
 # Publishing to this many receivers at once is worth a write-out in between, so that memory stays bounded in one round.
 WORK_MAX: Final = 20_000
 WIDE: Final = 64
@@ -64,6 +67,7 @@ class Channel:
         "names",
         "out",
         "packet_max",
+        "rights",
         "routes",
         "seen",
         "session",
@@ -91,9 +95,10 @@ class Channel:
         self.late_bytes = 0
         self.stamps = False  # its QoS 1 and 2 publishes get message ids
         self.names = True  # it is told them in its acknowledgements
+        self.rights: Rights | None = None  # of one whose identity does not say what it may do
         # What it is still to be told about its publishes, in their order [MQTT-4.6.0-2], [MQTT-4.6.0-3].
         self.acks: deque[Promise] | None = None
-        self.held = False  # it is not read until it has been told some of that
+        self.held = False  # it is not read until it has been told some of that, or its rights are known
         self.throttled = False  # it is not read for a while, for it sent more than it may
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
         self.aliases: dict[int, bytes] | None = None  # of this connection [MQTT-3.3.2-7]
@@ -446,6 +451,8 @@ class Channel:
             return
         if not acks:
             self.acks = None
+        if self.held and self.rights is not None and self.rights.asking:
+            return  # it is held for that, too
         if self.held and len(acks or ()) <= RECEIVE_MAXIMUM // 2 and not (acks and acks[-1].reason >= 0x80):
             self.held = False
             self.core.after_round(self)
@@ -539,6 +546,9 @@ class Channel:
             self.shut()
             self.core.counters.connections_closed += 1
             self.core.wheel.cancel(self)
+            if self.rights is not None:
+                self.core.wheel.cancel(self.rights)
+                self.rights = None
             self.aliases = None
             self.acks = None
             self.tail = b""  # [MQTT-3.1.4-6]

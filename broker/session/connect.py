@@ -12,6 +12,7 @@ from broker.wire.packets import Connack, Connect, Disconnect, Properties
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
+    from broker.session.rights import Rights
     from broker.session.session import Session
 
 _NEVER = 0xFFFFFFFF  # a session expiry that means: keep for ever (§3.1.2.11.2)
@@ -50,10 +51,11 @@ def unreadable(channel: "Channel", body: bytes, error: ProtocolError) -> None:
         channel.send(Connack(False, error.reason))  # [MQTT-3.1.2-2]
 
 
-def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None:
+def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights: "Rights | None" = None) -> None:
     """The client is `identity`: give it its session and answer (§3.2).
 
-    What it proved that with ends at `until` (monotonic; 0 = never), and with it the connection.
+    What it proved that with ends at `until` (monotonic; 0 = never), and with it the connection. rights: where its
+    identity does not say what it may do; whether its will's topic is among that was asked before.
     """
     packet, core = channel.admitting, channel.core
     if channel.closed or packet is None:
@@ -90,6 +92,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0) -> None
     channel.admitting = None
     channel.session = session
     channel.packet_max = limits.packet_bytes_max
+    channel.rights = rights
     channel.stamps = identity.role is Role.SERVER
     # [MQTT-3.1.2-29, MQTT-3.4.2-3, MQTT-3.5.2-3]
     channel.names = asked.request_problem_info != 0 and (asked.maximum_packet_size or 1024) > _NAMED_ACK_BYTES

@@ -410,11 +410,10 @@ class Core(Ledger):
     def open(self, channel: "Channel", identity: Identity, client_id: str, clean: bool) -> tuple[Session, bool]:
         """The session for a connection that was admitted, and whether it was there before (§3.1.2.4) [MQTT-3.1.4-4].
 
-        A connection that holds the session is taken over [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2]. Its key is the client id
-        [MQTT-3.1.3-2] behind who the client is, empty for anonymous, and a line feed, which no path contains: no client
-        id reaches another identity's session. Raises `Refused` (0x97) when there are too many.
+        A connection that holds the session is taken over [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2]. Raises `Refused` (0x97)
+        when there are too many.
         """
-        key = f"{identity.path}\n{client_id}"
+        key = session_key(identity, client_id)
         session = self.sessions.get(key)
         if session is not None:
             if session.channel is None:
@@ -704,6 +703,14 @@ class Core(Ledger):
     def connected(self) -> Iterator[Session]:
         """The sessions that have a connection."""
         return (s for s in self.sessions.values() if s.channel is not None)
+
+
+def session_key(identity: Identity, client_id: str) -> str:
+    """What a session is found by: who the client is, empty for anonymous, and its client id [MQTT-3.1.3-2].
+
+    Between them stands a line feed, which no path contains: no client id reaches another identity's session.
+    """
+    return f"{identity.path}\n{client_id}"
 
 
 def _reason(route: Route[Session], all_kept: bool = True) -> Reason:

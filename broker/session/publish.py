@@ -25,10 +25,15 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
 
     At QoS 1 a packet id that comes again is a new message [MQTT-4.3.2-5]; at QoS 2 it is after PUBREL or a refusal.
     """
-    core = channel.core
-    core.counters.messages_received += 1
+    channel.core.counters.messages_received += 1
     if packet.properties.subscription_ids:
         raise ProtocolError("a subscription identifier from a client", Reason.PROTOCOL_ERROR)  # [MQTT-3.3.4-6]
+    serve(channel, session, packet)
+
+
+def serve(channel: "Channel", session: "Session", packet: Publish) -> None:
+    """Do what a PUBLISH asks for; once more, when it is known whether it may (`session.rights`)."""
+    core = channel.core
     topic = _topic(channel, packet)
     id, qos = packet.packet_id, packet.qos
     promise = Promise(channel, 0x40 if qos == 1 else 0x50, id)
@@ -44,8 +49,10 @@ def received(channel: "Channel", session: "Session", packet: Publish) -> None:
             return
         if len(session.received) >= RECEIVE_MAXIMUM:
             raise ProtocolError("more QoS 2 messages than the receive maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED)
-    route = _allowed(channel, session, topic)
+    route = _allowed(channel, session, topic, packet)
     if route is None:
+        if channel.rights is not None and channel.rights.asking:
+            return
         core.note("publish refused", client=channel.label, topic=topic.decode())
         if qos:
             channel.promised(promise, Reason.NOT_AUTHORIZED)
@@ -122,12 +129,14 @@ def _topic(channel: "Channel", packet: Publish) -> bytes:
     return known
 
 
-def _allowed(channel: "Channel", session: "Session", topic: bytes) -> "Route[Session] | None":
+def _allowed(channel: "Channel", session: "Session", topic: bytes, packet: Publish) -> "Route[Session] | None":
     """The route of `topic` if this client may publish to it; known from now on, for the fast way."""
     known = channel.routes.get(topic)
     if known is None:
         check_topic_name(topic)
         if not may_publish(session.identity, topic):
+            return None
+        if channel.rights is not None and not channel.rights.allowed("publish", [topic.decode()], packet):
             return None
     route = channel.core.router.route(topic)
     if route is not known:

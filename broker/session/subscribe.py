@@ -1,6 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11), and the retained messages that a new subscription gets."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
@@ -28,6 +29,11 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
     What a session that outlives its connection has subscribed to is on the disk before the client is told.
     """
     _check_room(session, len(packet.requests))
+    allowed = None
+    if channel.rights is not None:
+        allowed = channel.rights.allowed("subscribe", _filters(session, packet), packet)
+        if allowed is None:
+            return  # this is called again when it is known
     session.core.counters.subscriptions_asked += len(packet.requests)
     ids = packet.properties.subscription_ids
     id = b"\x0b" + encode_varint(ids[0]) if ids else b""
@@ -36,7 +42,7 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
     granted: list[tuple[Subscription[Session], Request, bool]] = []
     reasons = []
     for request in packet.requests:
-        verdict = _subscription(session, request, id, known, len(granted))
+        verdict = _subscription(session, request, id, known, len(granted), allowed)
         if isinstance(verdict, Subscription):
             new = verdict.name not in known
             known.add(verdict.name)
@@ -67,10 +73,24 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
         answer()
 
 
+def _filters(session: "Session", packet: Subscribe) -> list[str]:
+    """The filters of `packet` that its client's identity does not already forbid, without `$share/group/`."""
+    filters = []
+    for request in packet.requests:
+        with suppress(ProtocolError):  # `_subscription` answers it, and a filter that is too long
+            _, plain = parse_shared(request.filter) or ("", request.filter)
+            if filter_fits(request.filter) and may_subscribe(session.identity, plain):
+                filters.append(plain)
+    return filters
+
+
 def _subscription(
-    session: "Session", request: Request, id: bytes, known: set[bytes], granted: int
+    session: "Session", request: Request, id: bytes, known: set[bytes], granted: int, allowed: set[str] | None
 ) -> "Subscription[Session] | Reason":
-    """The subscription that `request` asks for, or why it is refused. `known` are the names that the session has."""
+    """The subscription that `request` asks for, or why it is refused.
+
+    `known` are the names that the session has; `allowed`, where it is one, the only filters that it may have.
+    """
     core = session.core
     try:
         shared = parse_shared(request.filter)
@@ -79,12 +99,13 @@ def _subscription(
     if not filter_fits(request.filter):
         return Reason.TOPIC_FILTER_INVALID
     group, plain = shared if shared is not None else ("", request.filter)
-    if not may_subscribe(session.identity, plain):
+    if not may_subscribe(session.identity, plain) or (allowed is not None and plain not in allowed):
         core.counters.subscriptions_refused += 1
         core.note("subscription refused", client=session.identity.path or session.client_id, filter=request.filter)
         return Reason.NOT_AUTHORIZED
     name = request.filter.encode()
-    bound = SUBSCRIPTIONS_OF_DEVICE_MAX if session.identity.role is Role.DEVICE else SUBSCRIPTIONS_MAX
+    few = session.identity.role in (Role.DEVICE, Role.GUEST)
+    bound = SUBSCRIPTIONS_OF_DEVICE_MAX if few else SUBSCRIPTIONS_MAX
     if core.failing and session.lasting and name not in known:
         core.counters.subscriptions_refused += 1
         return Reason.QUOTA_EXCEEDED  # it could not be kept
