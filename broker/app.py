@@ -42,6 +42,7 @@ from broker.session.session import Session
 from broker.store.journal import SqliteJournal
 from broker.store.lock import DataLock
 from broker.store.records import Known
+from broker.trust.amqtt_plugins import Plugins
 from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
 from broker.trust.gate import Gate
@@ -55,7 +56,9 @@ from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Descriptors for the store, the log, listeners, admin commands.
 _DESCRIPTORS_OURS: Final = 64
-_UNTIL_RESTART: Final = ("listen", "data", "trust_domain", "durability")
+_UNTIL_RESTART: Final = (
+    "listen", "data", "trust_domain", "durability", "amqtt_plugins", "amqtt_topics", "amqtt_brands"
+)  # fmt: skip
 # While a large store is read.
 PROGRESS_S: Final = 1.0
 # A loop that is later than this does not serve; a supervisor may as well restart the process.
@@ -133,7 +136,7 @@ class Broker:
         self.authority = self.directory.authority
         self._note_certificates(self.authority.notices)
         self.gate = Gate(self.directory, allow_anonymous=settings.allow_anonymous)
-        self.admission = Admission(self.gate, run=self._spawn, log=self._log)
+        self.admission = Admission(self.gate, run=self._spawn, log=self._log, opened=settings.amqtt_topics)
         self.directory.watch(self._identity_changed)
 
         self.receipts = Receipts(self._tell, self._log)
@@ -147,6 +150,7 @@ class Broker:
             wake=self._wake,
             limits=_limits(settings),
         )
+        await self._start_plugins()
         await self.directory.watch_overflow(self._overflow_changed)
         self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
         enrolment = Enrolment(
@@ -189,6 +193,37 @@ class Broker:
             self.listeners.append(listener)
         self._started_at = time.monotonic()
         self.log.info("listening", addresses=self.addresses, sessions=len(self.core.sessions))
+
+    async def _start_plugins(self) -> None:
+        """Start amqtt's plugins, all that are asked for, and say what is odd about them."""
+        settings = self.settings
+        for filter in settings.amqtt_topics:
+            try:
+                check_filter(filter)
+            except ProtocolError as error:
+                raise Misconfigured(
+                    f"amqtt_topics: {filter!r} is not a topic filter: {error.message}", remedy='Write such as "shop/#".'
+                ) from None
+            if filter.startswith("$"):
+                raise Misconfigured(f"amqtt_topics: {filter!r} cannot be opened", remedy="Topics with $ are our own.")
+        if not settings.amqtt_plugins:
+            return
+        plugins = Plugins(settings.amqtt_plugins, counters=self.core.counters, log=self._log)
+        await plugins.start()
+        self._stack.push_async_callback(plugins.stop)
+        if not plugins.authenticates:
+            raise Misconfigured(
+                "none of the amqtt plugins lets clients in, and topic plugins are asked only of those whom one let in",
+                remedy='Add one, such as [amqtt_plugins."amqtt.plugins.authentication.AnonymousAuthPlugin"].',
+            )
+        if not (plugins.decides_topics and settings.amqtt_topics) and not settings.amqtt_brands:
+            self.log.warning(
+                "whom the amqtt plugins let in may neither publish nor subscribe",
+                remedy="Add a topic plugin, and say in amqtt_topics what it may open, such as shop/#.",
+            )
+        for handler in plugins.never_called():
+            self.log.warning("this handler of an amqtt plugin is never called", handler=handler)
+        self.gate.plugins, self.gate.plugin_brands = plugins, settings.amqtt_brands
 
     async def _restore(self) -> None:
         core, journal = self.core, self.journal
@@ -233,6 +268,8 @@ class Broker:
         match session.role:
             case Role.ANONYMOUS:
                 return self.settings.allow_anonymous
+            case Role.GUEST:
+                return bool(self.settings.amqtt_plugins)
             case Role.DEVICE:
                 return (session.brand, session.name) in known.devices
             case Role.SERVER:

@@ -47,6 +47,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_anonymous_anywhere: Annotated[
         bool, _says("Allow `allow_anonymous` on addresses that other machines can reach, too.")
     ] = False
+    amqtt_plugins: Annotated[
+        dict[str, dict[str, Any]],
+        _says("The amqtt authentication and topic plugins to run: for each a table of its options, by its full name."),
+    ] = {}
+    amqtt_topics: Annotated[
+        tuple[str, ...],
+        _says("The filters beyond which amqtt plugins cannot let anybody publish or subscribe; `#` opens everything."),
+    ] = ()
+    amqtt_brands: Annotated[
+        tuple[str, ...], _says("The brands whose devices may sign in with what amqtt plugins check.")
+    ] = ()
     trust_domain: Annotated[
         str, _says("The trust domain in the SPIFFE URIs of our certificates.", pattern=r"^[a-z0-9._-]{1,255}$")
     ] = "pushbroker.local"
@@ -192,6 +203,11 @@ class Setting(msgspec.Struct, frozen=True):
         return self.name not in ("data", "config")
 
     @property
+    def only_in_file(self) -> bool:
+        """Whether it is a table of tables, which no environment variable and no flag can be."""
+        return get_origin(self.bare) is dict
+
+    @property
     def many(self) -> bool:
         """Whether it is a list: its flag may be repeated."""
         return get_origin(self.bare) is tuple
@@ -212,7 +228,7 @@ class Setting(msgspec.Struct, frozen=True):
         if self.choices:
             return " or ".join(f"`{choice}`" for choice in self.choices)
         names = {bool: "true or false", int: "integer", str: "text", tuple[str, ...]: "list of texts"}
-        return names.get(self.bare, "list of URLs" if self.many else "path")
+        return names.get(self.bare, "tables" if self.only_in_file else "list of URLs" if self.many else "path")
 
     @property
     def default_text(self) -> str:
@@ -227,6 +243,8 @@ def toml_text(value: Any) -> str:
             return str(value).lower()
         case int():
             return str(value)
+        case dict():
+            return "{}"  # nobody gives one but in a file
         case tuple():
             return "[" + ", ".join(toml_text(item) for item in value) + "]"
         case Listener():
@@ -238,7 +256,12 @@ def toml_text(value: Any) -> str:
 def _table() -> tuple[Setting, ...]:
     hints = get_type_hints(Settings, include_extras=True)
     return tuple(
-        Setting(field.name, hints[field.name], field.default, get_args(hints[field.name])[1].description or "")
+        Setting(
+            field.name,
+            hints[field.name],
+            field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory(),
+            get_args(hints[field.name])[1].description or "",
+        )
         for field in msgspec.structs.fields(Settings)
     )
 
@@ -343,6 +366,8 @@ def _value(setting: Setting, raw: Any, source: str) -> Any:
     elif isinstance(raw, Path):
         raw = str(raw)
     try:
+        if setting.only_in_file:
+            return _tables(raw, source)
         if setting.type_name == "path":
             text = msgspec.convert(raw, Annotated[str, msgspec.Meta(min_length=1)])
             return Path(text).expanduser().absolute()
@@ -355,6 +380,16 @@ def _value(setting: Setting, raw: Any, source: str) -> Any:
             remedy=f"{setting.name}: {setting.sentence} ({setting.type_name.replace('`', '')})",
         ) from None
     return value
+
+
+def _tables(raw: Any, source: str) -> dict[str, dict[str, Any]]:
+    """A table of tables. What is said of any other does not show it: there may be secrets in it."""
+    if not isinstance(raw, dict) or not all(isinstance(table, dict) for table in raw.values()):
+        raise Misconfigured(
+            f"{source} must hold a table for each name",
+            remedy='Write [amqtt_plugins."amqtt.plugins.authentication.FileAuthPlugin"] in the file, options below it.',
+        )
+    return raw
 
 
 def _split(text: str) -> list[str]:

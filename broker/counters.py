@@ -29,6 +29,9 @@ class Counters:
         "messages_received",
         "messages_sent",
         "overloads",
+        "plugin_failures",
+        "plugin_questions",
+        "plugin_timeouts",
         "proofs_ended",
         "protocol_errors",
         "proxy_refused",
@@ -75,6 +78,9 @@ class Counters:
     messages_received: int
     messages_sent: int
     overloads: int
+    plugin_failures: int  # raised instead of answering
+    plugin_questions: int
+    plugin_timeouts: int
     proofs_ended: int
     protocol_errors: int
     proxy_refused: int

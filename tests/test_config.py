@@ -65,6 +65,8 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         ("commit_window_ms = 10001", "commit_window_ms in", "How long a message waits"),
         ("commit_window_ms = -1", "commit_window_ms in", ""),
         ("log_bytes_max = 1000", "log_bytes_max in", "How many bytes of messages"),
+        ("amqtt_plugins = 5", "a table for each name", '[amqtt_plugins."amqtt.'),
+        ("amqtt_plugins = { a = 5 }", "a table for each name", '[amqtt_plugins."amqtt.'),
     ],
 )
 def test_a_bad_file_says_what_and_where(tmp_path: Path, text: str, said: str, remedy: str) -> None:
@@ -74,6 +76,18 @@ def test_a_bad_file_says_what_and_where(tmp_path: Path, text: str, said: str, re
     assert said in raised.value.message
     assert remedy in raised.value.remedy
     assert raised.value.exit_code == 2
+
+
+def test_tables_are_for_the_file(tmp_path: Path) -> None:
+    write(tmp_path, '[amqtt_plugins."a.B"]\nport = 1\n[amqtt_plugins."c.D"]\n')
+    settings = load({"data": tmp_path}, environment={})
+    assert settings.amqtt_plugins == {"a.B": {"port": 1}, "c.D": {}}
+    write(tmp_path, '[amqtt_plugins]\n"a.B" = "hush"\n')
+    with pytest.raises(Misconfigured) as raised:
+        load({"data": tmp_path}, environment={})
+    assert "hush" not in raised.value.message + raised.value.remedy
+    with pytest.raises(Misconfigured, match="PUSHBROKER_AMQTT_PLUGINS must hold a table"):
+        load({"data": tmp_path}, environment={"PUSHBROKER_AMQTT_PLUGINS": "a.B"})
 
 
 @pytest.mark.parametrize("name", ["PUSHBROKER_CONNECTIONS_MAX", "PUSHBROKER_ALLOW_ANONYMOUS"])

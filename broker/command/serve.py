@@ -25,7 +25,7 @@ class _Serve(Command):
 def _setting_options() -> list[click.Parameter]:
     from broker.config import SETTINGS  # noqa: PLC0415 - 30 ms that the other commands need not wait for
 
-    return [_option(setting) for setting in SETTINGS if setting.name != "data"]
+    return [_option(setting) for setting in SETTINGS if setting.name != "data" and not setting.only_in_file]
 
 
 def _option(setting: "Setting") -> click.Parameter:

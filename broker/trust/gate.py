@@ -7,19 +7,24 @@
 | user name `acme`, a token `pbt_…`                     | the server that the token is for              |
 | `acme/device/till-3` or `acme/server/crm`, a password | that device or server (legacy)                |
 | nothing                                               | anonymous, in open mode                       |
+| anything else, or nothing                             | a guest, if amqtt plugins let it in           |
 
-A certificate decides alone. Without one, an unknown name and a wrong secret get the same answer for the same work.
+A brand's devices that have no password here may be known by the amqtt plugins, if the settings say so. A certificate
+decides alone. Without one, an unknown name and a wrong secret get the same answer for the same work.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from broker.errors import Failed, Refused
 from broker.identity import ANONYMOUS, Identity, Role
+from broker.limits import ADMITTED_BY_PLUGIN_S, GUEST_NAME_BYTES_MAX
 from broker.store.entries import DeviceState, Holder, Token
+from broker.trust.amqtt_plugins import Plugins
 from broker.trust.directory import Directory, code_refused
 from broker.trust.secrets import TOKEN_PREFIX, Discreet, digest, normal_code
 
@@ -36,22 +41,28 @@ class Presented(Discreet):
     username: str | None = None
     password: bytes | None = None
     certificate: bytes | None = None
-    address: str = ""
+    address: str = ""  # `host:port`, where there are plugins that may want to see it
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Who it is, and until when what it presented proves that (None: until it is revoked)."""
+    """Who it is, and until when what it presented proves that (None: until it is revoked).
+
+    `session` is what amqtt plugins know a guest by: they say what it may do.
+    """
 
     identity: Identity
     until: datetime | None = None
+    session: Any = None
 
 
 class Gate:
-    """Admits or refuses."""
+    """Admits or refuses. `plugins` are amqtt's, if there are any; `plugin_brands` trust them with their devices."""
 
     def __init__(self, directory: Directory, *, allow_anonymous: bool) -> None:
         self._directory = directory
         self.allow_anonymous = allow_anonymous
+        self.plugins: Plugins | None = None
+        self.plugin_brands: Collection[str] = ()
 
     def admit_now(self, presented: Presented) -> Identity | None:
         """Who it is when that needs no look at the records, else None: ask `admit`."""
@@ -66,6 +77,8 @@ class Gate:
         if _nothing(presented):
             if self.allow_anonymous:
                 return Admitted(ANONYMOUS)
+            if self.plugins is not None:
+                return await self._by_plugins(self.plugins, presented)
             raise Refused("the client presented nothing to say who it is", remedy="pushbroker device code BRAND DEVICE")
         if presented.certificate is not None:
             return await self._by_certificate(presented.certificate)
@@ -76,7 +89,12 @@ class Gate:
             case [brand] if secret.startswith(TOKEN_PREFIX.encode()):
                 return await self._by_token(brand, secret)
             case [brand, Role.DEVICE | Role.SERVER as role, name]:
+                trusted = self.plugins if role == Role.DEVICE and brand in self.plugin_brands else None
+                if trusted is not None and await self._directory.records.password(brand, Role.DEVICE, name) is None:
+                    return await self._vouched_for(trusted, brand, name, presented)
                 return await self._by_password(brand, Role(role), name, secret)
+        if self.plugins is not None:
+            return await self._by_plugins(self.plugins, presented)
         raise _wrong()
 
     async def _by_certificate(self, certificate: bytes) -> Admitted:
@@ -126,6 +144,39 @@ class Gate:
         if now is None or now.hash != holder.hash or not _counts(now):
             raise _wrong()
         return Admitted(now.identity)
+
+    async def _by_plugins(self, plugins: Plugins, presented: Presented) -> Admitted:
+        """A guest. Its name becomes part of its sessions' keys, and of the log: it is one line, and not a long one."""
+        name = presented.username or ""
+        if not name.isprintable() or len(name.encode()) > GUEST_NAME_BYTES_MAX:
+            raise _wrong()
+        session = await _asked(plugins, presented)
+        if session is None:
+            raise _wrong()
+        return Admitted(Identity(Role.GUEST, name=name), self._for_a_while(), session)
+
+    async def _vouched_for(self, plugins: Plugins, brand: str, name: str, presented: Presented) -> Admitted:
+        """A device that has no password of ours. Plugins that let in everybody prove nothing."""
+        session = await _asked(plugins, presented)
+        found = await self._directory.records.devices(brand, name)
+        if session is None or session.is_anonymous or not found or found[0].state is DeviceState.REVOKED:
+            raise _wrong()
+        return Admitted(Identity(Role.DEVICE, brand, name, found[0].user, found[0].store), self._for_a_while())
+
+    def _for_a_while(self) -> datetime:
+        return self._directory.now() + timedelta(seconds=ADMITTED_BY_PLUGIN_S)
+
+
+async def _asked(plugins: Plugins, presented: Presented) -> Any:
+    try:
+        return await plugins.authenticate(presented)
+    except Failed:
+        raise unavailable() from None
+
+
+def unavailable() -> Refused:
+    """The answer to a client of which nobody knows now who it is, or what it may do."""
+    return Refused("identities cannot be checked now", reason=0x88)
 
 
 def _nothing(presented: Presented) -> bool:
