@@ -30,6 +30,7 @@ def test_silence_closes_after_one_and_a_half_times_the_keep_alive(version: int, 
 
 @pytest.mark.parametrize("what", ["PINGREQ", "PUBLISH", "half a packet"])
 def test_whatever_comes_counts(what: str) -> None:
+    """§3.1.2.10: a packet on its way, too. The interval is from the end of one to the start of the next."""
     lab = Lab()
     client = lab.connect(keep_alive=10)
     data = {"PINGREQ": b"\xc0\0", "PUBLISH": b"\x30\x04\0\1a\0", "half a packet": b"\x30"}[what]

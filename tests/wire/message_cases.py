@@ -65,6 +65,14 @@ for version, properties in ((V4, ""), (V5, "00")):
         frame(0x30, field("caffè/€/😀"), properties),
         Publish("caffè/€/😀".encode()),
     )
+    # Control and non-characters are better not sent, and may be taken (§1.5.4).
+    good(
+        "PUBLISH topic of disallowed code points",
+        version,
+        "both",
+        frame(0x30, field("\x01/\x7f/\x9f/\uffff"), properties),
+        Publish("\x01/\x7f/\x9f/\uffff".encode()),
+    )
     for topic in (b"/", b"//", b" ", b"$SYS/x", b"a b", b"\xef\xbb\xbf", b"a" * 1024, b"/" * 31):
         good(
             f"PUBLISH topic {topic[:8]!r} of {len(topic)}",
