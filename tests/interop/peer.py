@@ -16,6 +16,7 @@ KEPT_S: Final = 1000  # how long a session outlives its connection, where it is 
 class Feature(Enum):
     """What not every client can do. The value is the row in docs/clients.md."""
 
+    CERTIFICATE = "signs in with a certificate"
     CHANGES = "subscribes more than once, and unsubscribes"
     SESSION_PRESENT = "says whether its session was still there"
     PROPERTIES = "properties of messages and wills"

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from interop.clients import WAYS
 from interop.conftest import House, Scene
-from interop.peer import NONE, Refused, Way
+from interop.peer import NONE, Feature, Refused, Way
 from support.pki import key_and_csr
 
 from broker.identity import Role
@@ -51,7 +51,7 @@ async def test_with_a_token(scene: Scene, way: Way, token: str) -> None:
         assert message.properties == NONE
 
 
-@pytest.mark.parametrize("way", WITH_TLS, ids=str)
+@pytest.mark.parametrize("way", [way for way in WITH_TLS if Feature.CERTIFICATE in way.can], ids=str)
 async def test_with_a_certificate(scene: Scene, way: Way, certificate: tuple[Path, Path]) -> None:
     """It is kiosk-7: it gets what is for ada, and nothing that is for others."""
     kiosk = await scene.join(way, "kiosk", certificate=certificate)

