@@ -44,6 +44,7 @@ class _Loaded(NamedTuple):
     plugin: Any
     authenticates: bool
     decides_topics: bool
+    credulous: bool  # amqtt's anonymous plugin, which believes everybody
 
 
 class _Broken(Exception):
@@ -183,7 +184,8 @@ class Plugins:
     async def authenticate(self, presented: "Presented") -> "Session | None":
         """What amqtt calls the client's session if they let it in, else None. Raises `Failed` if they do not answer.
 
-        As in amqtt, all who have an opinion must say yes, and one at least.
+        As in amqtt, all who have an opinion must say yes, and one at least. The session is `proven` if one of these is
+        more than amqtt's anonymous plugin.
         """
         try:
             session = _session(presented)
@@ -197,6 +199,7 @@ class Plugins:
                     opinion = await _answer_of(loaded, question, loaded.plugin.authenticate(session=session))
                     if opinion is not None:
                         opinions.append(opinion)
+                        session.proven |= bool(opinion) and not loaded.credulous
             return bool(opinions) and all(opinions)
 
         return session if await self._answered(work) else None
@@ -332,6 +335,7 @@ def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop
     """Import a plugin and make it, as amqtt's plugin manager does. Raises `Failed` with what to do."""
     try:
         from amqtt.broker import BrokerContext  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+        from amqtt.plugins.authentication import AnonymousAuthPlugin  # type: ignore[import-untyped]  # noqa: PLC0415
         from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin  # type: ignore[import-untyped]  # noqa: PLC0415
         from amqtt.utils import import_string  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:
@@ -361,7 +365,13 @@ def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop
             f"{name} is neither an authentication nor a topic plugin of amqtt",
             remedy="Only BaseAuthPlugin and BaseTopicPlugin run in pushbroker; take the others out of the settings.",
         )
-    loaded = _Loaded(name, None, issubclass(kind, BaseAuthPlugin), issubclass(kind, BaseTopicPlugin))
+    loaded = _Loaded(
+        name,
+        None,
+        authenticates=issubclass(kind, BaseAuthPlugin),
+        decides_topics=issubclass(kind, BaseTopicPlugin),
+        credulous=issubclass(kind, AnonymousAuthPlugin),
+    )
     for method, needed in (("authenticate", loaded.authenticates), ("topic_filtering", loaded.decides_topics)):
         if needed and not iscoroutinefunction(getattr(kind, method)):
             raise Failed(f"{name}.{method} is no coroutine", remedy="Write it with async def, as amqtt wants it.")
@@ -408,10 +418,15 @@ def _session_kind() -> "type[Session]":
     from amqtt.session import Session  # noqa: PLC0415 - an extra
 
     connected = Session().transitions
-    connected.connect()
+    connected.set_state("connected")
 
     class GuestSession(Session):  # type: ignore[misc]
-        """amqtt's session with one state machine for all: one each would be 18 of 24 KB."""
+        """amqtt's session with one state machine for all: one each would be 18 of 24 KB.
+
+        `proven`: somebody looked at more than whether there is a user name.
+        """
+
+        proven = False
 
         def _init_states(self) -> None:
             self.transitions = connected

@@ -156,10 +156,10 @@ class Gate:
         return Admitted(Identity(Role.GUEST, name=name), self._for_a_while(), session)
 
     async def _vouched_for(self, plugins: Plugins, brand: str, name: str, presented: Presented) -> Admitted:
-        """A device that has no password of ours. Plugins that let in everybody prove nothing."""
+        """A device that has no password of ours, but is known to a plugin that does more than believe everybody."""
         session = await _asked(plugins, presented)
         found = await self._directory.records.devices(brand, name)
-        if session is None or session.is_anonymous or not found or found[0].state is DeviceState.REVOKED:
+        if session is None or not session.proven or not found or found[0].state is DeviceState.REVOKED:
             raise _wrong()
         return Admitted(Identity(Role.DEVICE, brand, name, found[0].user, found[0].store), self._for_a_while())
 

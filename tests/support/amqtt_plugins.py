@@ -112,6 +112,13 @@ class Unready(BaseAuthPlugin):
         where: str = "start"
 
 
+class Clings(BaseAuthPlugin):
+    """Does not let go."""
+
+    async def close(self) -> None:
+        await asyncio.Event().wait()
+
+
 class Peeks(BaseAuthPlugin):
     """Wants more of the broker than there is for it."""
 

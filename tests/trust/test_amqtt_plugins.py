@@ -336,11 +336,16 @@ async def test_plugins_may_know_the_devices_of_a_brand_that_trusts_them(tmp_path
         await guest(broker, "acme/device/till-3", reason=WRONG)
 
 
-async def test_who_lets_in_everybody_vouches_for_nobody(tmp_path: Path) -> None:
-    plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}}
+@pytest.mark.parametrize("known", [None, False, True])
+@pytest.mark.parametrize("allow", [True, False])
+async def test_who_lets_in_everybody_vouches_for_nobody(tmp_path: Path, allow: bool, known: bool | None) -> None:
+    plugins: dict[str, dict[str, Any]] = {
+        "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": allow},
+        "support.amqtt_plugins.Opinion": {} if known is None else {"says": known},
+    }
     async with running(tmp_path, amqtt_plugins=plugins, amqtt_brands=("acme",)) as broker:
         await populate(broker)
-        await guest(broker, "acme/device/till-3", reason=WRONG)
+        await guest(broker, "acme/device/till-3", reason=0 if known else WRONG)
 
 
 # -- sessions and time -------------------------------------------------------------------------------------------------
@@ -525,6 +530,14 @@ async def test_the_life_of_plugins(tmp_path: Path) -> None:
     assert session.remote_address == "127.0.0.1"
     assert isinstance(session.remote_port, int)
     assert session.transitions.is_connected()
+
+
+async def test_a_plugin_that_does_not_close_is_left_behind(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as logs:
+        async with running(tmp_path, amqtt_plugins={"support.amqtt_plugins.Clings": {}}):
+            patch.setattr(amqtt_plugins, "PLUGIN_ANSWER_S", 0.05)
+    said = [entry for entry in logs if entry["event"] == "amqtt plugin does not close"]
+    assert [entry["plugin"] for entry in said] == ["support.amqtt_plugins.Clings"]
 
 
 @pytest.mark.parametrize(
