@@ -20,8 +20,9 @@ CLIENT_ID_BYTES_MAX: Final = 256
 CONNECT_TIMEOUT_S: Final = 20  # TCP accept to CONNECT; PROXY header, TLS handshake and HTTP request included
 # HTTP, before a WebSocket is open: a browser with many cookies sends some 8 KiB, and servers everywhere take about 16.
 REQUEST_BYTES_MAX: Final = 16 << 10
-# Of a WebSocket frame that we send; more goes in several. Clients that have a bound have this one. What they send is
-# taken in as it comes, whatever its frame, so that the bounds of packets are enough.
+# A WebSocket frame, or a message in fragments, may hold so much more than the largest packet: others, or a CONNECT
+# where packets are bounded to less. What is larger for us to send goes in frames of 1 MiB, which clients take.
+FRAME_BYTES_MORE: Final = 64 << 10
 FRAME_BYTES_MAX: Final = 1 << 20
 PROXY_BYTES_MAX: Final = (
     4096  # after the fixed part of a PROXY header: addresses take 216, certificate names some 1,000

@@ -1,23 +1,22 @@
 """MQTT over WebSocket (§6), plain or TLS: HTTP first, then frames around what any other connection reads and writes.
 
-The `websockets` library knows the opening handshake (RFC 6455 §4); the rules are here, and the frames in `frames`.
+The `websockets` library knows the protocols (RFC 9112, RFC 6455); the rules, and the way to the channel, are here.
 """
 
 import socket
-import struct
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from websockets.exceptions import InvalidUpgrade, NegotiationError
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
+from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from broker.errors import ProtocolError
-from broker.limits import FRAME_BYTES_MAX, REQUEST_BYTES_MAX
+from broker.limits import CONNECT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MORE, REQUEST_BYTES_MAX
 from broker.listen.connection import Connection
-from broker.listen.frames import BINARY, CLOSE, PONG, Frames, header
 from broker.wire.codes import Reason
 
 if TYPE_CHECKING:
@@ -50,12 +49,12 @@ class WebRules(NamedTuple):
 class WebSocket(Connection):
     """A connection whose bytes come and go in binary frames."""
 
-    __slots__ = ("control", "frames", "head")
+    __slots__ = ("control", "head", "protocol")
 
     def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str) -> None:
         super().__init__(reactor, sock, listener, peer)
         self.head = b""  # what has come of the request
-        self.frames: Frames | None = None  # once the WebSocket is open
+        self.protocol: Protocol | None = None  # once the WebSocket is open
         self.control = b""  # a frame that is to follow what is put out: the latest pong, or the last of all, Close
 
     # -- HTTP --------------------------------------------------------------------------------------------------------
@@ -80,7 +79,9 @@ class WebSocket(Connection):
             return b""
         self.flush()
         self.head = b""
-        self.frames = Frames()
+        if self.closed:
+            return b""
+        self.protocol = Protocol(SERVER, state=OPEN, max_size=self.core.limits.packet_bytes_max + FRAME_BYTES_MORE)
         return head[end:]
 
     def _answer(self, server: ServerProtocol, head: bytes) -> Response:
@@ -127,32 +128,45 @@ class WebSocket(Connection):
 
     def feed(self, data: bytes) -> None:
         """Take in what the peer sent: a request, and then frames. Packets need not begin or end with them."""
-        if self.frames is None:
+        if self.protocol is None:
             data = self._request(data)
-        frames = self.frames
-        if frames is None:
+        protocol = self.protocol
+        if protocol is None or not data:
             return
-        payload = frames.unwrap(data)
+        protocol.receive_data(data)
+        chunks = []
+        for frame in protocol.events_received():
+            assert not isinstance(frame, (Request, Response))  # those came before
+            if frame.opcode is Opcode.TEXT:
+                protocol.fail(CloseCode.UNSUPPORTED_DATA, "MQTT comes in binary frames")  # [MQTT-6.0.0-1]
+                break
+            if frame.opcode in (Opcode.BINARY, Opcode.CONT):
+                chunks.append(frame.data)
+        payload = b"".join(chunks)
         if payload:
-            super().feed(payload)
+            super().feed(payload)  # what was in frames is one stream again [MQTT-6.0.0-2]
         if self.closed:
             return
-        if frames.error:
-            self.fail(ProtocolError(f"WebSocket: {frames.error}"))
-        elif frames.goodbye is not None:
-            self._answer_goodbye()
-        elif frames.pong is not None:
-            self.control = header(PONG, len(frames.pong)) + frames.pong
-            frames.pong = None
+        if self.session is None and self.admitting is None and len(protocol.reader.buffer) > CONNECT_BYTES_MAX:
+            protocol.fail(CloseCode.MESSAGE_TOO_BIG)
+        frames = [frame for frame in protocol.data_to_send() if frame]
+        if not frames:
+            return
+        self.control = frames[-1]  # of pongs the last is enough (RFC 6455 §5.5.3)
+        if protocol.state is OPEN:
             self.flush()
+        elif protocol.close_rcvd is not None:
+            self._goodbye()
+        else:
+            self.fail(ProtocolError(f"WebSocket closed with {protocol.close_sent}"))
 
     def resume(self) -> None:
         """Read again, unless the peer has said goodbye behind what was read before."""
         super().resume()
-        if self.frames is not None and self.frames.goodbye is not None:
-            self._answer_goodbye()
+        if self.protocol is not None and self.protocol.close_rcvd is not None:
+            self._goodbye()
 
-    def _answer_goodbye(self) -> None:
+    def _goodbye(self) -> None:
         """Close, once all is served that came before the peer's Close frame."""
         if self.reading and not self.closed:
             self.close()
@@ -161,21 +175,14 @@ class WebSocket(Connection):
 
     def take(self) -> bytes:
         """Take all that was put out, in a binary frame, and the control frame behind it."""
-        if self.frames is None:
-            return super().take()
-        out, control = self.out, self.control
-        size = sum(map(len, out))
-        if size > FRAME_BYTES_MAX:
-            whole = b"".join(out)
-            pieces = [whole[at : at + FRAME_BYTES_MAX] for at in range(0, size, FRAME_BYTES_MAX)]
-            data = b"".join(part for piece in pieces for part in (header(BINARY, len(piece)), piece)) + control
-        elif size:
-            data = b"".join((header(BINARY, size), *out, control))
-        else:
-            data = control
-        out.clear()
-        self.control = b""
-        return data
+        data, protocol = super().take(), self.protocol
+        if protocol is None:
+            return data
+        pieces = [data[at : at + FRAME_BYTES_MAX] for at in range(0, len(data), FRAME_BYTES_MAX)]
+        # Not through the protocol: it takes nothing after a Close, and what is put out goes before ours.
+        frames = [Frame(Opcode.BINARY, piece).serialize(mask=False) for piece in pieces]
+        control, self.control = self.control, b""
+        return b"".join((*frames, control))
 
     def flush(self) -> None:
         """Write all that was put out in this round with one call."""
@@ -192,15 +199,19 @@ class WebSocket(Connection):
             self.flush()
 
     def close(self, reason: Reason | None = None) -> None:
-        """Close the connection, with a Close frame if the socket takes it at once."""
-        frames = self.frames
-        if frames is not None and not self.closed:
-            said = frames.goodbye  # the peer's, which it is given back, or what it did wrong
-            if said is None:
-                leaving = reason is Reason.SERVER_SHUTTING_DOWN
-                said = struct.pack("!H", CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
-            self.control = header(CLOSE, len(said)) + said
+        """Close the connection, with a Close frame where none was sent, if the socket takes it at once."""
+        protocol = self.protocol
+        if protocol is not None and protocol.state is OPEN and not self.closed:
+            leaving = reason is Reason.SERVER_SHUTTING_DOWN
+            protocol.send_close(CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
+            self.control = protocol.data_to_send()[-1]
         super().close(reason)
+
+    def shut(self) -> None:
+        """Close the socket."""
+        super().shut()
+        if self.protocol is not None:
+            self.protocol.parser.close()  # it refers to itself
 
 
 def _refusal(server: ServerProtocol, status: HTTPStatus, sentence: str) -> Response:

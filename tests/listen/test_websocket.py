@@ -16,12 +16,17 @@ from support.pki import Pki
 from support.web import BINARY, CLOSE, CONT, PING, TEXT, WebClient, frame, request
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
-from websockets.server import ServerProtocol
+from websockets.protocol import Protocol
 from websockets.typing import Subprotocol
 
 from broker.identity import ANONYMOUS
-from broker.limits import FRAME_BYTES_MAX, PACKET_BYTES_MAX, REQUEST_BYTES_MAX
-from broker.listen.frames import Frames
+from broker.limits import (
+    CONNECT_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    FRAME_BYTES_MORE,
+    PACKET_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+)
 from broker.listen.websocket import WebRules, WebSocket
 from broker.session import connect
 from broker.session.channel import Channel
@@ -30,6 +35,7 @@ from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Publish, Request, Suback, Subscribe, Will
 
 LARGE = bytes(range(256)) * ((PACKET_BYTES_MAX - 64) // 256)
+FRAME_MAX = PACKET_BYTES_MAX + FRAME_BYTES_MORE  # of a client's frames
 MQTT = [Subprotocol("mqtt")]
 
 
@@ -109,12 +115,12 @@ async def test_large_packets(web: dict[str, Any], version: int, size: int) -> No
         await sending
 
 
-async def test_a_frame_larger_than_any_packet(engine: Engine, port: int) -> None:
-    """Packets are bounded, not frames: three of the largest in one."""
-    client = await WebClient.connected(port)
-    sending = asyncio.ensure_future(client.send(*[Publish(b"t", LARGE)] * 3))
-    await until(lambda: engine.counters.messages_received == 3)
-    await sending
+async def test_a_frame_for_a_connect_that_is_too_large(engine: Engine, port: int) -> None:
+    """The library holds a frame until all of it has come: from somebody unknown, not more than a CONNECT needs."""
+    client = await WebClient.open(port)
+    client.raw.write(frame(BINARY, bytes(CONNECT_BYTES_MAX + 1000))[:-1])
+    await client.expect_close(1009)
+    assert engine.counters.protocol_errors == 1
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -172,7 +178,12 @@ BAD = {
     "a ping in fragments": (frame(PING, b"", fin=False), 1002),
     "nothing to go on with": (frame(CONT, b"\xc0\0"), 1002),
     "another message in a message": (frame(BINARY, b"\xc0", fin=False) + frame(BINARY, b"\0"), 1002),
-    "a text in a message": (frame(BINARY, b"\xc0", fin=False) + frame(TEXT, b"\0"), 1003),
+    "a text in a message": (frame(BINARY, b"\xc0", fin=False) + frame(TEXT, b"\0"), 1002),
+    "more than any packet": (frame(BINARY, bytes(FRAME_MAX + 1))[:20], 1009),
+    "more in fragments than any packet": (
+        frame(BINARY, b"\xc0", fin=False) + frame(CONT, bytes(FRAME_MAX))[:20],
+        1009,
+    ),
     "half a code": (frame(CLOSE, b"\x03"), 1002),
     "a reserved code": (frame(CLOSE, b"\x03\xed"), 1002),
     "no code": (frame(CLOSE, b"\0\0"), 1002),
@@ -250,7 +261,7 @@ async def test_closed_connections_are_let_go(engine: Engine, port: int) -> None:
     """Nothing of a connection, nor of its handshake, waits for the garbage collector."""
 
     def left() -> int:
-        return sum(isinstance(thing, (WebSocket, Frames, ServerProtocol)) for thing in gc.get_objects())
+        return sum(isinstance(thing, (WebSocket, Protocol)) for thing in gc.get_objects())
 
     gc.collect()
     before = left()
@@ -260,7 +271,7 @@ async def test_closed_connections_are_let_go(engine: Engine, port: int) -> None:
         refused = await Client.open(port)
         refused.writer.write(request(Sec_WebSocket_Protocol=None))
         await refused.reader.read()
-        assert left() == before + 2  # the one that is open, and its frames
+        assert left() == before + 2  # the one that is open, and what it speaks
         await client.disconnect()
         await until(lambda: not engine.reactor.connections)
         assert left() == before
