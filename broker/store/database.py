@@ -4,6 +4,7 @@ Connections are in autocommit mode: who wants a transaction says BEGIN and COMMI
 comes out as `Failed` with a remedy; any other of its errors is a bug and stays as it is.
 """
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -192,7 +193,7 @@ def application_id(schema: str) -> int:
 
 async def _connect(path: Path, mode: Literal["rw", "ro"] = "rw") -> Database:
     db = Database(path, mode)
-    await db
+    await _opened(db)
     try:
         for statement in _CONFIGURE:
             await db.execute_fetchall(statement)
@@ -200,6 +201,22 @@ async def _connect(path: Path, mode: Literal["rw", "ro"] = "rw") -> Database:
         await db.close()
         raise
     return db
+
+
+async def _opened(db: Database) -> None:
+    """Wait until the connection is open, to the end even if cancelled: its thread would outlive the loop."""
+    opening = asyncio.ensure_future(_open(db))
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(sqlite3.Error):
+            await opening
+            await db.close()
+        raise
+
+
+async def _open(db: Database) -> None:
+    await db
 
 
 async def _create(path: Path, schema: str, migrations: list[str]) -> None:

@@ -266,3 +266,34 @@ async def test_damage_of_many_kinds_is_refused_with_the_way_back(tmp_path: Path,
     assert "damaged" in failed.message
     assert "pushbroker store restore" in failed.remedy
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_who_is_cancelled_while_it_opens_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """As when a broker is told to stop while it starts: the thread would speak to a loop that is gone."""
+    path = tmp_path / "records.db"
+    if there:
+        await made(path)
+    connecting, may_go_on = threading.Event(), threading.Event()
+    connect = sqlite3.connect
+
+    def slow_connect(*args: object, **more: object) -> sqlite3.Connection:
+        connecting.set()
+        may_go_on.wait(10)
+        return connect(*args, **more)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", slow_connect)
+    opening = asyncio.ensure_future(open_database(path, "records"))
+    await asyncio.to_thread(connecting.wait, 10)
+    opening.cancel()
+    done, _ = await asyncio.wait([opening], timeout=0.05)
+    assert not done, "it did not wait for its thread"
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
