@@ -112,6 +112,8 @@ ADMITTED_BY_PLUGIN_S: Final = 86400
 # Asked at a time; a database that answers in 5 ms thus answers 12,000 times a second. Each connection has one question
 # at most, so CONNECTIONS_MAX wait at worst; who has no answer in time is refused, whether it waited here or there.
 PLUGIN_QUESTIONS_MAX: Final = 64
+# Of those of one user name about topics: who publishes to ever new ones on many connections waits for itself.
+PLUGIN_QUESTIONS_OF_ONE_MAX: Final = 16
 PLUGIN_ANSWER_S: Final = 5
 PLUGIN_START_S: Final = 30  # to load and open what they need; as long to close
 GUEST_NAME_BYTES_MAX: Final = 256

@@ -16,14 +16,21 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import Enum
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 from broker.counters import Counters
 from broker.errors import Failed
-from broker.limits import PLUGIN_ANSWER_S, PLUGIN_QUESTIONS_MAX, PLUGIN_START_S, TOPIC_LEVELS_MAX
+from broker.limits import (
+    PLUGIN_ANSWER_S,
+    PLUGIN_QUESTIONS_MAX,
+    PLUGIN_QUESTIONS_OF_ONE_MAX,
+    PLUGIN_START_S,
+    TOPIC_LEVELS_MAX,
+)
 
 if TYPE_CHECKING:
     from amqtt.session import Session  # type: ignore[import-untyped]
@@ -78,6 +85,8 @@ class Plugins:
         self._log = log
         self._loaded: list[_Loaded] = []
         self._places = asyncio.Semaphore(PLUGIN_QUESTIONS_MAX)
+        # Of each user name that somebody asks for at the moment.
+        self._turns = WeakValueDictionary[str, asyncio.Semaphore]()
         self._main: asyncio.AbstractEventLoop
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Event
@@ -212,6 +221,7 @@ class Plugins:
         As in amqtt, all must say yes. Receiving is asked here and now, once, and not for each message; so for what the
         wildcards of a filter stand for made-up topics are tried, for subscribing and for receiving.
         """
+        turn = self._turns.setdefault(session.username or "", asyncio.Semaphore(PLUGIN_QUESTIONS_OF_ONE_MAX))
         verdicts: list[bool | None] = []
         with suppress(Failed):  # counted and logged; what is left of the names would hardly fare better
             for name in names:
@@ -220,7 +230,7 @@ class Plugins:
                     tried = samples(name)
                     both = [(what, topic) for topic in tried for what in ("subscribe", "receive")]
                     questions = both if tried == [name] else [("subscribe", name), *both]
-                verdicts.append(await self._answered(functools.partial(self._decide, session, questions)))
+                verdicts.append(await self._answered(functools.partial(self._decide, session, questions), turn))
         return [*verdicts, *[None] * (len(names) - len(verdicts))]
 
     async def _decide(self, session: "Session", questions: Sequence[tuple[str, str]], question: _Question) -> bool:
@@ -234,11 +244,11 @@ class Plugins:
                     return False
         return bool(deciding)
 
-    async def _answered(self, work: _Work[bool]) -> bool:
-        """Put one question to the plugins. Raises `Failed`, counted and logged, when there is no answer."""
+    async def _answered(self, work: _Work[bool], turn: asyncio.Semaphore | None = None) -> bool:
+        """Put one question to the plugins, in its turn. Raises `Failed`, counted and logged, without an answer."""
         self._counters.plugin_questions += 1
         try:
-            return await self._ask(work, PLUGIN_ANSWER_S)
+            return await self._ask(work, PLUGIN_ANSWER_S, turn)
         except TimeoutError as error:
             self._counters.plugin_timeouts += 1
             self._log("amqtt plugin does not answer", plugin=str(error), seconds=PLUGIN_ANSWER_S)
@@ -247,12 +257,12 @@ class Plugins:
             self._log("amqtt plugin failed", plugin=str(error), exc_info=error.__cause__)
         raise Failed("the amqtt plugins do not answer")
 
-    async def _ask(self, work: _Work[T], within_s: float) -> T:
+    async def _ask(self, work: _Work[T], within_s: float, turn: asyncio.Semaphore | None = None) -> T:
         """Have work done in the thread. Raises `TimeoutError` with the name of the plugin that takes too long."""
         question = _Question(work, self._main.create_future())
         sent = False
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(within_s), turn or nullcontext():
                 await self._places.acquire()
                 sent = True
                 self._loop.call_soon_threadsafe(self._begin, question)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from broker.config import Misconfigured, load
 from broker.errors import Failed
 from broker.trust import amqtt_plugins
 from broker.trust.amqtt_plugins import samples
-from broker.wire.packets import Publish, Will
+from broker.wire.packets import Puback, Publish, Will
 
 DENIED = 0x87
 WRONG = 0x86
@@ -497,7 +498,7 @@ async def test_a_flood_of_questions_is_bounded(tmp_path: Path) -> None:
 
     Topics.reset(lambda action, topic: slow(topic))
     async with running(tmp_path, amqtt_plugins=SCRIPTED, amqtt_topics=("#",)) as broker:
-        clients = [await guest(broker, client_id=f"c{number}") for number in range(100)]
+        clients = [await guest(broker, f"user{number}") for number in range(100)]
         for client in clients:
             await client.send(*(Publish(b"shop/%d" % number, b"x", 1, packet_id=number + 1) for number in range(5)))
         for client in clients:
@@ -505,6 +506,27 @@ async def test_a_flood_of_questions_is_bounded(tmp_path: Path) -> None:
                 assert (await client.receive()).packet_id == number + 1  # type: ignore[union-attr]
         assert 1 < most <= 64
         assert broker.core.counters.plugin_questions == 100 + 500
+
+
+async def test_who_asks_too_much_waits_for_itself(tmp_path: Path) -> None:
+    """Many connections of one user name do not take the places of another's."""
+    answer: Future[bool] = Future()
+
+    async def slow() -> bool:
+        return await asyncio.shield(asyncio.wrap_future(answer))
+
+    Topics.reset(lambda action, topic: slow() if topic == "slow" else True)
+    async with running(tmp_path, amqtt_plugins=SCRIPTED, amqtt_topics=("#",)) as broker:
+        crowd = [await guest(broker, client_id=f"c{number}") for number in range(70)]
+        for client in crowd:
+            await client.send(Publish(b"slow", b"x", 1, packet_id=1))
+        await until(lambda: len(Topics.asked) == 16)
+        bob = await guest(broker, "bob", client_id="b")
+        assert await may_publish(bob, "shop/a")
+        answer.set_result(True)
+        for client in crowd:
+            assert (await client.expect(Puback)).reason in (0, 0x10)
+        assert broker.core.counters.plugin_timeouts == 0
 
 
 # -- starting and stopping ---------------------------------------------------------------------------------------------
