@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from broker.counters import Counters
-from broker.errors import Failed
+from broker.errors import Failed, Misconfigured
 from broker.limits import (
     PLUGIN_ANSWER_S,
     PLUGIN_QUESTIONS_MAX,
@@ -342,19 +342,19 @@ class _NoBroker:
 
 
 def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> _Loaded:
-    """Import a plugin and make it, as amqtt's plugin manager does. Raises `Failed` with what to do."""
+    """Import a plugin and make it, as amqtt's plugin manager does. Raises `Failed`, of settings `Misconfigured`."""
     try:
         from amqtt.broker import BrokerContext  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
         from amqtt.plugins.authentication import AnonymousAuthPlugin  # type: ignore[import-untyped]  # noqa: PLC0415
         from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin  # type: ignore[import-untyped]  # noqa: PLC0415
         from amqtt.utils import import_string  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:
-        raise Failed(
+        raise Misconfigured(
             f"the settings name amqtt plugins, but amqtt cannot be imported: {error}",
             remedy="Install it beside the broker: pip install 'pushbroker[amqtt]'",
         ) from None
     if "." not in name:
-        raise Failed(
+        raise Misconfigured(
             f"{name!r} is no full name of an amqtt plugin",
             remedy='Write it in quotes: [amqtt_plugins."amqtt.plugins.authentication.FileAuthPlugin"]',
         )
@@ -371,7 +371,7 @@ def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop
             else "See that the name is right, and the module installed beside the broker.",
         ) from error
     if not isinstance(kind, type) or not issubclass(kind, BaseAuthPlugin | BaseTopicPlugin):
-        raise Failed(
+        raise Misconfigured(
             f"{name} is neither an authentication nor a topic plugin of amqtt",
             remedy="Only BaseAuthPlugin and BaseTopicPlugin run in pushbroker; take the others out of the settings.",
         )
@@ -384,7 +384,9 @@ def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop
     )
     for method, needed in (("authenticate", loaded.authenticates), ("topic_filtering", loaded.decides_topics)):
         if needed and not iscoroutinefunction(getattr(kind, method)):
-            raise Failed(f"{name}.{method} is no coroutine", remedy="Write it with async def, as amqtt wants it.")
+            raise Misconfigured(
+                f"{name}.{method} is no coroutine", remedy="Write it with async def, as amqtt wants it."
+            )
     context = BrokerContext(_NoBroker())
     context.loop = loop
     context.logger = logging.getLogger("amqtt.broker.plugins").getChild(kind.__name__)
@@ -402,13 +404,13 @@ def _options(name: str, kind: Any, options: Mapping[str, Any]) -> Any:
     try:
         return from_dict(kind, options, Config(strict=True, cast=[Enum]))
     except UnexpectedDataError as error:
-        raise Failed(
+        raise Misconfigured(
             f"{name} has no option {', '.join(sorted(error.keys))}",
             remedy=f"It has: {', '.join(kind.__dataclass_fields__) or 'none'}.",
         ) from None
     except DaciteFieldError as error:
         what = type(error).__name__.removesuffix("Error").removesuffix("Value")
-        raise Failed(
+        raise Misconfigured(
             f"{name}: the option {error.field_path} is {'missing' if what == 'Missing' else 'of the wrong kind'}",
             remedy=f"Set it in [amqtt_plugins.{name!r}].",
         ) from None
