@@ -304,10 +304,13 @@ async def test_refused_publish(scene: Scene, way: Way) -> None:
 
 
 @who_can(Feature.CLOSED_BECAUSE)
-async def test_sees_why_it_is_closed(scene: Scene, way: Way) -> None:
-    """The second connection with a client id ends the first."""
-    first = await scene.join(way, "twice")
-    await first.subscribe(scene.topic("a"))
-    second = await scene.join(way, "twice")
-    await second.subscribe(scene.topic("a"))
+async def test_taken_over(scene: Scene, way: Way) -> None:
+    """The second connection with a client id ends the first, which sees why, and goes on with its session."""
+    topic = scene.topic("a")
+    sender = await scene.join(way, "sender")
+    first = await scene.join(way, "twice", keep=True)
+    await first.subscribe(topic)
+    second = await scene.join(way, "twice", keep=True)
     assert await first.closed() == 0x8E
+    await sender.publish(topic, b"for the second")
+    assert await second.next() == Message(topic, b"for the second", 1, retain=False)
