@@ -59,7 +59,7 @@ def load_certificate(certificate: bytes) -> x509.Certificate:
         if b"-----BEGIN" in certificate:
             return x509.load_pem_x509_certificate(certificate)
         return x509.load_der_x509_certificate(certificate)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise Refused("that is not a certificate", remedy="Give a certificate in PEM or DER.") from None
 
 
@@ -113,7 +113,7 @@ def requested_key(csr_pem: bytes) -> CertificateIssuerPublicKeyTypes:
         request = x509.load_pem_x509_csr(csr_pem)
         key = request.public_key()
         signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion):
         raise Refused("that is not a certificate signing request in PEM", reason=0x99, remedy=remedy) from None
     if not signed:
         raise Refused("the signing request is not signed by its own key", reason=0x99, remedy=remedy)

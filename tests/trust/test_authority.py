@@ -1,5 +1,6 @@
 """The CA's files: made, kept, renewed, and refused with a remedy when they are not as they must be."""
 
+import base64
 import os
 import socket
 import stat
@@ -208,10 +209,12 @@ def test_other_keys_are_refused(tmp_path: Path, key: ec.EllipticCurvePrivateKey 
     assert "P-256" in caught.value.remedy
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "bytes", "certificate", "truncated", "endless"])
+@pytest.mark.parametrize("kind", ["empty", "text", "bytes", "certificate", "truncated", "endless", "version"])
 def test_what_is_no_signing_request_is_refused(tmp_path: Path, kind: str) -> None:
     authority = ensure(tmp_path)
     good = request_for(new_key())
+    der = x509.load_pem_x509_csr(good).public_bytes(serialization.Encoding.DER)
+    strange = base64.encodebytes(der.replace(b"\2\1\0", b"\2\1\7", 1))
     csr = {
         "empty": b"",
         "text": b"please",
@@ -219,6 +222,7 @@ def test_what_is_no_signing_request_is_refused(tmp_path: Path, kind: str) -> Non
         "certificate": authority.ca_pem,
         "truncated": good[: len(good) // 2],
         "endless": good + b"\n" * (16 << 10),
+        "version": b"-----BEGIN CERTIFICATE REQUEST-----\n%b-----END CERTIFICATE REQUEST-----\n" % strange,
     }[kind]
     with pytest.raises(Refused, match="signing request") as caught:
         authority.issue_from_csr(csr, KIOSK)
