@@ -76,7 +76,7 @@ class Receipts:
                 raise msgspec.ValidationError("message_id is not one")
             at = receipt.at or datetime.now(UTC)
             at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError) as error:
             self._log("receipt refused", client=origin.identity.path, error=str(error))
             return
         self._tell(origin.identity, receipt.message_id, receipt.event, at)

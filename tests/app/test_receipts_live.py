@@ -155,6 +155,7 @@ async def test_a_refused_message_is_not_delivered(broker: Broker) -> None:
         b"{}",
         b'{"message_id":"m1","event":"delivered"}',
         b'{"message_id":"m1","event":"eaten"}',
+        b'{"message_id":"m1","event":"opened","x":' + b"[" * 1500,
         b'{"message_id":"a/b","event":"opened"}',
         b'{"message_id":"#","event":"opened"}',
         b'{"message_id":"","event":"opened"}',
@@ -167,7 +168,7 @@ async def test_a_refused_message_is_not_delivered(broker: Broker) -> None:
         b"[" * 4000,
         b'{"message_id":"m1","event":"opened"}' + b" " * 5000,
     ],
-    ids=range(17),
+    ids=range(18),
 )
 async def test_what_is_not_a_receipt(broker: Broker, said: bytes) -> None:
     listening = await _listening(broker)
