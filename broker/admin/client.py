@@ -106,7 +106,7 @@ def _ask(path: Path, operation: str, arguments: Mapping[str, Any]) -> tuple[_Con
 def _checked(body: bytes, path: Path) -> Any:
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Failed(
             f"what listens on {path} is no pushbroker", remedy="Name the broker's directory with --data."
         ) from None

@@ -105,7 +105,7 @@ def bind(path: Path) -> socket.socket:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"the request is no JSON object: {error}", reason=0x83) from None
 
 

@@ -68,7 +68,8 @@ async def test_arguments_are_checked(context: Context, server: AdminServer, argu
 
 
 async def test_what_is_no_request(context: Context, server: AdminServer) -> None:
-    for body, status in ((b"[1]", b"403"), (b"{", b"403"), (b"x" * (3 << 20), b"413")):
+    bodies = (b"[1]", b"{", b'{"a": "\xff"}', b'{"a": ' + b"[" * 5000)
+    for body, status in (*((body, b"403") for body in bodies), (b"x" * (3 << 20), b"413")):
         reader, writer = await asyncio.open_unix_connection(context.settings.admin_path)
         writer.write(b"POST /v1/brand.list HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert (await reader.readline()).split()[1] == status
@@ -183,14 +184,15 @@ def test_who_does_not_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch
             client.call(settings.admin_path, "status", {})
 
 
-def test_who_is_no_pushbroker(settings: Settings) -> None:
+@pytest.mark.parametrize("says", [b"hello", b'"\xff\xff"'])
+def test_who_is_no_pushbroker(settings: Settings, says: bytes) -> None:
     def answer(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection:
             request = b""
             while not request.endswith(b"{}"):
                 request += connection.recv(1000)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(says) + says)
 
     with bind(settings.admin_path) as other:
         other.listen()
