@@ -68,7 +68,7 @@ class WebSocket(Connection):
             return b""
         end = found + len(_END) if found >= 0 else len(head)
         server = ServerProtocol(subprotocols=[_MQTT])
-        answer = self._answer(server, head[:end].translate(_ASCII))
+        answer = self._answer(server, head[:end])
         server.parser.close()  # it refers to itself
         self.write(answer.serialize())
         if answer.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -91,7 +91,7 @@ class WebSocket(Connection):
         if len(head) > REQUEST_BYTES_MAX:
             sentence = f"A request may have {REQUEST_BYTES_MAX} bytes."
             return _refusal(server, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
-        server.receive_data(head)
+        server.receive_data(head.translate(_ASCII))
         events = server.events_received()
         if not events:
             return _refusal(server, HTTPStatus.BAD_REQUEST, "This is no valid HTTP/1.1 request.")
@@ -102,7 +102,8 @@ class WebSocket(Connection):
             return _refusal(server, HTTPStatus.BAD_REQUEST, "A request needs one Host header.")  # RFC 9112 §3.2
         rules = self.listener.web
         assert rules is not None
-        if rules.path and request.path.partition("?")[0] != rules.path:
+        path = head.split(b" ", 2)[1].partition(b"?")[0]  # as it was sent
+        if rules.path and path != rules.path.encode():
             return _refusal(server, HTTPStatus.NOT_FOUND, f"There is nothing here. MQTT is spoken at {rules.path}")
         answer = server.accept(request)  # [MQTT-6.0.0-3], [MQTT-6.0.0-4]
         if server.handshake_exc is not None:

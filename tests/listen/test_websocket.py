@@ -439,7 +439,7 @@ def test_no_origin_is_that_of_no_host() -> None:
 
 async def test_only_the_path_of_the_listener(engine: Engine) -> None:
     port = engine.listen(web=WebRules("/mqtt"))
-    for path in ("/", "/mqtt/", "/MQTT", "/other", "/mqtt2"):
+    for path in ("/", "/mqtt/", "/MQTT", "/other", "/mqtt2", "/mqttéx"):
         status, _, body = await _ask(port, request(path))
         assert (status, body) == (404, "There is nothing here. MQTT is spoken at /mqtt\n")
     for path in ("/mqtt", "/mqtt?a=b"):
