@@ -54,4 +54,4 @@ def seeds() -> Iterator[bytes]:
             yield bytes((case.version == V5, case.wire[0])) + case.wire[start:]
 
 
-TARGET = Target("decode", "the decoder, the encoder", run, seeds, runs_in_ci=20_000)
+TARGET = Target("decode", "the decoder, the encoder", run, seeds, runs_in_ci=10_000)

@@ -14,7 +14,7 @@ from fuzz import target
 
 def main() -> None:
     name, *flags = sys.argv[1:]
-    with atheris.instrument_imports(include=["broker"]):
+    with atheris.instrument_imports(include=["broker", "websockets"]):
         chosen = target.find(name)
     # To merge, libFuzzer starts its first argument again, which must therefore be a program.
     script = Path(os.environ["FUZZ_DIRECTORY"]) / "engine"

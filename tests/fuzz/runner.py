@@ -43,15 +43,15 @@ def fuzz(
     progress: Callable[[str], None] = lambda _: None,
     keep: bool = False,
 ) -> Outcome:
-    """Let libFuzzer try inputs, beginning with the corpus.
+    """Let libFuzzer try so many inputs, beginning with the corpus; or for so long, beginning with the seeds, too.
 
-    keep: begin with the seeds, too, and make of all that reaches something new the smallest corpus that does.
+    keep: of all that reaches something, make the smallest corpus that does.
     """
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
         grown, merged = Path(directory, "corpus"), Path(directory, "merged")
         merged.mkdir()
-        _fill(grown, [*target.corpus(), *(target.seeds() if keep else ())])
+        _fill(grown, [*target.corpus(), *(target.seeds() if seconds else ())])
         outcome = _engine(
             target,
             Path(directory),

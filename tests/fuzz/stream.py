@@ -131,4 +131,4 @@ def seeds() -> Iterator[bytes]:
             yield bytes((options | (version == V5), 3, 1, 9)) + wire
 
 
-TARGET = Target("stream", "a client's bytes, whole and in pieces", run, seeds, bytes_max=1024, runs_in_ci=300)
+TARGET = Target("stream", "a client's bytes, whole and in pieces", run, seeds, bytes_max=1024, runs_in_ci=150)

@@ -46,6 +46,10 @@ MODULES = {
     "decode": "fuzz.decode",
     "stream": "fuzz.stream",
     "protocol": "fuzz.protocol",
+    "topics": "fuzz.topics",
+    "proxy": "fuzz.proxy",
+    "websocket": "fuzz.websocket",
+    "payloads": "fuzz.payloads",
 }
 
 

@@ -1,0 +1,122 @@
+"""What devices and operators send inside messages and requests: each is taken, or refused in words."""
+
+import asyncio
+import base64
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from fuzz.target import Target
+
+from broker.admin import operations
+from broker.admin.server import _object
+from broker.bridge.receipts import Receipt, Receipts
+from broker.config import Settings
+from broker.errors import PushbrokerError, Refused
+from broker.identity import Identity, Role
+from broker.message import Message
+from broker.trust.certificates import alternative_names, load_certificate, requested_key
+from broker.trust.secrets import normal_code
+from broker.wire.topics import check_topic_name
+
+_DEVICE = cast("Any", SimpleNamespace(identity=Identity(Role.DEVICE, "acme", "kiosk-7", "ada", "milano")))
+_CONTEXT = operations.Context(Settings(data=Path("/nowhere")), cast("Any", None))
+_NAMES = sorted(operations.OPERATIONS)
+
+
+def run(data: bytes) -> None:
+    """What it is, and what it says."""
+    kind, rest = data[0] if data else 0, data[1:]
+    _KINDS[kind % len(_KINDS)](rest)
+
+
+def _csr(data: bytes) -> None:
+    with suppress(Refused):
+        requested_key(_pem("CERTIFICATE REQUEST", data))
+    with suppress(Refused):
+        requested_key(data)
+
+
+def _certificate(data: bytes) -> None:
+    with suppress(Refused):
+        alternative_names(load_certificate(data))
+
+
+def _receipt(data: bytes) -> None:
+    told: list[Message] = []
+    logged: list[str] = []
+    receipts = Receipts(told.append, lambda event, **_: logged.append(event))
+    receipts.heard(Message(b"acme/device/kiosk-7/up/receipt", data), _DEVICE)
+    assert len(told) + len(logged) == 1
+    for message in told:
+        check_topic_name(message.topic)
+        assert message.topic.startswith(b"acme/receipts/")
+        receipt = msgspec.json.decode(message.payload, type=Receipt)
+        assert message.topic == f"acme/receipts/{receipt.message_id}".encode()
+        assert receipt.event in ("displayed", "opened", "dismissed")
+        datetime.fromisoformat(receipt.at)
+
+
+def _operation(data: bytes) -> None:
+    """A request on the admin socket, up to where the records begin."""
+    name = _NAMES[data[0] % len(_NAMES)] if data else ""
+    try:
+        result = operations.start(_CONTEXT, name, _object(data[1:]))
+    except PushbrokerError:
+        return
+    assert name
+    if asyncio.iscoroutine(result):
+        result.close()
+
+
+def _code(data: bytes) -> None:
+    code = normal_code(data.decode("ascii", "replace"))
+    assert code is None or normal_code(code) == code
+
+
+_KINDS = [_csr, _certificate, _receipt, _operation, _code]
+
+
+def _pem(what: str, data: bytes) -> bytes:
+    text = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), 64))
+    return f"-----BEGIN {what}-----\n{text}\n-----END {what}-----\n".encode()
+
+
+def seeds() -> Iterator[bytes]:
+    keys = [ec.derive_private_key(7, ec.SECP256R1()), ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))]
+    spiffe = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://a/b")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    for key in keys:
+        digest = hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None
+        request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, digest)
+        yield b"\x00" + request.public_bytes(serialization.Encoding.DER)
+        issued = (
+            x509.CertificateBuilder(name, name, key.public_key(), 1)
+            .not_valid_before(datetime(2026, 1, 1))
+            .not_valid_after(datetime(2027, 1, 1))
+            .add_extension(spiffe, critical=False)
+            .sign(key, digest)
+        )
+        yield b"\x01" + issued.public_bytes(serialization.Encoding.DER)
+    yield b'\x02{"x": ' + b"[" * 1010
+    for at in ("", ', "at": "2026-01-01T00:00:00Z"', ', "at": "0001-01-01T00:00:00+14:00"', ', "at": 1'):
+        yield f'\x02{{"message_id": "m1", "event": "opened"{at}}}'.encode()
+    yield b'\x02{"message_id": "a/b", "event": "displayed"}'
+    for at, operation in enumerate(_NAMES):
+        fields = msgspec.structs.fields(operations.OPERATIONS[operation].arguments)
+        arguments: dict[str, Any] = {field.encode_name: "acme" for field in fields}
+        yield b"\x03" + bytes((at,)) + msgspec.json.encode(arguments)
+        yield b"\x03" + bytes((at,)) + b'{"topic": "a/b", "payload": "eA==", "qos": 1, "ttl_s": 5, "filters": ["a/#"]}'
+    yield b"\x047K3QD-00000-00000-00000"
+    yield b"\x04 7k3qdoiilloooo-1234567"
+
+
+TARGET = Target("payloads", "requests, receipts, codes, operations", run, seeds, bytes_max=1024, runs_in_ci=2000)
