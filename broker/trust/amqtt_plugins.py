@@ -369,6 +369,7 @@ def _load(name: str, options: Mapping[str, Any], loop: asyncio.AbstractEventLoop
             remedy="Install what it needs beside the broker: pip install 'amqtt[contrib]'"
             if contributed
             else "See that the name is right, and the module installed beside the broker.",
+            kind=Misconfigured,
         ) from error
     if not isinstance(kind, type) or not issubclass(kind, BaseAuthPlugin | BaseTopicPlugin):
         raise Misconfigured(
@@ -415,11 +416,11 @@ def _options(name: str, kind: Any, options: Mapping[str, Any]) -> Any:
             remedy=f"Set it in [amqtt_plugins.{name!r}].",
         ) from None
     except (TypeError, ValueError) as error:
-        raise _failed(name, "does not take its options", error) from None
+        raise _failed(name, "does not take its options", error, kind=Misconfigured) from None
 
 
-def _failed(name: str, how: str, error: Exception, remedy: str = "") -> Failed:
-    return Failed(
+def _failed(name: str, how: str, error: Exception, remedy: str = "", kind: type[Failed] = Failed) -> Failed:
+    return kind(
         f"{name} {how}: {type(error).__name__}: {error}",
         remedy=remedy or "Correct its settings, or what it connects to, or take it out of the configuration.",
     )
