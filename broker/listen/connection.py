@@ -50,6 +50,7 @@ class Connection(Channel):
     __slots__ = (
         "allowance",
         "fd",
+        "gone",
         "handshaking",
         "listener",
         "peer",
@@ -73,6 +74,7 @@ class Connection(Channel):
         self.allowance: Allowance | None = None  # how much it may send, where that has a bound
         self.rest = b""  # what was read before it turned out to be too much
         self.reading = True
+        self.gone = False  # the peer is, and what it said before is not read to the end yet
         self.pending: bytes | memoryview | None = None  # what the socket did not take
         self.unread = 0  # answers put out while it did not
 
@@ -120,14 +122,29 @@ class Connection(Channel):
                     data = self.sock.recv(READ_BYTES)
                     self.core.counters.bytes_received += len(data)
                     self.feed(data)
-            if self.pending is not None:
+            if self.pending is not None and not self.gone:
                 self.unread += len(self.out) - before
                 if self.unread > UNREAD_MAX:
                     self.pause()
         except WAIT:
-            return
+            if self.gone:
+                self.close()
         except OSError:
             self.close()
+
+    def lost(self) -> None:
+        """The peer is gone. If it is not read for a while, what it said before still counts, its goodbye above all.
+
+        A DISCONNECT that has come takes the will away [MQTT-3.14.4-3], also when it waits behind other things.
+        """
+        if not self.throttled and not self.held:
+            self.close()
+        elif not self.gone:
+            self.gone = True
+            self.out.clear()
+            self.pending = b""  # nothing goes out any more
+            self.block(0)
+            self.reactor.mute(self)
 
     def feed(self, data: bytes) -> None:
         """Take in MQTT that the peer sent, and see that it does not send more than it may."""
@@ -187,6 +204,8 @@ class Connection(Channel):
         if self.rest and self.reading and not self.closed:
             rest, self.rest = self.rest, b""
             Connection.feed(self, rest)
+        while self.gone and self.reading and not self.closed:
+            self.readable()
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -202,7 +221,7 @@ class Connection(Channel):
         except WAIT:
             sent = 0
         except OSError:
-            self.close()
+            self.lost()
             return
         self.core.counters.bytes_sent += sent
         if sent < len(data):
@@ -234,7 +253,7 @@ class Connection(Channel):
             except WAIT:
                 return
             except OSError:
-                self.close()
+                self.lost()
                 return
             self.core.counters.bytes_sent += sent
             if sent < len(self.pending):

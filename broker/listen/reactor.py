@@ -259,7 +259,7 @@ class Reactor:
                     if event & IN:
                         connection.readable()
                     elif event & _GONE:
-                        connection.close()
+                        connection.lost()
                         continue
                     if event & OUT and not connection.closed:
                         connection.writable()
@@ -271,14 +271,19 @@ class Reactor:
 
     def want(self, connection: Connection, *, write: bool) -> None:
         """Watch a connection for reading, if it reads, and for writing if `write`."""
-        if not connection.closed:
+        if not connection.closed and not connection.gone:
             self._epoll.modify(connection.fd, (IN if connection.reading else 0) | (OUT if write else 0))
+
+    def mute(self, connection: Connection) -> None:
+        """Stop watching a connection whose peer is gone: epoll would tell of that again and again."""
+        self._epoll.unregister(connection.fd)
 
     def forget(self, connection: Connection) -> None:
         """Stop watching a connection that is being closed."""
         if self.connections.pop(connection.fd, None) is not None:
             connection.listener.connections -= 1
-            self._epoll.unregister(connection.fd)
+            if not connection.gone:
+                self._epoll.unregister(connection.fd)
 
     # -- time and the end --------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from broker.limits import BURST_S, METERS_MAX
 from broker.listen import rates
 from broker.listen.rates import Allowance, Meter, Meters, Rates
 from broker.wire.encode import encode
-from broker.wire.packets import Puback, Publish, Request, Subscribe
+from broker.wire.packets import Disconnect, Puback, Publish, Request, Subscribe, Will
 
 KIOSK = Identity(Role.DEVICE, "acme", "kiosk-7")
 TILL = Identity(Role.DEVICE, "acme", "till-3")
@@ -174,6 +174,34 @@ async def test_who_leaves_during_its_pause_is_gone(engine: Engine) -> None:
     await until(lambda: not engine.reactor.connections)
     connection._try_again()
     assert not engine.reactor.connections
+
+
+@pytest.mark.usefixtures("_short_burst")
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("version", [4, 5])
+async def test_who_leaves_during_its_pause_is_heard_to_the_end(
+    engine: Engine, pki: Pki, tls: bool, version: int
+) -> None:
+    """What it had sent counts, and its DISCONNECT takes the will away [MQTT-3.14.4-3], though TCP knows it is gone."""
+    port = engine.listen((lambda: pki.context) if tls else None, rates=Rates(messages=400))
+    watcher, other = await Client.connected(engine.port, "watcher"), await Client.connected(engine.port, "other")
+    await watcher.subscribe("gone", "flood")
+    flooder = await Client.connected(
+        port, "flooder", version=version, tls=pki.client() if tls else None, will=Will(b"gone", b"bye")
+    )
+    await flooder.subscribe("to it")
+    messages = (Publish(b"flood", b"%d" % n) for n in range(400))
+    await flooder.send(b"".join(encode(packet, version) for packet in (*messages, Disconnect())))
+    await until(lambda: engine.counters.readings_paused > 0)
+    flooder.abort()
+    for _ in range(3):  # the first makes its kernel say that nobody is there, the next ones fail
+        await other.publish("to it", b"x", qos=0)
+        await other.silent()
+    for n in range(400):
+        assert (await watcher.expect_message()).payload == b"%d" % n
+    await until(lambda: len(engine.reactor.connections) == 2)
+    await watcher.silent()
+    assert engine.counters.wills_published == 0
 
 
 @pytest.mark.usefixtures("_short_burst")
