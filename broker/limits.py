@@ -31,6 +31,14 @@ KEEP_ALIVE_MAX_S: Final = 3600  # longer ones, and none at all, are answered wit
 RECEIVE_MAXIMUM: Final = 1024  # what we take from one client unacknowledged
 TOPIC_ALIASES_MAX: Final = 32  # 32 x 1 KiB of topic at worst for each connection
 OUT_BYTES_MAX: Final = 4 << 20  # waiting in our memory for one slow reader; beyond: QoS 0 dropped, QoS 1 and 2 queued
+# 3.1.1 clients may ask for no keep-alive at all. After an hour of silence the kernel asks whether they are there, and
+# again each minute; after five it closes. It costs a timer, which every TCP connection has.
+PROBE_INTERVAL_S: Final = 60
+PROBES_MAX: Final = 5
+# What the kernel takes for one peer; it counts twice that. Left alone it would grow to 4 MiB, 4 GiB of a thousand that
+# do not read.
+SEND_BUFFER_BYTES: Final = 128 << 10
+LATE_BYTES_MORE: Final = 32  # for the place in a list of what waits: the bytes of a message are shared, that is not
 
 # -- how fast --------------------------------------------------------------------------------------------------------
 # Of a second, with what 10 seconds bring in one go. A kiosk sends a state now and then, and after a day without a line
@@ -72,6 +80,24 @@ QUEUE_BYTES_MAX: Final = 1 << 20
 LARGE_BYTES: Final = 16 << 10
 SESSION_EXPIRY_MAX_S: Final = 90 * 86400  # "never" (0xFFFFFFFF) is answered with this
 
+# -- a turn ----------------------------------------------------------------------------------------------------------
+# Bytes alone do not bound what a client makes us do: 64 KiB are 13,000 messages to 1,000 receivers each, or 5,000 looks
+# at 1,000 subscriptions, 5 s in which nobody else was served. So work is counted, in units of about half a microsecond
+# (a delivery, a level of a tree, a subscription looked at). After 10 ms of it whoever works on rests until the others
+# have been served.
+TURN_WORK_MAX: Final = 20_000
+OWN_WORK_MIN: Final = (
+    500  # so much, a quarter of a millisecond, everybody may, whatever the others have done in this turn
+)
+PACKET_WORK: Final = 10  # a packet that is not a plain PUBLISH or PUBACK
+WORK_BYTES_SHIFT: Final = 12  # a delivery costs one more for each 4 KiB, which the kernel copies
+DELIVERY_WORK: Final = 4  # to a receiver, where a message does not go the plain way
+CONNECT_WORK: Final = 200
+FILTER_WORK: Final = 10  # to subscribe to one, and to unsubscribe
+RETAINED_WORK: Final = 10  # to send one retained message
+# Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages.
+ROUND_BYTES: Final = 512 << 10
+
 # -- the whole broker ------------------------------------------------------------------------------------------------
 CONNECTIONS_MAX: Final = 100_000
 # Clients whose identity is being looked up: 20,000 that come back at once are let in within seconds; who would wait for
@@ -88,9 +114,6 @@ RETAINED_BYTES_MAX: Final = 256 << 20
 # devices (acme/device/kiosk-12345/up/state with 100 bytes) takes 1.5 KB with its levels in the tree, 30 MB of all.
 RETAINED_MESSAGES_OF_BRAND_MAX: Final = RETAINED_MESSAGES_MAX // 4
 RETAINED_BYTES_OF_BRAND_MAX: Final = RETAINED_BYTES_MAX // 4
-# Looking through retained messages for subscriptions, at 0.5 us for each level: 10 ms of everybody's time, then nobody
-# looks for 50 ms.
-RETAINED_WALK_MAX: Final = 20_000
 RETAINED_OF_DEVICE_MAX: Final = 100  # on a device's own up/; a kiosk retains a state or two
 ROUTES_CACHED_MAX: Final = 50_000
 # A level of a topic that is kept costs a dict and its name. A topic of 32 levels would cost 9 KB in a cache that is

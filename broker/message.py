@@ -56,6 +56,7 @@ class Message(msgspec.Struct, gc=False):
     promise: Promise | None = None  # what its publisher is still to be told; None for what came from the log
     # In flight or assigned to a session that was away: the rest of it is in the log.
     absent: bool = False
+    retained_as: int = 0  # the how manieth message to be retained it was; 0: it was not
     # Encodings made on the way, for all receivers of one version: fixed header and topic, and what stands between the
     # packet id and the payload.
     parts4: tuple[bytes, bytes] | None = None

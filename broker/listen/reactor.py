@@ -16,8 +16,17 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from broker.identity import Identity, Role
-from broker.limits import OVERLOAD_LAG_MS, OVERLOAD_TICKS, WRONG_SECRET_CONNECTS
-from broker.listen.connection import Connection, peer_name
+from broker.limits import (
+    KEEP_ALIVE_MAX_S,
+    OVERLOAD_LAG_MS,
+    OVERLOAD_TICKS,
+    PROBE_INTERVAL_S,
+    PROBES_MAX,
+    ROUND_BYTES,
+    SEND_BUFFER_BYTES,
+    WRONG_SECRET_CONNECTS,
+)
+from broker.listen.connection import READ_BYTES, Connection, peer_name
 from broker.listen.proxy import Announced, Proxies
 from broker.listen.rates import NO_RATES, Allowance, Meter, Meters, Rates, RatesOf
 from broker.listen.websocket import WebRules, WebSocket
@@ -34,8 +43,18 @@ ACCEPTS_MAX: Final = 64  # from one listener at once
 # A handshake step costs up to 0.3 ms: so many in one round delay those who are connected by 2 ms at most.
 HANDSHAKES_MAX: Final = 8
 BACKLOG: Final = 4096
+# Set on a listening socket; what it accepts inherits them.
+OPTIONS: Final = (
+    # Batching is done here already; Nagle would only hold the last part of a batch back.
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+    # Who is gone without a word is noticed, whatever its MQTT keep-alive.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_MAX_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES_MAX),
+)
 TICK_S: Final = 0.5
-SHORT_TICK_S: Final = 0.05  # while somebody waits for what is retained
 PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections run out
 
 
@@ -76,6 +95,8 @@ class Reactor:
         self.listeners: list[Listener] = []
         self._epoll = select.epoll()
         self._timer: asyncio.TimerHandle | None = None
+        self.share = READ_BYTES  # of one connection in this round
+        core.again = lambda: loop.call_soon(self._turn)
         self.lag_s = 0.0  # by how much the last tick came late: how long the loop was busy with other things
         self.overload_lag_s = OVERLOAD_LAG_MS / 1000
         self.overloaded = False  # it was late for a while: those who are connected come first
@@ -105,6 +126,8 @@ class Reactor:
         nobody else may connect. connections_max: at a time; 0 is any number. rates: of all of them together.
         """
         sock.setblocking(False)
+        for level, option, value in OPTIONS if sock.family != socket.AF_UNIX else ():
+            sock.setsockopt(level, option, value)
         sock.listen(BACKLOG)
         listener = Listener(sock, tls, web, proxy, connections_max, rates)
         self.listeners.append(listener)
@@ -135,9 +158,6 @@ class Reactor:
             counters.connections_accepted += 1
             listener.meter.connect(listener.rates, now)
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                # Batching is done here already; Nagle would only hold the last part of a batch back.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if listener.proxy is None:
                 if self._welcome(sock, address[0] if isinstance(address, tuple) else ""):
                     self.begin(sock, listener)
@@ -244,6 +264,7 @@ class Reactor:
         for _ in range(ROUNDS_MAX):
             core.now = time.monotonic()
             events = self._epoll.poll(0, EVENTS_MAX)
+            self.share = min(READ_BYTES, ROUND_BYTES // (len(events) or 1))
             handshakes = 0
             for fd, event in events:
                 connection = connections.get(fd)
@@ -268,6 +289,11 @@ class Reactor:
             core.flush()
             if len(events) < EVENTS_MAX:
                 break
+
+    def _turn(self) -> None:
+        """Go on with those who had worked enough, now that the others have been served."""
+        if not self._epoll.closed:
+            self.run(self.core.turn)
 
     def want(self, connection: Connection, *, write: bool) -> None:
         """Watch a connection for reading, if it reads, and for writing if `write`."""
@@ -296,7 +322,7 @@ class Reactor:
         except Exception as error:  # noqa: BLE001 - time goes on
             self.core.unexpected(error)
         self.core.flush()
-        self._tick_at = now + (SHORT_TICK_S if self.core.resting else TICK_S)
+        self._tick_at = now + TICK_S
         self._timer = self.loop.call_at(self._tick_at, self._tick)
 
     def _judge(self) -> None:

@@ -31,6 +31,7 @@ class Retained:
         self._messages: dict[bytes, Message] = {}
         self._tree = TopicTree[Message]()
         self.bound(messages_max, bytes_max, brand_messages_max, brand_bytes_max)
+        self.count = 0  # of messages that were ever retained
         self.bytes = 0  # in memory, near enough: the messages, and the tree that finds them
         self._of_brands: dict[bytes, tuple[int, int]] = {}  # number and bytes; none of those that have none
         self._of_devices: dict[bytes, int] = {}
@@ -79,6 +80,8 @@ class Retained:
         if known is not None:
             self._took(known)
         if message.payload:
+            self.count += 1
+            message.retained_as = self.count
             self._messages[message.topic] = message
             size = message.size + self._tree.lacks(message.topic) * TREE_NODE_BYTES
             self._tree.add(message.topic, message)
@@ -110,12 +113,16 @@ class Retained:
 
     def match(self, filter: bytes, now: float) -> list[Message]:
         """Those that `filter` matches and that have not expired at `now`."""
+        return [message for message in self.walk(filter, now) if message is not None]
+
+    def walk(self, filter: bytes, now: float) -> Iterator[Message | None]:
+        """As `match`, but one by one, with a None now and then where nothing was found, to be left and gone on with."""
         if b"+" not in filter and b"#" not in filter:
             one = self._messages.get(filter)
-            found = [one] if one is not None else []
+            found: Iterator[Message | None] = iter([one] if one is not None else [])
         else:
-            found = list(self._tree.match(filter))
-        return [m for m in found if not m.expires_at or m.expires_at > now]
+            found = self._tree.walk(filter)
+        return (m for m in found if m is None or not m.expires_at or m.expires_at > now)
 
     def purge(self, now: float) -> list[bytes]:
         """Take away those that have expired at `now`; return their topics."""

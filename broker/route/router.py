@@ -89,6 +89,7 @@ class Router(Generic[R]):
         self._routes_max = routes_max
         self._nodes_max = nodes_max
         self.subscriptions = 0
+        self.walked = 0  # nodes and subscriptions looked at so far, to make routes and to find those that are stale
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
@@ -263,8 +264,10 @@ class Router(Generic[R]):
 
     def _stale(self, filter: bytes) -> None:
         if _wild(filter):
+            before = self._cached.walked
             for route in self._cached.match(filter):
                 route.any4 = None
+            self.walked += self._cached.walked - before + 4
             # Looking for stale routes has cost as much as looking at all of them twice: making them anew is cheaper by
             # now, and a peer that goes on subscribing finds nothing more to look through.
             if self._cached.walked > max(WALK_MIN, 2 * self._cached.nodes):
@@ -291,6 +294,7 @@ class Router(Generic[R]):
         stack = [(root, 0)]
         while stack:
             node, depth = stack.pop()
+            self.walked += 1
             if node.hash is not None and not (hidden and depth == 0):
                 yield node.hash
             if depth == last:
@@ -319,6 +323,7 @@ class Router(Generic[R]):
                         groups.append(item)
                     else:
                         found.append(item)
+        self.walked += len(found) + len(groups)
         if sources > 1:  # only then can a session be there twice
             found = _one_each(found)
         there = [s for s in found if s.session.connected]

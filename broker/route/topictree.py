@@ -4,13 +4,14 @@ Serves twice: retained messages that a new subscription gets, and cached routes 
 """
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
 # The value of a topic hangs under a key that no level can be (levels are bytes).
 _HERE = 0
 _Node = dict[object, object]
+STEP: Final = 1000  # nodes; half a millisecond
 
 
 class TopicTree(Generic[T]):
@@ -66,39 +67,49 @@ class TopicTree(Generic[T]):
 
     def match(self, filter: bytes) -> Iterator[T]:
         """The values of all topics that `filter` matches (§4.7); `$` topics are hidden from a leading wildcard."""
+        return (value for value in self.walk(filter) if value is not None)
+
+    def walk(self, filter: bytes) -> Iterator[T | None]:
+        """As `match`, but with a None now and then where nothing was found: a walk can be left there, and gone on with.
+
+        What is added meanwhile may be missing, what is removed does not come.
+        """
         levels = filter.split(b"/")
         last = len(levels)
-        # An explicit stack: a filter's depth is bounded, a recursion's cost in frames is not worth it.
-        stack: list[tuple[_Node, int]] = [(self._root, 0)]
-        while stack:
-            node, depth = stack.pop()
+        pause = self.walked + STEP
+        # Nodes, those of their children that are still to be visited, and which level those are for.
+        stack: list[tuple[_Node, Iterator[object], int]] = []
+        node, depth = self._root, 0
+        while True:
             self.walked += 1
-            if depth == last:
-                if _HERE in node:
+            level = levels[depth] if depth < last else b""
+            if depth == last or level == b"#":
+                if _HERE in node:  # `a/#` matches `a` too (§4.7.1.2)
                     yield cast("T", node[_HERE])
-                continue
-            level = levels[depth]
-            if level == b"#":
-                yield from self._below(node, hidden=depth == 0)
+                if depth < last:
+                    stack.append((node, iter(list(node)), depth))
             elif level == b"+":
-                self.walked += len(node)
-                for name, child in node.items():
-                    if name is _HERE or (depth == 0 and cast("bytes", name)[:1] == b"$"):  # [MQTT-4.7.2-1]
-                        continue
-                    stack.append((cast("_Node", child), depth + 1))
+                stack.append((node, iter(list(node)), depth + 1))
             else:
-                found = node.get(level)
-                if found is not None:
-                    stack.append((cast("_Node", found), depth + 1))
-
-    def _below(self, node: _Node, hidden: bool) -> Iterator[T]:
-        """All values at and under `node`: `a/#` matches `a` too (§4.7.1.2)."""
-        stack = [node]
-        while stack:
-            top = stack.pop()
-            self.walked += len(top)
-            for name, child in top.items():
-                if name is _HERE:
-                    yield cast("T", child)
-                elif not (hidden and top is node and cast("bytes", name)[:1] == b"$"):
-                    stack.append(cast("_Node", child))
+                child = node.get(level)
+                if child is not None:
+                    node, depth = cast("_Node", child), depth + 1
+                    continue
+            while stack:
+                parent, names, at = stack[-1]
+                name = next(names, None)
+                if name is None:
+                    stack.pop()
+                    continue
+                child = parent.get(name)
+                if name is _HERE or child is None:
+                    continue
+                if parent is self._root and cast("bytes", name)[:1] == b"$":  # [MQTT-4.7.2-1]
+                    continue
+                node, depth = cast("_Node", child), at
+                break
+            else:
+                return
+            if self.walked > pause:
+                pause = self.walked + STEP
+                yield None

@@ -15,7 +15,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from broker.errors import ProtocolError
-from broker.limits import CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, LARGE_BYTES, OUT_BYTES_MAX, RECEIVE_MAXIMUM
+from broker.limits import (
+    CONNECT_BYTES_MAX,
+    CONNECT_TIMEOUT_S,
+    LARGE_BYTES,
+    LATE_BYTES_MORE,
+    OUT_BYTES_MAX,
+    OWN_WORK_MIN,
+    PACKET_WORK,
+    RECEIVE_MAXIMUM,
+    WORK_BYTES_SHIFT,
+)
 from broker.message import Message, Promise
 from broker.route.router import Route
 from broker.session import connect, publish, subscribe
@@ -43,9 +53,13 @@ from broker.wire.publish import PACKET_ID, PUBACK, named_ack, parts
 if TYPE_CHECKING:
     from broker.session.rights import Rights
 
-# Publishing to this many receivers at once is worth a write-out in between, so that memory stays bounded in one round.
-WORK_MAX: Final = 20_000
-WIDE: Final = 64
+# A message to more receivers than this is work that is counted.
+WIDE: Final = 32
+# Bits of `held`, why a channel is not read: it is to be told of what it has published; its rights are not known; it waits
+# for its turn.
+OWED: Final = 1
+ASKING: Final = 2
+RESTING: Final = 4
 
 _NO_ROUTES: Final[dict[bytes, Route[Session]]] = {}
 _PINGRESP: Final = b"\xd0\x00"
@@ -98,7 +112,7 @@ class Channel:
         self.rights: Rights | None = None  # of one whose identity does not say what it may do
         # What it is still to be told about its publishes, in their order [MQTT-4.6.0-2], [MQTT-4.6.0-3].
         self.acks: deque[Promise] | None = None
-        self.held = False  # it is not read until it has been told some of that, or its rights are known
+        self.held = 0  # why it is not read
         self.throttled = False  # it is not read for a while, for it sent more than it may
         self.routes: dict[bytes, Route[Session]] = _NO_ROUTES  # topics it has published to, and may
         self.aliases: dict[int, bytes] | None = None  # of this connection [MQTT-3.3.2-7]
@@ -216,11 +230,13 @@ class Channel:
                                 sent += len(same)
                             if other or route.extra:
                                 self._publish0(route, other, data[at + 2 : name_end], data[body:stop])
+                            pos = stop
                             if len(route.every) > WIDE:
-                                self._wide(len(route.every))
+                                self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
+                                if self.held:
+                                    break
                             if self.closed:
                                 break
-                            pos = stop
                             continue
                 elif first == 0x32:  # PUBLISH, QoS 1
                     name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
@@ -243,7 +259,7 @@ class Channel:
                                     reason = core.publish(message, session)
                                 self.promised(promise, reason)
                                 if len(route.every) > WIDE:
-                                    self._wide(len(route.every))
+                                    self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
                                 pos = stop
                                 if self.closed or self.held:
                                     break
@@ -279,11 +295,13 @@ class Channel:
                                     out.append(b"\x40\x03" + PACKET_ID[id] + b"\x10")  # no matching subscribers
                                 else:
                                     out.append(PUBACK[id])
+                            pos = stop
                             if len(route.every) > WIDE:
-                                self._wide(len(route.every))
+                                self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
+                                if self.held:
+                                    break
                             if self.closed:
                                 break
-                            pos = stop
                             continue
                 elif first == 0x40 and size == 2:  # PUBACK, success
                     id = data[at] << 8 | data[at + 1]
@@ -316,6 +334,10 @@ class Channel:
 
         If it is refused, what follows is not looked at [MQTT-3.1.4-6], 3.1.1 [MQTT-3.1.4-5].
         """
+        if self.core.work > self.core.work_until:
+            self.tail = data
+            self.wait_for_turn()
+            return
         frame = None if self.admitting else split(data, 0, self.packet_max)
         if frame is None:
             self.tail = data
@@ -338,8 +360,9 @@ class Channel:
 
     def _packet(self, first: int, body: bytes) -> None:
         """Serve any packet but those that `_feed` has served itself."""
-        session = self.session
+        session, router = self.session, self.core.router
         assert session is not None
+        before = router.walked
         packet = decode(first, body, V5 if self.v5 else V4)
         match packet:
             case Publish():
@@ -372,6 +395,7 @@ class Channel:
             case _:
                 # A second CONNECT [MQTT-3.1.0-2], or a packet that only a server sends.
                 raise ProtocolError(f"{type(packet).__name__} from a client", Reason.PROTOCOL_ERROR)
+        self._worked(PACKET_WORK + router.walked - before)
 
     # -- the less plain ways of a plain PUBLISH ----------------------------------------------------------------------
 
@@ -404,12 +428,30 @@ class Channel:
             kept &= self.core.hand_out_extra(route, message, self.session)
         return kept
 
-    def _wide(self, receivers: int) -> None:
-        """A message went to many: write out now and then, so that memory stays bounded within a round."""
+    # -- its share of a turn -----------------------------------------------------------------------------------------
+
+    def _worked(self, work: int) -> None:
+        """It has made us work so much. If that is enough for now, what it has sent waits until others were served."""
         core = self.core
-        core.work += receivers
-        if core.work > WORK_MAX:
-            core.flush()
+        before = core.work
+        core.work += work
+        if self.closed:
+            return
+        if core.worker is not self:
+            core.worker, core.worker_from = self, before
+        if core.work > core.work_until and core.work - core.worker_from > OWN_WORK_MIN:
+            self.wait_for_turn()
+
+    def wait_for_turn(self) -> None:
+        """Do not read on before the next turn."""
+        self.held |= RESTING
+        self.pause()
+        self.core.rest(self, self)
+
+    def go_on(self) -> None:
+        """Its turn has come."""
+        self.held &= ~RESTING
+        self.resume()
 
     # -- what the publisher is told ----------------------------------------------------------------------------------
 
@@ -429,7 +471,7 @@ class Channel:
         if not self.v5 and (len(acks) > RECEIVE_MAXIMUM or promise.reason >= 0x80):
             # 3.1.1 knows no bound: it is not read until it has been told. And what it sends after what was refused is
             # not taken, for it will come again behind that.
-            self.held = True
+            self.held |= OWED
             self.pause()
 
     def _too_many(self, acks: deque[Promise]) -> bool:
@@ -451,10 +493,8 @@ class Channel:
             return
         if not acks:
             self.acks = None
-        if self.held and self.rights is not None and self.rights.asking:
-            return  # it is held for that, too
-        if self.held and len(acks or ()) <= RECEIVE_MAXIMUM // 2 and not (acks and acks[-1].reason >= 0x80):
-            self.held = False
+        if self.held & OWED and len(acks or ()) <= RECEIVE_MAXIMUM // 2 and not (acks and acks[-1].reason >= 0x80):
+            self.held &= ~OWED
             self.core.after_round(self)
 
     def answer(self, first: int, id: int, reason: int, name: bytes = b"") -> None:
@@ -496,13 +536,14 @@ class Channel:
         if not self.closed:
             self.send(packet)
 
-    def late(self, packet: bytes) -> bool:
+    def late(self, *chunks: bytes) -> bool:
         """Put out a QoS 0 message though the peer is slow; False: too much waits for it, and this one is dropped."""
-        if self.late_bytes + len(packet) > OUT_BYTES_MAX:
+        size = sum(map(len, chunks)) + LATE_BYTES_MORE
+        if self.late_bytes + size > OUT_BYTES_MAX:
             self.core.counters.messages_dropped_slow += 1
             return False
-        self.late_bytes += len(packet)
-        self.write(packet)
+        self.late_bytes += size
+        self.write(*chunks)
         return True
 
     def block(self, waiting: int) -> None:
@@ -549,6 +590,8 @@ class Channel:
             if self.rights is not None:
                 self.core.wheel.cancel(self.rights)
                 self.rights = None
+            if self.core.worker is self:
+                self.core.worker = None
             self.aliases = None
             self.acks = None
             self.tail = b""  # [MQTT-3.1.4-6]

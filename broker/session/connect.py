@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
-from broker.limits import CLIENT_ID_BYTES_MAX, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
+from broker.limits import CLIENT_ID_BYTES_MAX, CONNECT_WORK, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
 from broker.route.access import may_publish
 from broker.wire.codes import SERVER_ONLY, V5, Reason
 from broker.wire.encode import encode
@@ -83,6 +83,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
             # All that it is sent later, but messages, SUBACK and UNSUBACK, is smaller.
             refused(channel, Refused("its maximum packet size is too small", reason=Reason.IMPLEMENTATION_SPECIFIC))
             return
+    before = core.router.walked
     try:
         # [MQTT-3.2.2-2, -3], 3.1.1 [MQTT-3.2.2-1 to -3]
         session, answer.session_present = core.open(channel, identity, client_id, packet.clean_start)
@@ -108,6 +109,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     # [MQTT-3.2.0-2].
     channel.send(answer)  # [MQTT-3.1.4-5]
     session.resume(channel)
+    core.work += CONNECT_WORK + len(session.subscriptions) + core.router.walked - before
 
 
 def _told(

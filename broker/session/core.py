@@ -8,7 +8,7 @@ from broker import limits
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedMessage, SavedSubscription, size_of
-from broker.limits import NARROW_MAX, RETAINED_WALK_MAX
+from broker.limits import DELIVERY_WORK, NARROW_MAX, TURN_WORK_MAX, WORK_BYTES_SHIFT
 from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
@@ -36,6 +36,14 @@ class Bridge(Protocol):
 
     def delivered(self, session: Session, message: Message) -> None:
         """A message for which a receipt was asked for has been acknowledged by `session`."""
+        ...
+
+
+class Resting(Protocol):
+    """Somebody who waits for the next turn."""
+
+    def go_on(self) -> None:
+        """It has come."""
         ...
 
 
@@ -69,12 +77,16 @@ class Core(Ledger):
         self.retained = Retained(*self.limits.retained)
         self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
         self._next_number = 1  # of a session
-        # Retained messages have been looked through so much that these wait for their turn, in the next ticks.
-        self.resting: dict[Session, None] = {}
-        self.walk_until = RETAINED_WALK_MAX
+        # Work so far (limits.TURN_WORK_MAX says what that is), and until when it goes on in this turn. Then these wait.
+        self.work = 0
+        self.work_until = TURN_WORK_MAX
+        self.worker: Channel | None = None  # who has worked last, and from where on
+        self.worker_from = 0
+        self.resting: dict[Resting, Channel | None] = {}
+        self.again: Callable[[], object] = lambda: None  # asks for `turn`, soon, but not before others were served
+        self._turn_asked = False
         self.dirty: list[Channel] = []
         self.wheel = Wheel(now)
-        self.work = 0  # messages put out since the last flush
         self._purged_at = now
         self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
         self._resumed: list[Channel] = []  # were held, and are to be read again
@@ -110,6 +122,7 @@ class Core(Ledger):
                 self.counters.retained_refused += 1
                 return Reason.QUOTA_EXCEEDED
         route = self.router.route_once(message.topic) if once else self.router.route(message.topic)
+        self.work += len(route.every) * (DELIVERY_WORK + (len(message.payload) >> WORK_BYTES_SHIFT))
         if message.qos and (route.lasting or kept is not None or must):
             return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must)
         if kept is not None:
@@ -563,7 +576,11 @@ class Core(Ledger):
             tracked=will.qos == 2,
         )
         self.changed[session] = None
-        self.publish(message, session, retain=will.retain)
+        last = _LastWord(self, message, session)
+        if self.work > self.work_until:
+            self.rest(last, None)
+        else:
+            last.go_on()
 
     def drop_identity(self, path: str, gone: bool) -> int:
         """Disconnect, at once, everybody whose identity is `path` or under it (`acme/`); if `gone`, end their sessions.
@@ -587,7 +604,7 @@ class Core(Ledger):
 
     def subscribe(self, session: Session, added: dict[bytes, Subscription[Session]]) -> None:
         """Add subscriptions by their names, replacing those that have the same [MQTT-3.8.4-3]."""
-        known = {s.name: s for s in session.subscriptions if s.options & QOS}
+        known = {s.name: s for s in session.subscriptions if s.options & QOS and s.name in added}
         if session.lasting and any(
             not new.options & QOS or new.options & ~known[name].options & NO_LOCAL
             for name, new in added.items()
@@ -636,6 +653,31 @@ class Core(Ledger):
         """Disconnect a client for which nothing more can wait, at the end of the round."""
         self._overrun[session] = None
 
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    def rest(self, who: "Resting", channel: "Channel | None") -> None:
+        """`who` has worked for as long as it may at once, and goes on in the next turn; a bug then costs `channel`."""
+        self.resting[who] = channel
+        if not self._turn_asked:
+            self._turn_asked = True
+            self.again()
+
+    def turn(self) -> None:
+        """Go on with those who rest, for as long as they may together."""
+        self.work_until = self.work + TURN_WORK_MAX
+        for who in list(self.resting):
+            if self.work > self.work_until:
+                break
+            if who in self.resting:
+                channel = self.resting.pop(who)
+                try:
+                    who.go_on()
+                except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
+                    self.unexpected(error, channel)
+        self._turn_asked = bool(self.resting)
+        if self._turn_asked:
+            self.again()
+
     def after_round(self, channel: "Channel") -> None:
         """Read on from a channel that was held."""
         self._resumed.append(channel)
@@ -643,14 +685,9 @@ class Core(Ledger):
     # -- time --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Do what time brings. Call it about once a second, and more often while there are some `resting`."""
+        """Do what time brings. Call it about once a second."""
         self.now = now
         self.wheel.advance(now)
-        self.walk_until = self.retained.walked + RETAINED_WALK_MAX
-        while self.resting and self.retained.walked <= self.walk_until:
-            session = next(iter(self.resting))
-            del self.resting[session]
-            session.refill()
         if now - self._purged_at > 60:
             self._purged_at = now
             gone = self.retained.purge(now)
@@ -676,7 +713,7 @@ class Core(Ledger):
 
     def flush(self) -> None:
         """Write out what has been put into the connections since the last time, and have written what is to be kept."""
-        self.work = 0
+        self.work_until = self.work + TURN_WORK_MAX
         while self._refused:
             self._tell(self._refused.popleft())
         if self._resumed:
@@ -711,6 +748,20 @@ def session_key(identity: Identity, client_id: str) -> str:
     Between them stands a line feed, which no path contains: no client id reaches another identity's session.
     """
     return f"{identity.path}\n{client_id}"
+
+
+class _LastWord:
+    """A will that is to be published, now or in another turn: a thousand may be due at once."""
+
+    __slots__ = ("core", "message", "session")
+
+    def __init__(self, core: Core, message: Message, session: Session) -> None:
+        self.core = core
+        self.message = message
+        self.session = session
+
+    def go_on(self) -> None:
+        self.core.publish(self.message, self.session, retain=self.message.retain)
 
 
 def _reason(route: Route[Session], all_kept: bool = True) -> Reason:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from broker.errors import ProtocolError
 from broker.limits import DECISION_S, DECISIONS_MAX
 from broker.session import publish, subscribe
+from broker.session.channel import ASKING
 from broker.wire.packets import Publish, Subscribe
 from broker.wire.topics import covers
 
@@ -63,7 +64,7 @@ class Rights:
             unknown = open_ones
         channel = self.channel
         self._packet = packet
-        channel.held = True
+        channel.held |= ASKING
         channel.pause()
         self._ask(action, unknown, lambda verdicts: self._answered(action, unknown, verdicts))
         return None
@@ -76,7 +77,7 @@ class Rights:
         core.wheel.schedule(self, core.now + DECISION_S)
         known.update({(action, name): bool(verdict) for name, verdict in zip(names, verdicts, strict=True)})
         self._packet = None
-        channel.held = False
+        channel.held &= ~ASKING
         channel.seen = core.now  # that nothing was read of it is not its silence
         try:
             if isinstance(packet, Publish):

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.identity import Identity
 from broker.journal import DONE, RELEASED, SENT, SavedDelivery
-from broker.limits import FETCH_MESSAGES_MAX, LARGE_BYTES, OUT_BYTES_MAX
+from broker.limits import FETCH_MESSAGES_MAX, LARGE_BYTES, OUT_BYTES_MAX, OWN_WORK_MIN, RETAINED_WORK
 from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
@@ -119,7 +119,7 @@ class Session:
         self.queue: deque[Message] | None = None
         self.queue_bytes = 0
         # Retained messages for new subscriptions, made as they are sent. While there are some, `queue` is not None.
-        self.replay: deque[Iterator[Message]] | None = None
+        self.replay: deque[Iterator[Message | None]] | None = None
         # QoS 2 from the client: ids between PUBLISH and PUBREL, and what it is to be told of each; None: it was.
         self.received: dict[int, Promise | None] | None = None
         # A tuple: a device has few, and a dict for them would cost 160 bytes more; none has over a thousand.
@@ -211,11 +211,11 @@ class Session:
         flight = len(self.inflight)
         return flight < self.window and (message.size <= LARGE_BYTES or flight * message.size < OUT_BYTES_MAX)
 
-    def late(self, packet: bytes) -> None:
+    def late(self, *chunks: bytes) -> None:
         """Give an encoded QoS 0 message to a client that is slow; nothing happens if it is away."""
         channel = self.channel
         # One is counted as sent by whoever sends to many; this one may not have been.
-        if channel is None or not channel.late(packet):
+        if channel is None or not channel.late(*chunks):
             self.core.counters.messages_sent -= 1
 
     def write(self, packet: bytes) -> None:
@@ -260,7 +260,7 @@ class Session:
             return
         self.core.counters.messages_sent += 1
         if self.out is None:
-            self.late(head + between + payload)
+            self.late(head, between, payload)
         else:
             channel.write(head, between, payload)
 
@@ -440,7 +440,11 @@ class Session:
             self.queue = None
         return not self.live and self.channel is not None and self.fetching is None and self._catch_up()
 
-    def send_retained(self, messages: Iterator[Message]) -> None:
+    def go_on(self) -> None:
+        """Its turn has come: send what waits."""
+        self.refill()
+
+    def send_retained(self, messages: Iterator[Message | None]) -> None:
         """Send retained messages, as fast as the client takes them; they stay where they are until then."""
         if self.replay is None:
             self.replay = deque()
@@ -452,21 +456,25 @@ class Session:
     def _replayed(self) -> bool:
         """Send what is retained, as far as the window and the connection allow. False: there is more."""
         channel, replay, core = self.channel, self.replay, self.core
-        if core.retained.walked > core.walk_until:
-            core.resting[self] = None
+        if self in core.resting:
             return False
         unwritten = 0
+        began = core.work
         inflight = self.inflight
         while replay and channel is not None and self.out is not None:
+            if core.work > core.work_until and core.work - began > OWN_WORK_MIN:
+                core.rest(self, channel)
+                break
             # What the next one is like is known once it is taken; the last one stands for it.
             if not self._room(next(reversed(inflight.values()), _NOTHING)):
                 break
-            message = next(replay[0], None)
+            before = core.retained.walked
+            message = next(replay[0], _NOTHING)
+            core.work += core.retained.walked - before + RETAINED_WORK
             if message is None:
+                continue
+            if message is _NOTHING:
                 replay.popleft()
-                if replay and core.retained.walked > core.walk_until:
-                    core.resting[self] = None
-                    break
                 continue
             if message.qos:
                 self._send(message)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
 from broker.identity import Identity, Role
-from broker.limits import SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_OF_DEVICE_MAX
+from broker.limits import FILTER_WORK, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_OF_DEVICE_MAX
 from broker.message import Message
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
@@ -57,15 +57,17 @@ def subscribe(channel: "Channel", session: "Session", packet: Subscribe) -> None
         for subscription in retained:
             if subscription.options & QOS:
                 subscription.options |= RETAINED_DUE
-    known_as = {(s.name, s.options, s.id) for s in session.subscriptions}
+    known_as = {(s.name, s.options, s.id) for s in session.subscriptions if s.name in added}
     changes = {name: s for name, s in added.items() if (name, s.options, s.id) not in known_as}
+    core.work += len(known) + FILTER_WORK * len(packet.requests)
+    walks = [retained_for(subscription) for subscription in retained]
     core.subscribe(session, changes)
 
     def answer() -> None:
         if session.channel is channel:
             channel.send(Suback(packet.packet_id, reasons))  # [MQTT-2.2.1-6]
-            for subscription in retained:
-                core.send_retained(subscription)
+            for walk in walks:
+                session.send_retained(walk)
 
     if any(core.pending(subscription) for subscription in added.values()):
         core.after_commit(answer)
@@ -141,18 +143,26 @@ def _wants_retained(session: "Session", subscription: "Subscription[Session]", r
     return len(session.core.retained) > 0
 
 
-def retained_for(subscription: "Subscription[Session]", *, again: bool = False) -> Iterator[Message]:
-    """What is retained, in the form of a subscription; looked up when the first of it is sent.
+def retained_for(subscription: "Subscription[Session]", *, again: bool = False) -> Iterator[Message | None]:
+    """What is retained, in the form of a subscription, looked up as it is sent; None: nothing was found for a while.
 
     again: what of it has arrived at QoS 2, or is in flight, is not sent.
     """
+    return _retained_for(subscription, subscription.session.core.retained.count, again=again)
+
+
+def _retained_for(subscription: "Subscription[Session]", last: int, *, again: bool) -> Iterator[Message | None]:
+    """`last`: what was retained later has gone out as a new message."""
     session, options = subscription.session, subscription.options & OPTIONS
     core = session.core
     retained = core.retained
-    for message in retained.match(subscription.filter, core.now):
+    for message in retained.walk(subscription.filter, core.now):
+        if message is None:
+            yield None
+            continue
         if message.publisher == session.key and options & NO_LOCAL:
             continue  # [MQTT-3.8.3-3]
-        if retained.get(message.topic) is message:  # else it was replaced, and that one has gone out as a new one
+        if message.retained_as <= last and retained.get(message.topic) is message:
             qos = min(message.qos, options & QOS)
             if (qos == 2 or again) and session.knows(message.seq, again=again):
                 continue
@@ -178,6 +188,7 @@ def unsubscribe(channel: "Channel", session: "Session", packet: Unsubscribe) -> 
     core = session.core
     core.counters.subscriptions_asked += len(packet.filters)
     known = {subscription.name for subscription in session.subscriptions}
+    core.work += len(known) + FILTER_WORK * len(packet.filters)
     reasons = []
     for filter in packet.filters:
         reasons.append(Reason.SUCCESS if filter.encode() in known else Reason.NO_SUBSCRIPTION_EXISTED)

@@ -132,7 +132,7 @@ class Lab:
     ) -> None:
         self.bridge = Recorder()
         self.journal = journal or MemoryJournal()
-        self.hold = False
+        self.hold = self.one_turn = False
         self.admit = admit
         self.logged: list[str] = []
         self.core = Core(
@@ -165,8 +165,11 @@ class Lab:
             core.flush()
 
     def flush(self) -> None:
-        """The end of a round."""
+        """The end of a round, and all turns that it takes, unless `one_turn` is set."""
         self.core.flush()
+        while self.core.resting and not self.one_turn:
+            self.core.turn()
+            self.core.flush()
         if not self.hold:
             self.commit()
 
