@@ -20,6 +20,10 @@ RECORD_BYTES: Final = 16384  # the most that one TLS record carries (RFC 8446 §
 RECORDS_MAX: Final = 3  # read at once, after the first, from a peer that sends full ones
 # Taken in at a time from one whose messages are counted: at most 200 of the smallest, before it is asked to wait.
 PIECE_BYTES: Final = 1024
+# What is sent at once where much was put out, and the most that is copied for a peer whose socket does not take it: the
+# rest stays as it is, the same bytes for all who are to get them. More than a TLS record, which OpenSSL wants again.
+SEND_BYTES: Final = 65536
+SEND_CHUNKS: Final = 16  # of fewer chunks it is not asked how many bytes they are
 # A peer that does not read so many answers is not read either, until it has: they would pile up without end.
 UNREAD_MAX: Final = 4096
 # What a TLS socket says instead of EWOULDBLOCK.
@@ -107,15 +111,16 @@ class Connection(Channel):
         One read takes a whole TLS record off OpenSSL (READ_BYTES is more than a record's 16 KiB, and OpenSSL does not
         read ahead unless told to), so nothing stays behind where epoll cannot see it.
         """
+        share = self.reactor.share
         try:
-            data = self.sock.recv(READ_BYTES)
+            data = self.sock.recv(READ_BYTES if self.tls else share)
             self.core.counters.bytes_received += len(data)
             if not data:
                 self.close()
                 return
             before = len(self.out)
             self.feed(data)
-            if self.tls:
+            if self.tls and share == READ_BYTES:
                 more = RECORDS_MAX
                 while len(data) == RECORD_BYTES and more and self.reading and not self.closed:
                     more -= 1
@@ -143,6 +148,7 @@ class Connection(Channel):
             self.gone = True
             self.out.clear()
             self.pending = b""  # nothing goes out any more
+            self.unread = 0
             self.block(0)
             self.reactor.mute(self)
 
@@ -194,7 +200,9 @@ class Connection(Channel):
 
     def resume(self) -> None:
         """Read again, unless there is another reason not to; what was read before comes first."""
-        if self.closed or self.reading or self.held or self.throttled or self.admitting is not None:
+        if self.closed or self.reading or self.held or self.throttled:
+            return
+        if self.admitting is not None or self.unread > UNREAD_MAX:
             return
         self.reading = True
         self.reactor.want(self, write=self.pending is not None)
@@ -210,61 +218,88 @@ class Connection(Channel):
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write all that was put out in this round with one call."""
+        """Write all that was put out in this round, with one call where it is not much."""
         out = self.out
         if not out or self.pending is not None:
             return
+        if len(out) > SEND_CHUNKS and sum(map(len, out)) > SEND_BYTES:
+            self.push()
+            return
         data = b"".join(out) if len(out) > 1 else out[0]
-        out.clear()
         try:
             sent = self.sock.send(data)
         except WAIT:
             sent = 0
         except OSError:
+            out.clear()
             self.lost()
             return
         self.core.counters.bytes_sent += sent
-        if sent < len(data):
-            self._keep(data, sent)
+        if sent == len(data):
+            out.clear()
+        else:
+            self._keep(sent)
 
-    def _keep(self, data: bytes | memoryview, sent: int) -> None:
+    def _keep(self, sent: int) -> None:
+        """The socket has taken so many bytes of what was put out, and no more."""
+        out = self.out
+        whole = 0
+        while sent >= len(out[whole]):
+            sent -= len(out[whole])
+            whole += 1
+        del out[:whole]
         # OpenSSL wants the same bytes again after it could not send; a view of them costs no copy.
-        self.pending = memoryview(data)[sent:]
-        if not self.closed:
-            self.block(len(self.pending))
-            self.reactor.want(self, write=True)
+        self.pending = memoryview(self.take())[sent:]
+        self._wait()
 
     def take(self) -> bytes:
-        """Take all that was put out."""
-        data = b"".join(self.out)
-        self.out.clear()
+        """Take what was put out first, a bounded part of it."""
+        out = self.out
+        count = size = 0
+        while size < SEND_BYTES and count < len(out):
+            size += len(out[count])
+            count += 1
+        data = b"".join(out[:count]) if count > 1 else out[0]
+        del out[:count]
         return data
 
-    def writable(self) -> None:
-        """The socket takes more."""
-        if self.handshaking:
-            self.handshake()
-            return
+    def push(self) -> bool:
+        """Write what waits, part by part, as far as the socket takes it. True: that was all."""
         while self.pending is not None or self.out:
             if self.pending is None:
                 self.pending = self.take()
             try:
                 sent = self.sock.send(self.pending)
             except WAIT:
-                return
+                sent = 0
             except OSError:
+                self.out.clear()
                 self.lost()
-                return
+                return False
             self.core.counters.bytes_sent += sent
             if sent < len(self.pending):
                 self.pending = memoryview(self.pending)[sent:]
-                self.late_bytes = len(self.pending) + sum(map(len, self.out))
-                return
+                self._wait()
+                return False
             self.pending = None
-        self.unread = 0
-        self.reactor.want(self, write=False)
-        self.unblock()
-        self.resume()
+        return True
+
+    def _wait(self) -> None:
+        """Go on when the socket takes more."""
+        if not self.closed:
+            assert self.pending is not None
+            self.block(len(self.pending) + sum(map(len, self.out)))
+            self.reactor.want(self, write=True)
+
+    def writable(self) -> None:
+        """The socket takes more."""
+        if self.handshaking:
+            self.handshake()
+        elif self.push():
+            self.unread = 0
+            self.reactor.want(self, write=False)
+            self.unblock()
+            self.resume()
 
     def shut(self) -> None:
         """Close the socket. A TLS peer gets no close_notify: MQTT's DISCONNECT has said it, and it could block."""

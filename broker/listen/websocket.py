@@ -175,23 +175,23 @@ class WebSocket(Connection):
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def take(self) -> bytes:
-        """Take all that was put out, in a binary frame, and the control frame behind it."""
-        data, protocol = super().take(), self.protocol
-        if protocol is None:
-            return data
+        """Take a part of what was put out, in binary frames, and behind the last the control frame."""
+        if self.protocol is None:
+            return super().take()
+        data = super().take() if self.out else b""
         pieces = [data[at : at + FRAME_BYTES_MAX] for at in range(0, len(data), FRAME_BYTES_MAX)]
         # Not through the protocol: it takes nothing after a Close, and what is put out goes before ours.
         frames = [Frame(Opcode.BINARY, piece).serialize(mask=False) for piece in pieces]
-        control, self.control = self.control, b""
-        return b"".join((*frames, control))
+        if not self.out:
+            frames.append(self.control)
+            self.control = b""
+        return b"".join(frames)
 
     def flush(self) -> None:
-        """Write all that was put out in this round with one call."""
-        if self.pending is None:
-            data = self.take()
-            if data:
-                self.out.append(data)  # and not in a new list: the session has this one
-                super().flush()
+        """Write all that was put out in this round."""
+        if self.pending is None and (self.out or self.control):
+            self.pending = self.take()
+            self.push()
 
     def writable(self) -> None:
         """The socket takes more."""

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 # A message to more receivers than this is work that is counted.
 WIDE: Final = 32
-# Bits of `held`, why a channel is not read: it is to be told of what it has published; its rights are not known; it waits
-# for its turn.
+# Bits of `held`, why a channel is not read: it is to be told what became of what it has published;
+# its rights are not known; it waits for its turn.
 OWED: Final = 1
 ASKING: Final = 2
 RESTING: Final = 4

@@ -11,7 +11,9 @@ from support.mqtt import GONE, Client
 from support.pki import Pki
 
 from broker.limits import OUT_BYTES_MAX
-from broker.wire.packets import Properties, Puback, Publish, Request, Subscribe
+from broker.listen.connection import SEND_BYTES
+from broker.listen.reactor import OPTIONS
+from broker.wire.packets import Properties, Puback, Publish, Request, Subscribe, Will
 
 CHUNK = 250_000
 COUNT = 200  # 50 MB
@@ -167,3 +169,37 @@ async def test_much_is_retained(engine: Engine, qos: int) -> None:
     assert not engine.counters.messages_dropped_slow + engine.counters.messages_dropped_queue_full
     await client.close()
     await sender.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_many_who_do_not_read_share_what_waits(engine: Engine, pki: Pki, tls: bool) -> None:
+    """What one round puts out was copied for each of them: 1,000 wills of 60 KB to 1,000 receivers took 9 GB."""
+    _small_buffers(engine)
+    port, context = (engine.tls_port, pki.client()) if tls else (engine.port, None)
+    deaf = [await Client.connected(port, f"deaf{n}", tls=context) for n in range(20)]
+    for client in deaf:
+        await client.subscribe("w")
+        _stop_reading(client)
+    payloads = [b"%d " % n + bytes(60_000) for n in range(40)]
+    leaving = [await Client.connected(engine.port, will=Will(b"w", payload)) for payload in payloads]
+    tracemalloc.start()
+    try:
+        engine.reactor.run(lambda: [c.close() for c in list(engine.reactor.connections.values())[len(deaf) :]])
+        await until(lambda: engine.counters.wills_published == len(leaving))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * 60_000 + 20 * 4 * SEND_BYTES
+    for client in deaf:
+        _read_again(client)
+        assert [(await client.expect_message()).payload for _ in payloads] == payloads
+
+
+async def test_what_is_accepted_inherits_what_is_set(engine: Engine) -> None:
+    """Bounds on what the kernel holds for a peer, and on how long for one that is gone."""
+    client = await Client.connected(engine.port)
+    (connection,) = engine.reactor.connections.values()
+    for level, option, value in OPTIONS:
+        got = connection.sock.getsockopt(level, option)
+        assert got == (2 * value if option == socket.SO_SNDBUF else value), option
+    await client.close()
