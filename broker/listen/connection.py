@@ -138,19 +138,33 @@ class Connection(Channel):
             self.close()
 
     def lost(self) -> None:
-        """The peer is gone. If it is not read for a while, what it said before still counts, its goodbye above all.
+        """The peer is gone, as a write or epoll says. What it said before still counts, and is read to the end first.
 
-        A DISCONNECT that has come takes the will away [MQTT-3.14.4-3], also when it waits behind other things.
+        A DISCONNECT among that takes the will away [MQTT-3.14.4-3].
         """
-        if not self.throttled and not self.held:
+        if self.closed or self.gone:
+            return
+        self.gone = True
+        self.out.clear()
+        self.pending = b""  # nothing goes out any more
+        self.unread = 0
+        self.block(0)
+        self.reactor.mute(self)
+        self._hear_out_soon()  # and not now: we may be in the middle of what it said
+
+    def _hear_out_soon(self) -> None:
+        self.reactor.loop.call_soon(self.reactor.run, self._hear_out, self)
+
+    def _hear_out(self) -> None:
+        """Read what is left, a part in each turn of the loop. Where it may not be read now, `resume` goes on."""
+        if not self.reading:
+            self.resume()
+        elif not self.closed:
+            self.readable()
+            if self.reading and not self.closed:
+                self._hear_out_soon()
+        if not (self.reading or self.closed or self.throttled or self.held):
             self.close()
-        elif not self.gone:
-            self.gone = True
-            self.out.clear()
-            self.pending = b""  # nothing goes out any more
-            self.unread = 0
-            self.block(0)
-            self.reactor.mute(self)
 
     def feed(self, data: bytes) -> None:
         """Take in MQTT that the peer sent, and see that it does not send more than it may."""
@@ -212,8 +226,8 @@ class Connection(Channel):
         if self.rest and self.reading and not self.closed:
             rest, self.rest = self.rest, b""
             Connection.feed(self, rest)
-        while self.gone and self.reading and not self.closed:
-            self.readable()
+        if self.gone and self.reading and not self.closed:
+            self._hear_out_soon()
 
     # -- out ---------------------------------------------------------------------------------------------------------
 

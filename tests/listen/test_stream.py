@@ -1,6 +1,8 @@
 """Bytes as networks and careless clients deliver them: in pieces, all at once, half-closed, never sent."""
 
 import asyncio
+import socket
+import struct
 import time
 
 import pytest
@@ -9,6 +11,7 @@ from support.mqtt import Client
 from support.pki import Pki
 
 from broker.limits import CONNECT_BYTES_MAX, PACKET_BYTES_MAX
+from broker.message import Message
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Puback, Publish, Request, Suback, Subscribe, Will
 
@@ -82,6 +85,25 @@ async def test_reset_publishes_the_will(engine: Engine) -> None:
     client.abort()
     await watcher.expect_message(b"bye")
     await watcher.close()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_a_goodbye_that_is_read_after_a_write_has_failed(engine: Engine, version: int) -> None:
+    """[MQTT-3.14.4-3]: a client that gets much, says goodbye and goes: we may be told first that it is gone."""
+    watcher = await Client.connected(engine.port, "watcher")
+    await watcher.subscribe("gone", "last")
+    with socket.create_connection(("127.0.0.1", engine.port)) as leaving:
+        hello = Connect("leaving", version, will=Will(b"gone", b"bye"))
+        leaving.sendall(encode(hello, version) + encode(Subscribe(1, [Request("much")]), version))
+        await until(lambda: engine.core.router.subscriptions == 3)
+        # Nothing awaits until the write has failed, so the broker has not read this; closing sends a reset.
+        leaving.sendall(encode(Publish(b"last", b"word"), version) + encode(Disconnect(), version))
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    engine.reactor.run(lambda: engine.core.publish(Message(b"much", b"x")))
+    await watcher.expect_message(b"word")
+    await until(lambda: len(engine.reactor.connections) == 1)
+    await watcher.silent()
+    assert engine.counters.wills_published == 0
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
