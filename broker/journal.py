@@ -34,7 +34,10 @@ class SavedMessage(msgspec.Struct, gc=False):
 
 
 class SavedDelivery(msgspec.Struct, gc=False):
-    """One session's share in a message, in the form that it gets. `packet_id` 0: not sent yet."""
+    """One session's share in a message, in the form that it gets. `packet_id` 0: not sent yet.
+
+    `share` names the shared subscription that it got it by.
+    """
 
     seq: int
     packet_id: int
@@ -42,6 +45,7 @@ class SavedDelivery(msgspec.Struct, gc=False):
     qos: int
     retain: bool = False
     subscription_ids: bytes = b""
+    share: bytes = b""
 
 
 class SavedSubscription(msgspec.Struct, gc=False):

@@ -57,6 +57,7 @@ class Message(msgspec.Struct, gc=False):
     # In flight or assigned to a session that was away: the rest of it is in the log.
     absent: bool = False
     retained_as: int = 0  # the how manieth message to be retained it was; 0: it was not
+    share: bytes = b""  # name of the shared subscription by which its receiver gets it, at QoS 1 and 2
     # Encodings made on the way, for all receivers of one version: fixed header and topic, and what stands between the
     # packet id and the payload.
     parts4: tuple[bytes, bytes] | None = None
@@ -67,10 +68,10 @@ class Message(msgspec.Struct, gc=False):
     def size(self) -> int:
         """Bytes that this message holds in memory, near enough for bounds.
 
-        Measured: 200 for the record with its topic and payload, 110 (3.1.1) or 160 (MQTT 5) for one encoding, which has
+        Measured: 216 for the record with its topic and payload, 110 (3.1.1) or 160 (MQTT 5) for one encoding, which has
         the topic and the properties in it once more; the rest is its place in a queue or in flight.
         """
-        return len(self.payload) + 2 * (len(self.topic) + len(self.properties)) + 400
+        return len(self.payload) + 2 * (len(self.topic) + len(self.properties)) + 416
 
     def variant(self, qos: int, retain: bool, subscription_ids: bytes) -> "Message":
         """This message as one class of receivers gets it; itself where nothing differs."""

@@ -168,6 +168,12 @@ class Router(Generic[R]):
                 del self._exact[filter]
         self._stale(filter)
 
+    def group(self, filter: bytes, name: bytes) -> Group[R] | None:
+        """The members who share a filter under this name, if there are any."""
+        held = self._find(filter) if _wild(filter) else self._exact.get(filter)
+        group = held.get(name) if isinstance(held, dict) else None
+        return group if isinstance(group, Group) else None
+
     def touch(self, subscription: Subscription[R]) -> None:
         """The session of this subscription has come, gone, or changed: sort it anew."""
         self._stale(subscription.filter)

@@ -1,5 +1,6 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -8,7 +9,7 @@ from broker import limits
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedMessage, SavedSubscription, size_of
-from broker.limits import DELIVERY_WORK, NARROW_MAX, TURN_WORK_MAX, WORK_BYTES_SHIFT
+from broker.limits import DELIVERY_WORK, HAND_ON_WORK, NARROW_MAX, TURN_WORK_MAX, WORK_BYTES_SHIFT
 from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
@@ -17,11 +18,12 @@ from broker.route.subscription import NO_LOCAL, OPTIONS, QOS, RETAIN_AS_PUBLISHE
 from broker.session.bounds import Limits
 from broker.session.ledger import Ledger
 from broker.session.session import Session
-from broker.session.subscribe import retained_for
+from broker.session.subscribe import group_of, retained_for
 from broker.session.wheel import Wheel
 from broker.wire.codes import Reason
 from broker.wire.packets import Connect
 from broker.wire.publish import PACKET_ID, forwarded, parts
+from broker.wire.topics import parse_shared
 
 if TYPE_CHECKING:
     from broker.session.channel import Channel
@@ -328,13 +330,14 @@ class Core(Ledger):
         for subscription in picks:
             session = subscription.session
             if not subscription.options & QOS or (session.live and not session.lasting):
-                self._deliver(subscription, message, origin, forms)
+                self._share(subscription, message)
                 continue
             retain = message.retain and bool(subscription.options & RETAIN_AS_PUBLISHED)
             # As this member was granted [MQTT-4.8.2-3], with the identifier of this subscription [MQTT-3.3.4-5].
             form = message.variant(min(message.qos, subscription.options & QOS), retain, subscription.id)
             if form is message:
                 form = message.copy()  # this one's alone, to be found again
+            form.share = subscription.name
             if not session.live:
                 session.assign(form)
                 continue
@@ -359,7 +362,7 @@ class Core(Ledger):
         for subscription in to:
             kept &= self._deliver(subscription, message, origin, forms)
         for group in route.groups:
-            kept &= self._deliver(group.pick(), message, origin, forms)
+            kept &= self._share(group.pick(), message)
         for service in route.services:
             service(message, origin)
         return kept
@@ -389,6 +392,52 @@ class Core(Ledger):
                 form = form.loose()
             forms[options, subscription.id, lasting] = form
         return session.take(form)
+
+    @staticmethod
+    def _share(subscription: Subscription[Session], message: Message) -> bool:
+        """Give a message to a member of a group to whom nothing is promised beyond its connection."""
+        options = subscription.options
+        retain = message.retain and bool(options & RETAIN_AS_PUBLISHED)
+        form = message.variant(min(message.qos, options & QOS), retain, subscription.id).loose()
+        form.share = subscription.name
+        return subscription.session.take(form)
+
+    def hand_on(self, session: Session, message: Message) -> bool:
+        """Give what the ended `session` has not acknowledged to another member of its group (§4.8.2). False: to nobody.
+
+        It goes through the log, for the other may be away, or promise more than the first one did.
+        """
+        shared = parse_shared(message.share.decode())
+        assert shared is not None  # it is a subscription's name
+        group = self.router.group(shared[1].encode(), group_of(session.identity, shared[0]))
+        size = self.log.size_of_detached(message.seq) or message.size
+        picks = (group.pick() for _ in group.members) if group is not None else ()
+        subscription = next((s for s in picks if s.options & QOS and not s.session.full(size)), None)
+        if subscription is None:
+            return False
+        to, options = subscription.session, subscription.options
+        if not message.seq:
+            if self.failing or self._log_full(message.size):
+                return False
+            self.log.head += 1
+            message.seq = self.log.head
+            self.log.append(message, listed=False)
+            self.log.hold(message.seq)
+        elif not self.kept(message):
+            return True  # its publisher is told so
+        to.assign(
+            Message(
+                b"",
+                b"",
+                min(message.qos, options & QOS),
+                bool(options & RETAIN_AS_PUBLISHED),
+                subscription_ids=subscription.id,
+                seq=message.seq,
+                share=message.share,
+            )
+        )
+        to.refill()
+        return True
 
     def _retain(self, message: Message) -> None:
         """Keep a message as its topic's, or take that away."""
@@ -537,18 +586,22 @@ class Core(Ledger):
         """The session ends: its subscriptions go, a will that still waits is published (§3.1.3.2.2).
 
         What its client has retained is no part of it, and stays: 3.1.1 [MQTT-3.1.2-7]. What a member of a group had in
-        flight at QoS 2 goes to no other [MQTT-4.8.2-5]. It is called when the expiry has passed, too [MQTT-4.1.0-2].
+        flight at QoS 2 goes to no other [MQTT-4.8.2-5], all else does. It is called when the expiry has passed, too
+        [MQTT-4.1.0-2].
         """
         if self.sessions.get(session.key) is session:
             self._remove(session)
         self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
-        self.counters.messages_dropped_session_end += session.abandon()
+        lost, shared = session.abandon()
         for subscription in session.subscriptions:
             self.router.unsubscribe(subscription)
             self.log.touch(subscription.filter)
         session.subscriptions = ()
+        self.counters.messages_dropped_session_end += lost
+        if shared:
+            _Left(self, session, shared).go_on()
         self.changed.pop(session, None)
         self.moved.pop(session, None)
         if session.saved:
@@ -748,6 +801,29 @@ def session_key(identity: Identity, client_id: str) -> str:
     Between them stands a line feed, which no path contains: no client id reaches another identity's session.
     """
     return f"{identity.path}\n{client_id}"
+
+
+class _Left:
+    """What an ended session leaves to other members of its groups, in turns: a thousand may end at once."""
+
+    __slots__ = ("core", "messages", "session")
+
+    def __init__(self, core: Core, session: Session, messages: list[Message]) -> None:
+        self.core = core
+        self.session = session
+        self.messages = deque(messages)
+
+    def go_on(self) -> None:
+        core = self.core
+        while self.messages:
+            if core.work > core.work_until:
+                core.rest(self, None)
+                return
+            core.work += HAND_ON_WORK
+            message = self.messages.popleft()
+            if not core.hand_on(self.session, message):
+                core.counters.messages_dropped_session_end += 1
+            core.hand_back(message)
 
 
 class _LastWord:

@@ -113,6 +113,7 @@ def _restore_deliveries(core: "Core", session: Session, saved: SavedSession) -> 
             tracked=True,
             seq=row.seq,
             absent=True,
+            share=row.share,
         )
         core.log.hold(row.seq)
         if row.packet_id:

@@ -309,7 +309,7 @@ class Session:
                 deliveries[self.number, seq, 0] = None
             self._keep_rows(seq, (*(known for known in ids if known), id))
         deliveries[self.number, seq, id] = SavedDelivery(
-            seq, id, state, message.qos, message.retain, message.subscription_ids
+            seq, id, state, message.qos, message.retain, message.subscription_ids, message.share
         )
 
     def _keep_rows(self, seq: int, ids: tuple[int, ...]) -> None:
@@ -708,6 +708,9 @@ class Session:
                 form = message.variant(
                     min(message.qos, stub.qos), message.retain and stub.retain, stub.subscription_ids
                 )
+                if stub.share:
+                    form = message.copy() if form is message else form
+                    form.share = stub.share
                 if packet_id is None:
                     self._queue(form)
                 else:
@@ -758,7 +761,13 @@ class Session:
         return message if message.absent else _parked(message)
 
     def assign(self, message: Message) -> None:
-        """Give it a message that is in the log, out of turn, while it is not live."""
+        """Give it a message that is in the log, out of turn. If it is live, it gets it behind what waits for it."""
+        if self.live:
+            self.live = False
+            self.cursor = self.core.log.head
+            self.backlog, self.backlog_bytes = self.waiting, self.queue_bytes
+            for subscription in self.subscriptions:
+                self.core.router.touch(subscription)
         self._assign(_parked(message))
         self.backlog += 1
         self.backlog_bytes += message.size
@@ -800,12 +809,18 @@ class Session:
             if self.expiry_s:
                 self.core.log.batch.received[self.number, id] = False
 
-    def abandon(self) -> int:
-        """The session ends: let go of all that it was to get. Returns how many messages those were."""
+    def abandon(self) -> tuple[int, list[Message]]:
+        """The session ends: let go of all that it was to get.
+
+        Returns how many messages those were, without those that it was to get as a member of a group. These come
+        second, and are to be handed back; QoS 2 that was begun is not among them [MQTT-4.8.2-5].
+        """
         core = self.core
         self.rows = self.done = None
-        lost = [m for m in self.inflight.values() if not released(m)]
-        lost += (*(self.queue or ()), *self._fetching_new(), *(self.assigned or ()))
+        begun = [m for m in self.inflight.values() if not released(m)]
+        waiting = [*(self.queue or ()), *self._fetching_new(), *(self.assigned or ())]
+        shared = [m for m in begun if m.share and m.qos == 1] + [m for m in waiting if m.share]
+        lost = [m for m in begun if not m.share or m.qos == 2] + [m for m in waiting if not m.share]
         for message in lost:
             core.hand_back(message)
         behind = 0
@@ -814,7 +829,7 @@ class Session:
         self.inflight.clear()
         self.queue = self.replay = self.received = self.resend = self.assigned = self.fetching = self._heap = None
         self.queue_bytes = 0
-        return len(lost) + behind
+        return len(lost) + behind, shared
 
     def low(self) -> int:
         """Up to here in the log nothing is left for this session to do."""
@@ -960,4 +975,5 @@ def _parked(message: Message) -> Message:
         tracked=True,
         seq=message.seq,
         absent=True,
+        share=message.share,
     )

@@ -85,7 +85,8 @@ _TRIGGER: Final = f"""
     DELETE FROM delivery WHERE (session, seq, packet_id) IN
       (SELECT value ->> 0, value ->> 1, value ->> 2 FROM {_rows("no_deliveries")});
     INSERT OR REPLACE INTO delivery
-      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, {_blob(6, 7)}
+      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, {_blob(6, 7)},
+        {_blob(8, 9)}
       FROM {_rows("deliveries")};
 
     DELETE FROM received WHERE (session, packet_id) IN
@@ -291,7 +292,7 @@ def _encoded(batch: Batch) -> list[str | bytes]:
         "forgotten": batch.forgotten,
         "no_deliveries": [key for key, d in batch.deliveries.items() if d is None],
         "deliveries": [
-            (*key, d.state, d.qos, d.retain, *blob(d.subscription_ids))
+            (*key, d.state, d.qos, d.retain, *blob(d.subscription_ids), *blob(d.share))
             for key, d in batch.deliveries.items()
             if d is not None
         ],
@@ -342,8 +343,8 @@ def _session(row: Row, subscriptions: list[Row], deliveries: list[Row], received
         will,
         [SavedSubscription(*subscription) for subscription in subscriptions],
         [
-            SavedDelivery(seq, packet_id, state, qos, bool(retain), ids)
-            for seq, packet_id, state, qos, retain, ids in deliveries
+            SavedDelivery(seq, packet_id, state, qos, bool(retain), ids, share)
+            for seq, packet_id, state, qos, retain, ids, share in deliveries
         ],
         [packet_id for (packet_id,) in received],
     )  # fmt: skip

@@ -111,6 +111,7 @@ class Share:
     """A message for a group: one of its members must get it."""
 
     sent: Sent
+    name: tuple[str, str]  # of the group, and its filter
     members: list[tuple[Session, Copy]]
     at_once: bool  # somebody can take it now
     firm: bool  # nobody may lose it
@@ -168,6 +169,12 @@ class Reference:
     def connect(self, packet: Connect) -> Link:
         name, v5, asked = packet.client_id, packet.version == 5, packet.properties
         session = self.sessions.get(name)
+        if session is not None and session.link is None:
+            if session.will_at <= self.now:
+                self._publish_will(session)
+            if session.ends_at <= self.now:
+                self._end(session)
+            session = self.sessions.get(name)
         if session is not None and session.link is not None:
             self._close(session.link, 0x8E)
             session = self.sessions.get(name)
@@ -243,9 +250,26 @@ class Reference:
         del self.sessions[session.client_id]
         session.subs = {}
         for share in self.shares:
-            share.firm &= all(member is not session for member, _ in share.members)
+            for copy in [copy for member, copy in share.members if member is session]:
+                self._hand_on(share, copy)
         if session.will_at < math.inf:
             self._publish_will(session)
+
+    def _hand_on(self, share: Share, had: Copy) -> None:
+        """The session of a member has ended: what it had not acknowledged may go to any who is a member now."""
+        share.firm = share.at_once = False
+        share.got = None
+        for session in self.sessions.values():
+            for sub in session.subs.values():
+                request = sub.request
+                if (sub.group, sub.filter) != share.name or not request.qos or not had.forms[0][0]:
+                    continue
+                qos = min(max(form[0] for form in had.forms), request.qos)
+                form = qos, share.sent.retain and request.retain_as_published, sub.ids
+                share.members.append((session, Copy(share.sent, [form])))
+                for copy in session.waiting:
+                    if copy.sent is share.sent:
+                        copy.shares.append(share)
 
     def _publish_will(self, session: Session) -> None:
         will, session.will, session.will_at = session.will, None, math.inf
@@ -461,12 +485,12 @@ class Reference:
             own = self._form(session, sent)
             if own is not None:
                 self._give(session, Copy(sent, [own]))
-        for members in groups.values():
+        for name, members in groups.items():
             lasting = all(m.expiry_s and copy.forms[0][0] for m, copy in members)
             # One for whom it is too large may be chosen, and then nobody gets it (§3.1.2.11.4).
             any_size = all(m.link is None or m.link.size_max == math.inf for m, _ in members)
             at_once = any_size and any(ready[m.client_id] for m, _ in members)
-            self.shares.append(Share(sent, members, at_once, any_size and lasting))
+            self.shares.append(Share(sent, name, members, at_once, any_size and lasting))
             # A session that is behind gets a message once, be it as a member or by a subscription of its own.
             for member, _ in members:
                 if not ready[member.client_id] and member.waiting and member.waiting[-1].sent is sent:

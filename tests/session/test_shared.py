@@ -3,6 +3,7 @@
 import pytest
 from support.loopback import Client, Lab
 
+from broker.limits import HAND_ON_WORK, TURN_WORK_MAX
 from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Unsubscribe
 
 
@@ -189,6 +190,129 @@ def test_qos_2_that_was_begun_ends_with_its_member(how: str) -> None:
     assert two.messages() == []
     two.drop()
     assert lab.connect("2", clean=False, session_expiry=60).early == []
+
+
+# -- what is handed on -------------------------------------------------------------------------------------------------
+
+
+def member(lab: Lab, name: str, expiry: int, qos: int, *filters: str, **options: int) -> Client:
+    client = lab.connect(name, clean=False, session_expiry=expiry, **options)
+    for topic_filter in filters or ["$share/g/a"]:
+        client.subscribe(topic_filter, qos)
+    return client
+
+
+def take_all(client: Client, packets: list[Packet]) -> list[Publish]:
+    """Acknowledge whatever comes, until nothing does."""
+    found: list[Publish] = []
+    while packets:
+        for packet in packets:
+            if isinstance(packet, Publish):
+                found.append(packet)
+                client.send((Puback if packet.qos == 1 else Pubrec)(packet.packet_id))
+            elif isinstance(packet, Pubrel):
+                client.send(Pubcomp(packet.packet_id))
+        packets = client.packets()
+    return found
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("heir", ["passing", "lasting", "away"])
+@pytest.mark.parametrize("how", ["passing", "goodbye", "expires", "clean start", "crash, expires"])
+def test_what_a_member_had_goes_to_another_when_its_session_ends(how: str, heir: str, qos: int) -> None:
+    """§4.8.2: all that waited, and of what was in flight QoS 1; QoS 2 not [MQTT-4.8.2-5]."""
+    lab = Lab()
+    expiry = 0 if how == "passing" else 60
+    one = member(lab, "1", expiry, qos, receive_maximum=2)
+    sender = lab.connect("p", keep_alive=0)
+    for number in range(5):
+        sender.publish("a", b"%d" % number, qos, retain=number == 4)
+    assert one.payloads() == [b"0", b"1"]
+    two = member(lab, "2", 0 if heir == "passing" else 600, qos, keep_alive=0)
+    if heir == "away":
+        two.drop()
+    if how == "goodbye":
+        one.disconnect(session_expiry=0)
+    else:
+        one.drop()
+    if how.startswith("crash"):
+        lab = lab.crash()
+        two = member(lab, "2", 0 if heir == "passing" else 600, qos, keep_alive=0)
+    if how.endswith("expires"):
+        lab.advance(70)
+    if how == "clean start":
+        lab.connect("1", clean=True)
+    got = two.packets()
+    if heir == "away" and not how.startswith("crash"):
+        assert got == []
+        two = member(lab, "2", 600, qos, keep_alive=0)
+        got = two.early
+    messages = take_all(two, got)
+    assert [m.payload for m in messages] == [b"0", b"1", b"2", b"3", b"4"][0 if qos == 1 else 2 :]
+    assert not any(m.retain or (m.dup and not how.startswith("crash")) for m in messages)
+    assert lab.core.counters.messages_dropped_session_end == (0 if qos == 1 else 2)
+    lab.advance(2)
+    assert lab.core.log.messages == 0
+    assert lab.journal.messages == lab.journal.deliveries == {}
+
+
+def test_what_a_member_had_for_itself_goes_to_nobody() -> None:
+    """A plain subscription beside the shared one: that copy was its own."""
+    lab = Lab()
+    one = member(lab, "1", 60, 1, "a", "$share/g/a", "$share/h/a")
+    lab.connect("p").publish("a", b"x", 1)
+    assert len(one.messages()) == 3
+    two = member(lab, "2", 60, 1, "$share/g/a", "$share/other/a")
+    one.disconnect(session_expiry=0)
+    assert two.payloads() == [b"x"]
+    assert lab.core.counters.messages_dropped_session_end == 2
+
+
+@pytest.mark.parametrize("others", ["none", "QoS 0", "full"])
+def test_what_nobody_can_take_over_is_lost_and_counted(others: str) -> None:
+    lab = Lab(queue_messages_max=1)
+    one = member(lab, "1", 60, 1)
+    sender = lab.connect("p")
+    sender.publish("a", b"x", 1)
+    if others != "none":
+        two = member(lab, "2", 60, 0 if others == "QoS 0" else 1, "$share/g/a", "b")
+        two.drop()
+        sender.publish("b", b"fills it", 1)
+    one.disconnect(session_expiry=0)
+    assert lab.core.counters.messages_dropped_session_end == 1
+    lab.advance(2)
+    assert [m.payload for m in lab.journal.messages.values()] == ([b"fills it"] if others == "full" else [])
+
+
+def test_others_are_served_while_very_much_is_handed_on() -> None:
+    lab = Lab(queue_messages_max=5000, queue_bytes_max=1 << 30)
+    one = member(lab, "1", 60, 1, receive_maximum=1)
+    sender = lab.connect("p")
+    count = 2 * TURN_WORK_MAX // HAND_ON_WORK
+    for number in range(count):
+        sender.publish("a", b"%d" % number, 1)
+    two = member(lab, "2", 600, 1)
+    lab.one_turn = True
+    one.disconnect(session_expiry=0)
+    assert lab.core.resting
+    got = [m.payload for m in take_all(two, two.packets())]
+    assert len(got) < count
+    lab.one_turn = False
+    lab.advance(1)
+    got += [m.payload for m in take_all(two, two.packets())]
+    assert got == [b"%d" % number for number in range(count)]
+    lab.advance(2)
+    assert lab.journal.messages == {}
+
+
+def test_another_who_can_take_it_is_looked_for() -> None:
+    lab = Lab()
+    one = member(lab, "1", 60, 1)
+    lab.connect("p").publish("a", b"x", 1)
+    none, two = member(lab, "0", 60, 0), member(lab, "2", 60, 1)
+    one.disconnect(session_expiry=0)
+    assert none.packets() == []
+    assert two.payloads() == [b"x"]
 
 
 @pytest.mark.parametrize("expiry", [0, 60])
