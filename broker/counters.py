@@ -29,6 +29,7 @@ class Counters:
         "messages_received",
         "messages_sent",
         "overloads",
+        "packets_unfinished",
         "plugin_failures",
         "plugin_questions",
         "plugin_timeouts",
@@ -81,6 +82,7 @@ class Counters:
     plugin_failures: int  # raised instead of answering
     plugin_questions: int
     plugin_timeouts: int
+    packets_unfinished: int
     proofs_ended: int
     protocol_errors: int
     proxy_refused: int

@@ -86,9 +86,10 @@ SESSION_EXPIRY_MAX_S: Final = 90 * 86400  # "never" (0xFFFFFFFF) is answered wit
 # (a delivery, a level of a tree, a subscription looked at). After 10 ms of it whoever works on rests until the others
 # have been served.
 TURN_WORK_MAX: Final = 20_000
-OWN_WORK_MIN: Final = (
-    500  # so much, a quarter of a millisecond, everybody may, whatever the others have done in this turn
-)
+SHARE_WORK_MAX: Final = 2_000  # of that, for one of those who have waited for a turn
+# So much, a quarter of a millisecond, everybody may, whatever the others have done: who asks for little does not wait
+# behind a hundred who ask for much.
+OWN_WORK_MIN: Final = 500
 PACKET_WORK: Final = 10  # a packet that is not a plain PUBLISH or PUBACK
 WORK_BYTES_SHIFT: Final = 12  # a delivery costs one more for each 4 KiB, which the kernel copies
 DELIVERY_WORK: Final = 4  # to a receiver, where a message does not go the plain way
@@ -105,6 +106,8 @@ CONNECTIONS_MAX: Final = 100_000
 # longer is told to come again.
 ADMISSIONS_MAX: Final = 20_000
 SESSIONS_MAX: Final = 1_000_000
+# Anonymous clients, whom nothing tells apart, leave so much of SESSIONS_MAX to those who are somebody.
+SESSIONS_OF_ANONYMOUS: Final = 0.5
 # Of one identity, by client id. A device runs a program or two; each session can cost 1 MiB of queue and 10 MB of deep
 # filters. A brand's servers may share one name. Those of open mode, on a trusted network, have only the bound of all.
 SESSIONS_OF_DEVICE_MAX: Final = 8
@@ -116,6 +119,11 @@ RETAINED_BYTES_MAX: Final = 256 << 20
 RETAINED_MESSAGES_OF_BRAND_MAX: Final = RETAINED_MESSAGES_MAX // 4
 RETAINED_BYTES_OF_BRAND_MAX: Final = RETAINED_BYTES_MAX // 4
 RETAINED_OF_DEVICE_MAX: Final = 100  # on a device's own up/; a kiosk retains a state or two
+# Packets that have begun and are not whole, all together: 128 of the largest. Beyond, who has been at it for longest is
+# disconnected: who sends all but the last byte of a packet, not who is sending one just now. Up to 4 KiB do not
+# count: they are no more than what a connection costs anyway.
+UNFINISHED_BYTES_MAX: Final = 128 << 20
+UNFINISHED_BYTES_MIN: Final = 4096
 ROUTES_CACHED_MAX: Final = 50_000
 # A level of a topic that is kept costs a dict and its name. A topic of 32 levels would cost 9 KB in a cache that is
 # bounded by topics alone (50,000 of them: 400 MB); 200,000 nodes are 60 MB.

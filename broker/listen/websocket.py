@@ -202,10 +202,13 @@ class WebSocket(Connection):
     def close(self, reason: Reason | None = None) -> None:
         """Close the connection, with a Close frame where none was sent, if the socket takes it at once."""
         protocol = self.protocol
-        if protocol is not None and protocol.state is OPEN and not self.closed:
-            leaving = reason is Reason.SERVER_SHUTTING_DOWN
-            protocol.send_close(CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
-            self.control = protocol.data_to_send()[-1]
+        if protocol is not None and not self.closed:
+            if protocol.state is OPEN:
+                leaving = reason is Reason.SERVER_SHUTTING_DOWN
+                protocol.send_close(CloseCode.GOING_AWAY if leaving else CloseCode.NORMAL_CLOSURE)
+            frames = [frame for frame in protocol.data_to_send() if frame]
+            if frames:
+                self.control = frames[-1]
         super().close(reason)
 
     def shut(self) -> None:

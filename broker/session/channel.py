@@ -24,6 +24,7 @@ from broker.limits import (
     OWN_WORK_MIN,
     PACKET_WORK,
     RECEIVE_MAXIMUM,
+    UNFINISHED_BYTES_MIN,
     WORK_BYTES_SHIFT,
 )
 from broker.message import Message, Promise
@@ -164,8 +165,10 @@ class Channel:
                 # Still not whole: what has come is not copied again for each piece.
                 self.lack -= len(data)
                 self.tail += data
+                self._unfinished()
                 return
             data = b"".join((self.tail, data))
+            core.finish(self)
             self.tail, self.lack = b"", 0
         session = self.session
         if session is None:
@@ -328,6 +331,7 @@ class Channel:
             counters.messages_delivered += delivered
         if pos < end and not self.closed:
             self.tail = bytearray(memoryview(data)[pos:])
+            self._unfinished()
 
     def _feed_new(self, data: bytes) -> None:
         """Before the session is there: one CONNECT, and what follows waits until it is admitted.
@@ -338,13 +342,14 @@ class Channel:
             self.tail = data
             self.wait_for_turn()
             return
+        if not self.admitting and data and data[0] >> 4 != PacketType.CONNECT:  # it need not be whole: HTTP never is
+            raise ProtocolError("the first packet is not CONNECT", Reason.PROTOCOL_ERROR)  # [MQTT-3.1.0-1]
         frame = None if self.admitting else split(data, 0, self.packet_max)
         if frame is None:
             self.tail = data
+            self._unfinished()
             return
         first, start, end = frame
-        if first >> 4 != PacketType.CONNECT:
-            raise ProtocolError("the first packet is not CONNECT", Reason.PROTOCOL_ERROR)  # [MQTT-3.1.0-1]
         self.tail = data[end:]
         body = data[start:end]
         try:
@@ -357,6 +362,12 @@ class Channel:
         if self.session is not None and self.tail and not self.closed:
             rest, self.tail = self.tail, b""
             self._feed(rest)
+
+    def _unfinished(self) -> None:
+        """A part of a packet is kept until the rest has come."""
+        size = len(self.tail)
+        if size > UNFINISHED_BYTES_MIN:
+            self.core.unfinish(self, size)
 
     def _packet(self, first: int, body: bytes) -> None:
         """Serve any packet but those that `_feed` has served itself."""
@@ -595,6 +606,7 @@ class Channel:
             self.aliases = None
             self.acks = None
             self.tail = b""  # [MQTT-3.1.4-6]
+            self.core.finish(self)
             self.routes = _NO_ROUTES
             session, self.session = self.session, None
             if session is not None and session.channel is self:

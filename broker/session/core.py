@@ -1,6 +1,6 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -9,7 +9,15 @@ from broker import limits
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedMessage, SavedSubscription, size_of
-from broker.limits import DELIVERY_WORK, HAND_ON_WORK, NARROW_MAX, TURN_WORK_MAX, WORK_BYTES_SHIFT
+from broker.limits import (
+    DELIVERY_WORK,
+    HAND_ON_WORK,
+    NARROW_MAX,
+    SHARE_WORK_MAX,
+    TURN_WORK_MAX,
+    UNFINISHED_BYTES_MAX,
+    WORK_BYTES_SHIFT,
+)
 from broker.message import Message, Promise
 from broker.route.access import may_subscribe
 from broker.route.retained import Retained
@@ -77,14 +85,17 @@ class Core(Ledger):
         self.wake = wake
         self.router = Router[Session]()
         self.retained = Retained(*self.limits.retained)
-        self._of_identity: dict[str, int] = {}  # sessions, by path; none of anonymous ones
+        self._of_identity: dict[str, int] = {}  # sessions, by path
         self._next_number = 1  # of a session
         # Work so far (limits.TURN_WORK_MAX says what that is), and until when it goes on in this turn. Then these wait.
         self.work = 0
         self.work_until = TURN_WORK_MAX
+        # Bytes of packets that are not whole yet, in the order in which they grew large.
+        self._unfinished: dict[Channel, int] = {}
+        self._unfinished_bytes = 0
         self.worker: Channel | None = None  # who has worked last, and from where on
         self.worker_from = 0
-        self.resting: dict[Resting, Channel | None] = {}
+        self.resting: OrderedDict[Resting, Channel | None] = OrderedDict()
         self.again: Callable[[], object] = lambda: None  # asks for `turn`, soon, but not before others were served
         self._turn_asked = False
         self.dirty: list[Channel] = []
@@ -493,9 +504,9 @@ class Core(Ledger):
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            if self._of_identity.get(identity.path, 0) >= _sessions_max(identity.role):
+            if self._of_identity.get(identity.path, 0) >= self._sessions_max(identity.role):
                 self.counters.sessions_refused += 1
-                raise Refused(f"{identity.path} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
+                raise Refused(f"{identity.path or 'anonymous'} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
             session = Session(self, key, identity, self.new_number())  # [MQTT-3.1.2-6]
             self.add(session)
         elif session.identity != identity:
@@ -523,8 +534,7 @@ class Core(Ledger):
         self._next_number = max(self._next_number, session.number + 1)
         self.sessions[session.key] = session
         path = session.identity.path
-        if path:
-            self._of_identity[path] = self._of_identity.get(path, 0) + 1
+        self._of_identity[path] = self._of_identity.get(path, 0) + 1
 
     def drop_saved(self, number: int) -> None:
         """Leave a session of the journal out. Its number is not used again."""
@@ -537,13 +547,20 @@ class Core(Ledger):
         self._next_number += 1
         return number
 
+    def _sessions_max(self, role: Role) -> int:
+        """How many sessions one identity may have, whatever client ids it thinks of."""
+        if role is Role.ANONYMOUS:
+            return max(1, int(self.limits.sessions_max * limits.SESSIONS_OF_ANONYMOUS))
+        if role in (Role.DEVICE, Role.ENROLLING):
+            return limits.SESSIONS_OF_DEVICE_MAX
+        return limits.SESSIONS_OF_IDENTITY_MAX
+
     def _remove(self, session: Session) -> None:
         del self.sessions[session.key]
         path = session.identity.path
-        if path:
-            self._of_identity[path] -= 1
-            if not self._of_identity[path]:
-                del self._of_identity[path]
+        self._of_identity[path] -= 1
+        if not self._of_identity[path]:
+            del self._of_identity[path]
 
     def configure(self, session: Session, v5: bool, expiry_s: int, packet_max: int, window: int) -> None:
         """Take over what CONNECT says of the client. Its routes, which sort it by these, are made anew by `resume`."""
@@ -706,6 +723,22 @@ class Core(Ledger):
         """Disconnect a client for which nothing more can wait, at the end of the round."""
         self._overrun[session] = None
 
+    # -- packets that are not whole -----------------------------------------------------------------------------------
+
+    def unfinish(self, channel: "Channel", size: int) -> None:
+        """`channel` keeps so many bytes of a packet. If all keep too many, who has for longest is closed."""
+        waiting = self._unfinished
+        self._unfinished_bytes += size - waiting.get(channel, 0)
+        waiting[channel] = size
+        while self._unfinished_bytes > UNFINISHED_BYTES_MAX:
+            self.counters.packets_unfinished += 1
+            next(iter(waiting)).fail(ProtocolError("a packet that is never whole", Reason.QUOTA_EXCEEDED))
+
+    def finish(self, channel: "Channel") -> None:
+        """`channel` keeps no part of a packet any more."""
+        if channel in self._unfinished:
+            self._unfinished_bytes -= self._unfinished.pop(channel)
+
     # -- turns -------------------------------------------------------------------------------------------------------
 
     def rest(self, who: "Resting", channel: "Channel | None") -> None:
@@ -717,16 +750,14 @@ class Core(Ledger):
 
     def turn(self) -> None:
         """Go on with those who rest, for as long as they may together."""
-        self.work_until = self.work + TURN_WORK_MAX
-        for who in list(self.resting):
-            if self.work > self.work_until:
-                break
-            if who in self.resting:
-                channel = self.resting.pop(who)
-                try:
-                    who.go_on()
-                except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
-                    self.unexpected(error, channel)
+        until = self.work + TURN_WORK_MAX
+        while self.resting and self.work <= until:
+            who, channel = self.resting.popitem(last=False)
+            self.work_until = self.work + SHARE_WORK_MAX
+            try:
+                who.go_on()
+            except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
+                self.unexpected(error, channel)
         self._turn_asked = bool(self.resting)
         if self._turn_asked:
             self.again()
@@ -844,8 +875,3 @@ def _reason(route: Route[Session], all_kept: bool = True) -> Reason:
     if route.empty:
         return Reason.NO_MATCHING_SUBSCRIBERS
     return Reason.SUCCESS if all_kept else Reason.QUOTA_EXCEEDED
-
-
-def _sessions_max(role: Role) -> int:
-    """How many sessions one identity may have, whatever client ids it thinks of."""
-    return limits.SESSIONS_OF_DEVICE_MAX if role in (Role.DEVICE, Role.ENROLLING) else limits.SESSIONS_OF_IDENTITY_MAX

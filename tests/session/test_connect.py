@@ -343,8 +343,19 @@ def test_a_connect_that_is_too_large_is_not_waited_for() -> None:
     assert not within.closed
 
 
+def test_anonymous_clients_leave_room_for_the_others() -> None:
+    """Whoever can reach an open listener could otherwise use up all sessions, and lock out the devices."""
+    known = {"kiosk": Identity(Role.DEVICE, "acme", "kiosk"), "crm": Identity(Role.SERVER, "acme", "crm")}
+    lab = Lab(sessions_max=4, admit=lambda packet: known.get(packet.username or "", ANONYMOUS))
+    assert [lab.connect(f"a{n}").connack.reason for n in range(4)] == [0, 0, 0x97, 0x97]
+    assert lab.connect("k", username="kiosk").connack.reason == 0
+    assert lab.connect("s", username="crm").connack.reason == 0
+    assert lab.connect("s2", username="crm").connack.reason == 0x97
+    assert lab.core.counters.sessions_refused == 3
+
+
 def test_the_number_of_sessions_is_bounded() -> None:
-    lab = Lab(sessions_max=2)
+    lab = Lab(sessions_max=2, admit=lambda _: Identity(Role.SERVER, "acme", "crm"))
     first = lab.connect("a", session_expiry=60)
     first.disconnect()
     lab.connect("b")
