@@ -738,6 +738,7 @@ class Session:
         for subscription in self.subscriptions:
             core.router.touch(subscription)
         if not core.failing:  # else it is not certain to be in the log
+            self._look_for_retained()
             self._note_retained()
         waiting = [*(self.queue or ()), *self._fetching_new()]
         for id, message in list(self.inflight.items()):
@@ -857,6 +858,18 @@ class Session:
     def knows(self, seq: int, *, again: bool) -> bool:
         """Whether message `seq` has a delivery in the journal; again: also one that is complete."""
         return (self.rows is not None and seq in self.rows) or (again and self.done is not None and seq in self.done)
+
+    def _look_for_retained(self) -> None:
+        """Find out, if that takes little, whether what was sent was all: nobody looks for more without room for it."""
+        core, began = self.core, self.core.retained.walked
+        while self.replay and core.retained.walked - began < OWN_WORK_MIN:
+            message = next(self.replay[0], _NOTHING)
+            if message is not _NOTHING:
+                if message is not None:
+                    core.hand_back(message)
+                break
+            self.replay.popleft()
+        core.work += core.retained.walked - began
 
     def _note_retained(self) -> None:
         """If what is retained has all arrived, or is in the log, it is not due when the client comes back."""

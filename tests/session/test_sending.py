@@ -377,6 +377,25 @@ def test_what_was_refused_does_not_come_again(qos: int) -> None:
     assert lab.connect("c", clean=False, session_expiry=60).early == []
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_retained_and_has_arrived_does_not_come_again(qos: int) -> None:
+    """[MQTT-4.4.0-1]: the last one fills the window, so nobody has looked yet whether there are more."""
+    lab = Lab()
+    sender = lab.connect("p")
+    for topic in ("a/1", "a/2"):
+        sender.publish(topic, b"x", qos, retain=True)
+    client = lab.connect("c", session_expiry=60, receive_maximum=1)
+    client.subscribe("a/+", qos)
+    (first,) = client.messages()
+    client.send(*([Puback(1)] if qos == 1 else [Pubrec(1), Pubcomp(1)]))
+    (second,) = [p for p in client.packets() if isinstance(p, Publish)]
+    client.drop()
+    back = lab.connect("c", clean=False, session_expiry=60)
+    second.dup = True
+    assert back.early == [second]
+    assert first.topic != second.topic
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_pubrel_comes_again_in_the_order_of_pubrec(version: int) -> None:
     """[MQTT-4.6.0-4]."""
