@@ -32,7 +32,7 @@ crash: .venv/ready    ## kill -9 under load, N=500 times, and see that nothing a
 
 fuzz: .venv/ready    ## MINUTES=5 of inputs that nobody thought of; TARGET= one of them, CASE= an input again
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),5) \
-		$(if $(TARGET),--target $(TARGET)) $(if $(CASE),--case $(CASE)) $(ARGS)
+		$(if $(TARGET),--target $(TARGET)) $(if $(CASE),--case $(CASE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: .venv/ready    ## style and types only
 	@echo "ruff check"

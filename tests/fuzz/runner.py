@@ -96,7 +96,7 @@ def _fill(directory: Path, inputs: Iterable[bytes]) -> None:
 def _engine(target: Target, directory: Path, progress: Callable[[str], None], *arguments: str) -> Outcome:
     command = [
         *(sys.executable, "-m", "fuzz.engine", target.name),
-        *(f"-timeout={_TIMEOUT_S}", f"-rss_limit_mb={_MEMORY_MIB_MAX}", *arguments),
+        *(f"-timeout={_TIMEOUT_S}", "-report_slow_units=999", f"-rss_limit_mb={_MEMORY_MIB_MAX}", *arguments),
     ]
     path = f"{ROOT}:{ROOT / 'tests'}"
     env = {**os.environ, "PYTHONPATH": path, "FUZZ_DIRECTORY": str(directory), "PYTHONHASHSEED": "0"}

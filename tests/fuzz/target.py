@@ -19,7 +19,7 @@ class Target:
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
     bytes_max: int = 4096
-    runs_in_ci: int = 2000
+    runs_in_ci: int = 2000  # 0: the corpus is enough
 
     @property
     def corpus_file(self) -> Path:
@@ -50,6 +50,7 @@ MODULES = {
     "proxy": "fuzz.proxy",
     "websocket": "fuzz.websocket",
     "payloads": "fuzz.payloads",
+    "effort": "fuzz.effort",
 }
 
 

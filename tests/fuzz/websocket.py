@@ -17,7 +17,7 @@ from broker.wire.encode import encode
 from broker.wire.packets import Connect, Disconnect, Pingreq, Publish
 
 _LISTENER = cast("Any", SimpleNamespace(web=WebRules("/mqtt", frozenset({"https://shop.example"}))))
-_OPENING = request("/mqtt")
+OPENING = request("/mqtt")
 
 
 class _Socket:
@@ -49,13 +49,13 @@ def run(data: bytes) -> None:
     if sent[:1] == b"G":
         _check_answer(sent)
     else:
-        sent = _OPENING + sent
-    whole = _converse(sent, len(sent))
-    pieces = _converse(sent, length or 1)
+        sent = OPENING + sent
+    whole = converse(sent, len(sent))
+    pieces = converse(sent, length or 1)
     assert pieces == whole, f"{pieces} instead of {whole}"
 
 
-def _converse(sent: bytes, length: int) -> tuple[bytes, bool]:
+def converse(sent: bytes, length: int) -> tuple[bytes, bool]:
     """The MQTT that came back, and whether the connection was closed. Close frames: as far as there is time for one."""
     lab, sock = Lab(), _Socket()
     reactor = cast("Any", SimpleNamespace(core=lab.core, forget=lambda _: None, want=lambda *_, **__: None))
