@@ -84,7 +84,7 @@ def alternative_names(certificate: x509.Certificate) -> tuple[tuple[str, ...], t
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return (), ()
-    except ValueError:
+    except (ValueError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension):
         raise Refused("the certificate's alternative names cannot be read") from None
     addresses = (str(address) for address in san.get_values_for_type(x509.IPAddress))
     return (*san.get_values_for_type(x509.DNSName), *addresses), tuple(
