@@ -586,6 +586,8 @@ class Reference:
             if not copy.retained:
                 self._check_order(link, place, copy)
             place.remove(copy)
+            for other in session.waiting if copy.retained and packet.qos == 2 else ():
+                other.required &= other.sent is not copy.sent  # exactly once, be it as the one or as the other
             return copy
         for share in self.shares:
             for member, copy in share.members:
