@@ -411,6 +411,7 @@ class Core(Ledger):
         retain = message.retain and bool(options & RETAIN_AS_PUBLISHED)
         form = message.variant(min(message.qos, options & QOS), retain, subscription.id).loose()
         form.share = subscription.name
+        form.retained_as = int(message.retain)  # another member may want to know that
         return subscription.session.take(form)
 
     def hand_on(self, session: Session, message: Message) -> bool:
@@ -430,6 +431,7 @@ class Core(Ledger):
         if not message.seq:
             if self.failing or self._log_full(message.size):
                 return False
+            message.retain = message.retained_as > 0
             self.log.head += 1
             message.seq = self.log.head
             self.log.append(message, listed=False)

@@ -646,7 +646,7 @@ class Reference:
         """It may not be sent any more, or not to this one. What has been sent is sent again, expired or not."""
         if copy.sent.expires_at <= self.now and not copy.id:
             return True
-        if any(share.got is link.session for share in copy.shares):
+        if not copy.id and any(share.got is link.session for share in copy.shares):
             return True
         sizes = []
         for qos, retain, ids in copy.forms:

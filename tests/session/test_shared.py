@@ -256,6 +256,24 @@ def test_what_a_member_had_goes_to_another_when_its_session_ends(how: str, heir:
     assert lab.journal.messages == lab.journal.deliveries == {}
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_what_is_handed_on_has_the_options_of_its_new_member(expiry: int, retain: bool, first: bool) -> None:
+    """[MQTT-3.3.1-12, -13], whichever the first one had."""
+    lab = Lab()
+    one = lab.connect("1", session_expiry=expiry)
+    one.subscribe("$share/g/a", 1, rap=first)
+    lab.connect("p").publish("a", b"x", 1, retain=retain)
+    assert [m.retain for m in one.messages()] == [retain and first]
+    two = lab.connect("2", session_expiry=expiry)
+    two.subscribe("$share/g/a", 1, rap=not first, id=7)
+    one.disconnect(session_expiry=0)
+    (message,) = two.messages()
+    assert message.retain == (retain and not first)
+    assert message.properties.subscription_ids == [7]
+
+
 def test_what_a_member_had_for_itself_goes_to_nobody() -> None:
     """A plain subscription beside the shared one: that copy was its own."""
     lab = Lab()
