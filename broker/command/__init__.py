@@ -4,7 +4,9 @@ Start-up is part of the interface: a module here imports click and no more; rich
 imported by the command that uses them.
 """
 
+import os
 import sys
+import threading
 
 
 def main() -> None:
@@ -19,4 +21,10 @@ def main() -> None:
             "  try: pip install 'pushbroker[server]'\n"
         )
         sys.exit(1)
-    sys.exit(run())
+    code = run()
+    if any(thread.name == "amqtt-plugins" for thread in threading.enumerate()):
+        # It does not end, nor may what it has begun; Python would wait for that, and the supervisor in vain for us.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -15,11 +15,13 @@ import functools
 import logging
 import secrets
 import threading
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from enum import Enum
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from urllib.parse import unquote, unquote_plus
 from weakref import WeakValueDictionary
 
 from broker.counters import Counters
@@ -136,7 +138,12 @@ class Plugins:
             self._back(ready, None)
             await self._end.wait()
 
-        asyncio.run(live())
+        with asyncio.Runner() as runner:
+            life = runner.get_loop().create_task(live())
+            while not life.done():
+                # What a plugin's own task raises to end a program ends the loop; it goes on.
+                with suppress(SystemExit, KeyboardInterrupt):
+                    runner.get_loop().run_until_complete(life)
         self._back(self._over, None)
 
     def _back(self, future: "asyncio.Future[T]", result: T) -> None:
@@ -147,7 +154,12 @@ class Plugins:
     async def _load(self, question: _Question) -> None:
         for name, options in self._configured.items():
             question.asking = name
-            self._loaded.append(_load(name, options, self._loop))
+            try:
+                self._loaded.append(_load(name, options, self._loop))
+            except Failed:
+                raise
+            except BaseException as error:
+                raise _failed(name, "cannot be loaded", error) from error
         for errors in [await self._tell(event, question) for event in _START]:
             if errors:
                 raise errors[0]
@@ -160,11 +172,10 @@ class Plugins:
         errors = []
         for loaded in self._loaded:
             if hasattr(loaded.plugin, event):
-                question.asking = loaded.name
                 try:
-                    await getattr(loaded.plugin, event)()
-                except Exception as error:  # noqa: BLE001 - whatever it is, the others are told
-                    errors.append(_failed(loaded.name, f"failed in its {event}", error))
+                    await _answer_of(loaded, question, getattr(loaded.plugin, event))
+                except _Broken as error:  # the others are told
+                    errors.append(_failed(loaded.name, f"failed in its {event}", error.__cause__ or error))
         return errors
 
     # -- what there is -------------------------------------------------------------------------------------------------
@@ -205,13 +216,13 @@ class Plugins:
             opinions = []
             for loaded in self._loaded:
                 if loaded.authenticates:
-                    opinion = await _answer_of(loaded, question, loaded.plugin.authenticate(session=session))
+                    opinion = await _answer_of(loaded, question, loaded.plugin.authenticate, session=session)
                     if opinion is not None:
                         opinions.append(opinion)
                         session.proven |= bool(opinion) and not loaded.credulous
             return bool(opinions) and all(opinions)
 
-        return session if await self._answered(work) else None
+        return session if await self._answered(work, session) else None
 
     async def allowed(
         self, session: "Session", action: Literal["publish", "subscribe"], names: Sequence[str]
@@ -230,7 +241,9 @@ class Plugins:
                     tried = samples(name)
                     both = [(what, topic) for topic in tried for what in ("subscribe", "receive")]
                     questions = both if tried == [name] else [("subscribe", name), *both]
-                verdicts.append(await self._answered(functools.partial(self._decide, session, questions), turn))
+                verdicts.append(
+                    await self._answered(functools.partial(self._decide, session, questions), session, turn)
+                )
         return [*verdicts, *[None] * (len(names) - len(verdicts))]
 
     async def _decide(self, session: "Session", questions: Sequence[tuple[str, str]], question: _Question) -> bool:
@@ -239,12 +252,12 @@ class Plugins:
         deciding = [loaded for loaded in self._loaded if loaded.decides_topics]
         for action, topic in questions:
             for loaded in deciding:
-                asked = loaded.plugin.topic_filtering(session=session, topic=topic, action=Action(action))
-                if not await _answer_of(loaded, question, asked):
+                asked = {"session": session, "topic": topic, "action": Action(action)}
+                if not await _answer_of(loaded, question, loaded.plugin.topic_filtering, **asked):
                     return False
         return bool(deciding)
 
-    async def _answered(self, work: _Work[bool], turn: asyncio.Semaphore | None = None) -> bool:
+    async def _answered(self, work: _Work[bool], about: "Session", turn: asyncio.Semaphore | None = None) -> bool:
         """Put one question to the plugins, in its turn. Raises `Failed`, counted and logged, without an answer."""
         self._counters.plugin_questions += 1
         try:
@@ -254,7 +267,7 @@ class Plugins:
             self._log("amqtt plugin does not answer", plugin=str(error), seconds=PLUGIN_ANSWER_S)
         except _Broken as error:
             self._counters.plugin_failures += 1
-            self._log("amqtt plugin failed", plugin=str(error), exc_info=error.__cause__)
+            self._log("amqtt plugin failed", plugin=str(error), exc_info=_discreet(error.__cause__, about.password))
         raise Failed("the amqtt plugins do not answer")
 
     async def _ask(self, work: _Work[T], within_s: float, turn: asyncio.Semaphore | None = None) -> T:
@@ -311,15 +324,25 @@ def samples(filter: str) -> list[str]:
     return ["/".join([*levels, *[_PROBE] * deep]) for deep in (1, TOPIC_LEVELS_MAX - len(levels))]
 
 
-async def _answer_of(loaded: _Loaded, question: _Question, asked: Coroutine[Any, Any, Any]) -> Any:
+async def _answer_of(loaded: _Loaded, question: _Question, ask: Callable[..., Any], **what: Any) -> Any:
     """What a plugin says. Raises `_Broken` for whatever it raises: not even SystemExit ends the thread."""
     question.asking = loaded.name
     try:
-        return await asked
-    except asyncio.CancelledError:
-        raise
+        return await ask(**what)
     except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and question.task.cancelling():
+            raise  # it was given up
         raise _Broken(loaded.name) from error
+
+
+def _discreet(error: BaseException | None, secret: str | None) -> BaseException | None:
+    """`error`, for the log; only where it comes from if it tells a client's password, as a URL in it may."""
+    if error is None or not secret:
+        return error
+    said = "".join(traceback.format_exception(error))
+    if not any(secret in text for text in (said, unquote(said), unquote_plus(said))) and repr(secret)[1:-1] not in said:
+        return error
+    return _Broken(f"{type(error).__name__}; what it says has a password in it").with_traceback(error.__traceback__)
 
 
 def _settle(future: "asyncio.Future[Any]", outcome: Any) -> None:
@@ -419,7 +442,7 @@ def _options(name: str, kind: Any, options: Mapping[str, Any]) -> Any:
         raise _failed(name, "does not take its options", error, kind=Misconfigured) from None
 
 
-def _failed(name: str, how: str, error: Exception, remedy: str = "", kind: type[Failed] = Failed) -> Failed:
+def _failed(name: str, how: str, error: BaseException, remedy: str = "", kind: type[Failed] = Failed) -> Failed:
     return kind(
         f"{name} {how}: {type(error).__name__}: {error}",
         remedy=remedy or "Correct its settings, or what it connects to, or take it out of the configuration.",

@@ -119,6 +119,52 @@ class Clings(BaseAuthPlugin):
         await asyncio.Event().wait()
 
 
+class Quits(BaseAuthPlugin):
+    """Raises what is no `Exception`, where it is told to."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._quit("init")
+
+    def _quit(self, here: str) -> None:
+        if self.config.where == here:
+            raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "cancel": asyncio.CancelledError()}[
+                self.config.how
+            ]
+
+    async def on_broker_pre_start(self) -> None:
+        self._quit("start")
+
+    async def close(self) -> None:
+        self._quit("close")
+
+    async def authenticate(self, *, session: Session) -> bool | None:
+        async def task() -> None:
+            self._quit("task")
+
+        await asyncio.gather(task(), return_exceptions=True)
+        return True
+
+    @dataclass
+    class Config:
+        where: str
+        how: str = "exit"
+
+
+class Waits(BaseAuthPlugin):
+    """Has a thread of its own wait for what does not come."""
+
+    async def authenticate(self, *, session: Session) -> bool | None:
+        return await asyncio.to_thread(threading.Event().wait)
+
+
+class Outdated(BaseTopicPlugin):
+    """Knows of no action."""
+
+    async def topic_filtering(self, *, session: Session, topic: str) -> bool | None:  # type: ignore[override]
+        return True
+
+
 class Peeks(BaseAuthPlugin):
     """Wants more of the broker than there is for it."""
 

@@ -1,11 +1,15 @@
 """amqtt's own plugins, unmodified, on a live broker: files, HTTP, a database, JWT; and what bad ones cannot do."""
 
 import asyncio
+import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 import jwt
 import pytest
@@ -28,6 +32,25 @@ from broker.wire.packets import Puback, Publish, Will
 DENIED = 0x87
 WRONG = 0x86
 UNAVAILABLE = 0x88
+
+# `pushbroker serve` that is stopped while a plugin is asked, and does not wait for it for as long as it may.
+_WAITS = """
+import os, signal, sys, threading
+from broker.command import main
+from broker.trust import amqtt_plugins
+from support.amqtt_plugins import Waits
+
+amqtt_plugins.PLUGIN_ANSWER_S = 0.2
+
+async def started(self):
+    import asyncio
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+Waits.on_broker_post_start = started
+sys.argv = ["pushbroker", "serve", "--data", sys.argv[1], "--listen", "mqtt://127.0.0.1:0"]
+main()
+"""
 
 EVERYBODY = {"support.amqtt_plugins.Everybody": {}}
 SCRIPTED = {**EVERYBODY, "support.amqtt_plugins.Topics": {}}
@@ -100,6 +123,9 @@ class Directory:
         self.asked: list[dict[str, Any]] = []
         self.port = 0
 
+    async def page(self, _: web.Request) -> web.Response:
+        return web.Response(text="<h1>It works!</h1>", content_type="text/html")
+
     async def user(self, request: web.Request) -> web.Response:
         body = await request.json()
         return web.json_response({"ok": self.users.get(body["username"]) == body["password"]})
@@ -113,7 +139,7 @@ class Directory:
 @pytest.fixture
 async def directory() -> AsyncIterator[Directory]:
     found, app = Directory(), web.Application()
-    app.add_routes([web.post("/user", found.user), web.post("/acl", found.acl)])
+    app.add_routes([web.post("/user", found.user), web.post("/acl", found.acl), web.get("/user", found.page)])
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -478,6 +504,29 @@ async def test_a_plugin_that_raises(tmp_path: Path) -> None:
         assert await may_publish(ada, "shop/a")
 
 
+async def test_a_plugin_that_is_asked_in_vain(tmp_path: Path) -> None:
+    """One that does not take the question has failed, and not the broker."""
+    plugins = {**EVERYBODY, "support.amqtt_plugins.Outdated": {}}
+    async with running(tmp_path, amqtt_plugins=plugins, amqtt_topics=("#",)) as broker:
+        ada = await guest(broker)
+        assert not await may_publish(ada, "shop/a")
+        assert broker.core.counters.plugin_failures == 1
+
+
+@pytest.mark.parametrize("password", ["hush-hush", "h\u00fcsh & hush+'%"])
+async def test_what_a_plugin_raises_tells_no_password(tmp_path: Path, directory: Directory, password: str) -> None:
+    """aiohttp names the URL that was not answered in JSON, and the password is in it."""
+    where = {"host": "127.0.0.1", "port": directory.port, "params_mode": "form"}
+    logged: list[BaseException] = []
+    async with running(tmp_path, amqtt_plugins={"amqtt.contrib.http.UserAuthHttpPlugin": where}) as broker:
+        broker.gate.plugins._log = lambda event, **fields: logged.append(fields["exc_info"])  # type: ignore[union-attr]
+        await guest(broker, password=password, reason=UNAVAILABLE)
+    told = unquote_plus("".join(traceback.format_exception(logged[0])))
+    assert "ContentTypeError" in told
+    assert "_send_request" in told
+    assert "hush" not in told
+
+
 async def test_a_plugin_gets_no_broker_to_use(tmp_path: Path) -> None:
     async with running(tmp_path, amqtt_plugins={"support.amqtt_plugins.Peeks": {}}) as broker:
         await guest(broker, reason=UNAVAILABLE)
@@ -604,6 +653,35 @@ async def test_no_start_without_a_plugin_that_was_asked_for(
     assert isinstance(raised.value, Misconfigured) is not any(word in said for word in away)
     assert "hush" not in raised.value.message
     assert not any(thread.name == "amqtt-plugins" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt", "cancel"])
+@pytest.mark.parametrize("where", ["init", "start"])
+async def test_a_plugin_that_quits_when_it_starts(tmp_path: Path, where: str, how: str) -> None:
+    with pytest.raises(Failed, match=r"support\.amqtt_plugins\.Quits .*(SystemExit|KeyboardInterrupt|CancelledError)"):
+        async with running(tmp_path, amqtt_plugins={"support.amqtt_plugins.Quits": {"where": where, "how": how}}):
+            pass
+    assert not any(thread.name == "amqtt-plugins" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt", "cancel"])
+@pytest.mark.parametrize("where", ["task", "close"])
+async def test_a_plugin_that_quits_later(tmp_path: Path, where: str, how: str) -> None:
+    """It does not take the thread with it: the next is let in, and the broker stops."""
+    async with running(tmp_path, amqtt_plugins={"support.amqtt_plugins.Quits": {"where": where, "how": how}}) as broker:
+        for name in ("ada", "bob"):
+            await guest(broker, name)
+    assert not any(thread.name == "amqtt-plugins" for thread in threading.enumerate())
+
+
+def test_a_broker_ends_though_a_plugins_thread_does_not(tmp_path: Path) -> None:
+    (tmp_path / "pushbroker.toml").write_text('[amqtt_plugins."support.amqtt_plugins.Waits"]')
+    ended = subprocess.run(
+        [sys.executable, "-c", _WAITS, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "the thread of the amqtt plugins does not end" in ended.stderr
+    assert "stopped" in ended.stderr
 
 
 async def test_no_start_without_amqtt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
