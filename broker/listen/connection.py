@@ -170,7 +170,9 @@ class Connection(Channel):
         """Take in MQTT that the peer sent, and see that it does not send more than it may."""
         if self.allowance is None:
             Channel.feed(self, data)
-            return
+            if not self.rest or not self.reading:
+                return
+            data, self.rest = self.rest, b""  # it was let in, and this followed its CONNECT
         for at in range(0, len(data), PIECE_BYTES):
             if self.closed:
                 return
@@ -184,12 +186,15 @@ class Connection(Channel):
         """Take in a piece of which `size` bytes are not counted yet; if that is too much, read no more for a while."""
         counters = self.core.counters
         before = counters.messages_received + counters.subscriptions_asked
+        session = self.session
         super().feed(piece)
-        if self.session is None or self.allowance is None:
+        session = session or self.session
+        if session is None or self.allowance is None:
             return
+        # Also of one that has said goodbye: it may come back at once.
         messages = counters.messages_received + counters.subscriptions_asked - before
-        over = self.allowance.spend(self.session.identity, self.core.now, messages, size)
-        if over > 0 and not self.throttled:
+        over = self.allowance.spend(session.identity, self.core.now, messages, size)
+        if over > 0 and not self.throttled and not self.closed:
             counters.readings_paused += 1
             self.core.note("sends too much, read more slowly", client=self.label, pause_s=round(over, 3))
             self.throttled = True

@@ -57,13 +57,17 @@ class Meter:
         """Whether there is a connect left."""
         return not rates.connects or max(self.connects, now) + 1 / rates.connects <= now + BURST_S
 
-    def connect(self, rates: Rates, now: float, cost: int = 1) -> bool:
-        """Take a connect out, or `cost` of them; False, and nothing is taken, when there is none left."""
+    def connect(self, rates: Rates, now: float) -> bool:
+        """Take a connect out; False, and nothing is taken, when there is none left."""
         if not self.may_connect(rates, now):
             return False
-        if rates.connects:
-            self.connects = max(self.connects, now) + cost / rates.connects
+        self.charge(rates, now, 1)
         return True
+
+    def charge(self, rates: Rates, now: float, connects: int) -> None:
+        """Take connects out, more than there are if need be."""
+        if rates.connects:
+            self.connects = max(self.connects, now) + connects / rates.connects
 
     def spend(self, rates: Rates, now: float, messages: int, size: int) -> float:
         """Take messages and bytes out, more than there are if need be. Returns how many seconds then must pass."""

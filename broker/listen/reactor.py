@@ -217,6 +217,9 @@ class Reactor:
         for listener in self.listeners:
             for role, allowance in listener.allowances.items():
                 allowance.change(rates.of(role))
+        for connection in self.connections.values():
+            if connection.session is not None:  # what had no bound may have one now
+                self._apply(connection, connection.session.identity.role)
 
     def may_connect(self, identity: Identity) -> bool:
         """Whether `identity` may connect now, not more often than its rate."""
@@ -224,21 +227,27 @@ class Reactor:
         return not rates.connects or self._identities.of(identity.path, self.core.now).connect(rates, self.core.now)
 
     def allow(self, channel: Channel, role: Role) -> None:
-        """From now on the client of `channel` is read as its kind may be on its listener."""
+        """From now on the client of `channel`, just let in, is read as its kind may be on its listener."""
         assert isinstance(channel, Connection)
-        listener = channel.listener
+        self._apply(channel, role)
+        if channel.allowance is not None:
+            channel.rest, channel.tail = bytes(channel.tail), b""  # what followed its CONNECT counts, too
+
+    def _apply(self, connection: Connection, role: Role) -> None:
+        listener = connection.listener
         allowance = listener.allowances.get(role)
         if allowance is None:
             allowance = Allowance(listener.rates, listener.meter, self.rates.of(role), self._identities)
             listener.allowances[role] = allowance
-        channel.allowance = allowance if allowance.bounded else None
+        connection.allowance = allowance if allowance.bounded else None
 
     def blame(self, channel: Channel) -> None:
         """Somebody did not know a secret: its address may connect less often for a while."""
         assert isinstance(channel, Connection)
         host = channel.address.rpartition(":")[0].strip("[]")
         if host:
-            self._meter_of(host).connect(self.rates.address, self.core.now, WRONG_SECRET_CONNECTS)
+            # Also if there are none left: who guesses on many connections at once waits for it afterwards.
+            self._meter_of(host).charge(self.rates.address, self.core.now, WRONG_SECRET_CONNECTS)
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""

@@ -1,5 +1,6 @@
 """How much each may do, on a whole broker: devices, servers, addresses; and a broker that has too much to do."""
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from broker.address import Listener
 from broker.app import Broker
 from broker.limits import BURST_S
 from broker.wire.encode import encode
-from broker.wire.packets import Connack, Connect, Publish
+from broker.wire.packets import Connack, Connect, Disconnect, Publish
 
 AT_ONCE = int(BURST_S)  # at one a second
 PROXIED = (Listener("mqtt", "127.0.0.1", 0, proxy=("127.0.0.1/32",)),)
@@ -84,6 +85,23 @@ async def test_a_wrong_secret_counts_as_many_connects(tmp_path: Path) -> None:
         assert (await elsewhere.expect(Connack)).reason == 0x86
 
 
+async def test_guesses_on_many_connections_at_once_all_count(tmp_path: Path) -> None:
+    """Who opens them all before the first guess is no better off in the end."""
+    async with running(tmp_path, listen=PROXIED, address_connects_per_s=4) as broker:
+        await populate(broker)
+        began = time.monotonic()
+        clients = [await Client.open(broker.listeners[0].port) for _ in range(30)]
+        for client in clients:
+            await client.send(b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n")
+        meter = broker.reactor._addresses.of("192.0.2.1", began)
+        await until(lambda: meter.connects >= began + 30 / 4)
+        for client in clients:
+            await client.send(Connect("", 5, username="acme", password=b"pbt_wrong"))
+        for client in clients:
+            assert (await client.expect(Connack)).reason == 0x86
+        assert meter.connects >= began + 30 * 21 / 4
+
+
 async def test_this_machine_may_connect_as_often_as_it_likes(tmp_path: Path) -> None:
     async with running(tmp_path, allow_anonymous=True, address_connects_per_s=1) as broker:
         for _ in range(AT_ONCE + 5):
@@ -107,6 +125,22 @@ async def test_a_device_that_floods_is_read_more_slowly_on_all_its_connections(t
         await (await server(broker)).silent()
 
 
+@pytest.mark.parametrize("version", [4, 5])
+async def test_what_follows_a_connect_counts_even_if_a_goodbye_follows(tmp_path: Path, version: int) -> None:
+    """In one go: CONNECT, a flood, DISCONNECT; and so again and again, as often as it may connect."""
+    async with running(tmp_path, device_messages_per_s=20) as broker:
+        await populate(broker)
+        context = await device_context(broker, "acme", "kiosk-7")
+        flood = [encode(Publish(b"acme/device/kiosk-7/up/x", b""), version)] * 150
+        for _ in range(3):
+            client = await Client.open(port(broker, "mqtts"), version=version, tls=context)
+            goodbye = encode(Disconnect(), version)
+            await client.send(b"".join((encode(Connect("kiosk-7", version), version), *flood, goodbye)))
+            assert (await client.expect(Connack)).reason == 0
+        await until(lambda: broker.core.counters.readings_paused > 0)
+        assert 200 < broker.core.counters.messages_received < 300
+
+
 async def test_servers_may_send_as_much_as_they_like(tmp_path: Path) -> None:
     async with running(tmp_path, device_messages_per_s=1) as broker:
         await populate(broker)
@@ -127,6 +161,15 @@ async def test_a_reload_changes_what_those_may_who_are_connected(tmp_path: Path)
         assert broker.core.counters.readings_paused == 0
         await broker.reload(settings(tmp_path, device_messages_per_s=1))
         await client.send(*flood)
+        await until(lambda: broker.core.counters.readings_paused == 1)
+
+
+async def test_a_reload_bounds_those_who_had_no_bound(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        await populate(broker)
+        client = await server(broker)
+        await broker.reload(settings(tmp_path, server_messages_per_s=1))
+        await client.send(*[encode(Publish(b"acme/user/ada", b""), 5)] * 100)
         await until(lambda: broker.core.counters.readings_paused == 1)
 
 
