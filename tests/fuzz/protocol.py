@@ -341,4 +341,4 @@ def program(chance: random.Random, records: int) -> bytes:
     return bytes(made)
 
 
-TARGET = Target("protocol", "conversations, beside a broker that is right", run, seeds, SIZE * 60, runs_in_ci=150)
+TARGET = Target("protocol", "conversations, beside a broker that is right", run, seeds, SIZE * 60, runs_in_ci=80)

@@ -68,4 +68,4 @@ def seeds() -> Iterator[bytes]:
                 yield _SIGNATURE + struct.pack("!BBH", command, family, length) + bytes(length) + b"\x10\x00"
 
 
-TARGET = Target("proxy", "the PROXY header", run, seeds, bytes_max=300, runs_in_ci=1000)
+TARGET = Target("proxy", "the PROXY header", run, seeds, bytes_max=300, runs_in_ci=500)

@@ -235,6 +235,7 @@ class Reference:
                     share.at_once, copy.uncertain = False, True
         for copy in session.waiting:
             copy.uncertain = True
+            copy.required &= not self._lost(link, copy)  # it may have been its turn already
         session.due += session.retained
         session.retained = []
         if session.will is not None:

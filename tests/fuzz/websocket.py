@@ -124,4 +124,4 @@ def seeds() -> Iterator[bytes]:
         yield b"\x01" + frame(BINARY, mqtt[0]) + one + frame(BINARY, mqtt[2])
 
 
-TARGET = Target("websocket", "requests and frames of WebSocket", run, seeds, bytes_max=1024, runs_in_ci=300)
+TARGET = Target("websocket", "requests and frames of WebSocket", run, seeds, bytes_max=1024, runs_in_ci=150)
