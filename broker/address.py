@@ -27,6 +27,8 @@ Scheme = Literal["mqtt", "mqtts", "ws", "wss", "mqtt+unix", "ws+unix"]
 
 DEFAULT_PORTS: Final[dict[str, int]] = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _UNIX: Final = ("mqtt+unix", "ws+unix")
+# What a client sends as it is in the path of a request (RFC 3986 §3.3); all else it encodes.
+_PATH_SAFE: Final = "/%:@!$&'()*+,;="
 # struct sockaddr_un has 108 bytes for the path, the last one NUL (unix(7)).
 SOCKET_PATH_BYTES_MAX: Final = 107
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.IGNORECASE)
@@ -42,7 +44,7 @@ class Listener(msgspec.Struct, frozen=True):
     scheme: Scheme
     host: str = ""
     port: int = 0
-    path: str = ""  # of WebSocket requests ("": any), or of the Unix socket's file
+    path: str = ""  # of WebSocket requests, as they are sent ("": any), or of the Unix socket's file
     origin: tuple[str, ...] = ()  # web pages of other sites that may connect; "*": of any
     proxy: tuple[str, ...] = ()  # networks of proxies that announce their clients with the PROXY protocol
     mode: int = 0o660  # of the Unix socket's file
@@ -84,7 +86,7 @@ class Listener(msgspec.Struct, frozen=True):
         if self.unix:
             return f"{self.scheme}://{quote(self.path)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{quote(self.path)}"
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
 
     @property
     def url(self) -> str:
@@ -122,7 +124,7 @@ def _inet_place(url: str, parts: SplitResult, port: int | None) -> dict[str, Any
     web = parts.scheme in ("ws", "wss")
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
         raise Misconfigured(f"{url!r} is no address to listen on", remedy=_EXAMPLES)
-    path = unquote(parts.path)
+    path = quote(parts.path, safe=_PATH_SAFE)
     if path == "/":
         path = ""
     if path and not web:
@@ -137,7 +139,7 @@ def _inet_place(url: str, parts: SplitResult, port: int | None) -> dict[str, Any
 
 def _unix_place(url: str, parts: SplitResult) -> dict[str, Any]:
     path = unquote(parts.path)
-    if parts.netloc or path in ("", "/"):
+    if parts.netloc or path in ("", "/") or "\0" in path:
         raise Misconfigured(
             f"{url!r} is no address to listen on: a Unix socket has the path of a file",
             remedy=f"Write {parts.scheme}:///run/pushbroker/mqtt.sock, with three slashes.",

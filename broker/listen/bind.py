@@ -65,8 +65,9 @@ def _bind_inet(listener: Listener) -> socket.socket:
             listener.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise Failed(f"cannot listen on {url}: {error.strerror}", remedy="Check the address.") from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{listener.host} is no host name"
+        raise Failed(f"cannot listen on {url}: {why}", remedy="Check the address.") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.errors import Failed
+from broker.errors import Failed, Misconfigured
 
 _FIRST_FD = 3
 
@@ -42,13 +42,27 @@ def watchdog_interval_s() -> float:
 
 
 def inherited_sockets() -> list[socket.socket]:
-    """The listening sockets that systemd's `.socket` units made for us. To be asked for once."""
+    """The listening sockets that systemd's `.socket` units made for us. To be asked for once.
+
+    Raises `Misconfigured` for what does not listen: of ListenDatagram=, of Accept=yes, or no socket at all.
+    """
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
+    count = os.environ.pop("LISTEN_FDS", "0")
     sockets = []
-    for fd in range(_FIRST_FD, _FIRST_FD + int(os.environ.pop("LISTEN_FDS", "0"))):
-        os.set_inheritable(fd, False)
-        sockets.append(socket.socket(fileno=fd))
+    for fd in range(_FIRST_FD, _FIRST_FD + (int(count) if count.isdecimal() else 1)):
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+            listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            listens = False
+        if not listens:
+            raise Misconfigured(
+                f"systemd handed over descriptor {fd}, which is no socket that listens (LISTEN_FDS={count})",
+                remedy="Write ListenStream= in the .socket unit, without Accept=yes.",
+            )
+        sockets.append(sock)
     return sockets
 
 

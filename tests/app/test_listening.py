@@ -13,7 +13,7 @@ from support.mqtt import Client
 from support.programs import program
 from support.web import WebClient, request
 
-from broker.address import Listener
+from broker.address import Listener, parse_listen
 from broker.app import Broker
 from broker.errors import Failed, Misconfigured
 from broker.wire.packets import Connack, Connect
@@ -83,6 +83,20 @@ async def test_a_web_server_before_it(tmp_path: Path) -> None:
         for where in (path, broker.listeners[1].port):
             client = await WebClient.connected(where, options={"request": request("/mqtt")})
             await client.disconnect()
+
+
+async def test_a_path_is_served_as_clients_send_it(tmp_path: Path) -> None:
+    listen = tuple(parse_listen(f"ws://127.0.0.1:0{path}") for path in ("/m%C3%A9", "/mé", "/a%20b"))
+    async with running(tmp_path / "data", listen=listen, allow_anonymous=True) as broker:
+        for listener, path in zip(broker.listeners, ("/m%C3%A9", "/m%C3%A9", "/a%20b"), strict=True):
+            await WebClient.connected(listener.port, options={"request": request(path)})
+            assert listener.address.endswith(path)
+
+
+@pytest.mark.parametrize("host", ["a" * 80, "a..b"])
+async def test_what_is_no_host_name_is_refused_in_words(tmp_path: Path, host: str) -> None:
+    with pytest.raises(Failed, match="is no host name"):
+        await Broker(settings(tmp_path, listen=(Listener("mqtt", host, 0),))).start()
 
 
 async def test_behind_a_balancer(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_inherited_socket(tmp_path: Path) -> None:
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(tmp_path / "s"))
+        listening.listen()
         fd = listening.fileno()
         command = f'exec 3<&{fd}; exec "$0" -c "$1"'
         done = subprocess.run(
@@ -63,6 +64,34 @@ def test_inherited_socket(tmp_path: Path) -> None:
         )
     assert done.stdout.strip() == f"{tmp_path / 's'} []"
     assert supervisor.inherited_sockets() == []
+
+
+@pytest.mark.parametrize("what", ["datagram", "connected", "bound", "file", "nothing", "garbage"])
+def test_what_does_not_listen_is_refused_in_words(what: str) -> None:
+    code = (
+        "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "from broker.errors import Misconfigured\n"
+        "from broker.watch.supervisor import inherited_sockets\n"
+        "try: inherited_sockets()\n"
+        "except Misconfigured as error: print(error)"
+    )
+    one, other = socket.socketpair()
+    with one, other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, socket.socket() as bound:
+        datagram.bind(("127.0.0.1", 0))
+        bound.bind(("127.0.0.1", 0))
+        sources = {"datagram": datagram.fileno(), "connected": one.fileno(), "bound": bound.fileno()}
+        fd = sources.get(what, -1)
+        fails = "exec 3</dev/null" if what == "file" else "exec 3<&-"
+        redirection = f"exec 3<&{fd}" if fd >= 0 else fails
+        done = subprocess.run(
+            ["bash", "-c", f'{redirection}; exec "$0" -c "$1"', sys.executable, code],
+            pass_fds=[fd] if fd >= 0 else [],
+            env={**os.environ, "LISTEN_FDS": "many" if what == "garbage" else "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.startswith("systemd handed over descriptor 3, which is no socket that listens"), done
 
 
 def test_file_limit_is_raised_to_the_hard_one() -> None:
