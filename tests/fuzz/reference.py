@@ -607,11 +607,17 @@ class Reference:
                 for elsewhere in self.shares
                 if elsewhere not in tried and elsewhere.sent is share.sent
                 for member, copy in elsewhere.members
-                if member is other and copy.forms == mine.forms
+                if member is other and self._same(other, copy, mine)
             ):
                 return False
         share.got = session
         return True
+
+    @staticmethod
+    def _same(session: Session, one: Copy, other: Copy) -> bool:
+        """Whether a client cannot tell them apart: 3.1.1 knows no identifiers."""
+        v4 = session.link is not None and session.link.version == 4
+        return one.forms == other.forms or (v4 and one.forms[0][:2] == other.forms[0][:2])
 
     def _check_order(self, link: Link, place: list[Copy], copy: Copy) -> None:
         sent = copy.sent
