@@ -23,7 +23,7 @@ PIECE_BYTES: Final = 1024
 # What is sent at once where much was put out, and the most that is copied for a peer whose socket does not take it: the
 # rest stays as it is, the same bytes for all who are to get them. More than a TLS record, which OpenSSL wants again.
 SEND_BYTES: Final = 65536
-SEND_CHUNKS: Final = 16  # of fewer chunks it is not asked how many bytes they are
+SEND_CHUNKS: Final = 16  # of fewer chunks it is not asked how many bytes they are, without TLS
 # A peer that does not read so many answers is not read either, until it has: they would pile up without end.
 UNREAD_MAX: Final = 4096
 # What a TLS socket says instead of EWOULDBLOCK.
@@ -241,7 +241,8 @@ class Connection(Channel):
         out = self.out
         if not out or self.pending is not None:
             return
-        if len(out) > SEND_CHUNKS and sum(map(len, out)) > SEND_BYTES:
+        # Over TLS what is sent at once is what is kept: OpenSSL wants the same again, with all that it has taken.
+        if (self.tls or len(out) > SEND_CHUNKS) and sum(map(len, out)) > SEND_BYTES:
             self.push()
             return
         data = b"".join(out) if len(out) > 1 else out[0]

@@ -13,6 +13,7 @@ from support.pki import Pki
 from broker.limits import OUT_BYTES_MAX
 from broker.listen.connection import SEND_BYTES
 from broker.listen.reactor import OPTIONS
+from broker.message import Message
 from broker.wire.packets import Properties, Puback, Publish, Request, Subscribe, Will
 
 CHUNK = 250_000
@@ -193,6 +194,19 @@ async def test_many_who_do_not_read_share_what_waits(engine: Engine, pki: Pki, t
     for client in deaf:
         _read_again(client)
         assert [(await client.expect_message()).payload for _ in payloads] == payloads
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_few_and_large_over_tls(engine: Engine, pki: Pki, qos: int) -> None:
+    """OpenSSL has taken more than we keep in one piece when the socket is full, and wants all of that again."""
+    client = await Client.connected(engine.tls_port, "c", tls=pki.client())
+    await client.subscribe("t", qos=qos)
+    bodies = [bytes((n,)) * 200_000 for n in range(5)]
+    for body in bodies:
+        engine.core.publish(Message(b"t", body, qos))
+    engine.core.flush()
+    for body in bodies:
+        await client.expect_message(body)
 
 
 async def test_what_is_accepted_inherits_what_is_set(engine: Engine) -> None:
