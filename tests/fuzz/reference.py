@@ -217,7 +217,7 @@ class Reference:
             for copy in self._retained_for(session, sub):
                 # A change of its form, or QoS 0, leaves it open.
                 copy.required &= (copy.sent, sub) in missing and copy.forms[0][0] > 0
-                copy.required &= all(known.sent is not copy.sent for known in session.inflight)
+                copy.required &= all(known.sent is not copy.sent for known in (*session.inflight, *session.waiting))
                 session.retained.append(copy)
 
     def drop(self, link: Link) -> None:
