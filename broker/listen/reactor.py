@@ -18,12 +18,12 @@ from typing import Final
 from broker.identity import Identity, Role
 from broker.limits import (
     KEEP_ALIVE_MAX_S,
+    KERNEL_BUFFER_BYTES,
     OVERLOAD_LAG_MS,
     OVERLOAD_TICKS,
     PROBE_INTERVAL_S,
     PROBES_MAX,
     ROUND_BYTES,
-    SEND_BUFFER_BYTES,
     WRONG_SECRET_CONNECTS,
 )
 from broker.listen.connection import READ_BYTES, Connection, peer_name
@@ -47,7 +47,8 @@ BACKLOG: Final = 4096
 OPTIONS: Final = (
     # Batching is done here already; Nagle would only hold the last part of a batch back.
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES),
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES),
     # Who is gone without a word is noticed, whatever its MQTT keep-alive.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_MAX_S),
