@@ -155,7 +155,7 @@ class Admission:
         if lost and channel.admitting is not None:
             session = core.sessions.get(session_key(admitted.identity, channel.admitting.client_id))
             if session is not None:
-                core.unsubscribe(session, lost)
+                core.revoke(session, lost)
         self._let_in(channel, admitted.identity, until, rights)
         if admitted.identity.role is Role.ENROLLING and channel.session is not None:
             if len(self._codes) >= _CODES_MAX:

@@ -516,7 +516,7 @@ class Core(Ledger):
             # meant for it are looked at when they are read.
             session.identity = identity
             subscriptions = session.subscriptions
-            self.unsubscribe(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
+            self.revoke(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
         session.will_at = session.ends_at = 0.0  # [MQTT-3.1.3-9]
         session.channel = channel
         return session, present
@@ -716,6 +716,16 @@ class Core(Ledger):
                     self.log.batch.subscriptions[session.number, subscription.name] = None
         session.subscriptions = tuple(s for s in session.subscriptions if s.name not in names)
 
+    def revoke(self, session: Session, names: set[bytes]) -> None:
+        """Take out subscriptions that a client which comes back may not have any more.
+
+        What waits by one that is shared goes to others of its group. By any other it is looked for in the log.
+        """
+        self.unsubscribe(session, names)
+        left = session.give_up(names)
+        if left:
+            _Left(self, session, left).go_on()
+
     @staticmethod
     def send_retained(subscription: Subscription[Session], *, again: bool = False) -> None:
         """Send what is retained for a subscription; `again` as in `retained_for`."""
@@ -837,7 +847,7 @@ def session_key(identity: Identity, client_id: str) -> str:
 
 
 class _Left:
-    """What an ended session leaves to other members of its groups, in turns: a thousand may end at once."""
+    """What a session that ends or loses a right leaves to other members of its groups, in turns: it may be much."""
 
     __slots__ = ("core", "messages", "session")
 

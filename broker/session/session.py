@@ -832,6 +832,15 @@ class Session:
         self.queue_bytes = 0
         return len(lost) + behind, shared
 
+    def give_up(self, names: set[bytes]) -> list[Message]:
+        """Let go of what waits by these shared subscriptions: to be handed on, and then back."""
+        given = [stub for stub in self.assigned or () if stub.share in names]
+        if given:
+            self.assigned = deque(stub for stub in self.assigned or () if stub.share not in names) or None
+            for stub in given:
+                self.drop_row(stub.seq, 0)
+        return given
+
     def low(self) -> int:
         """Up to here in the log nothing is left for this session to do."""
         low = self.core.log.head if self.live else self.cursor

@@ -401,6 +401,28 @@ async def test_a_guests_session_waits_for_it_across_a_restart(tmp_path: Path) ->
         assert broker.core.sessions == {}  # nobody could come for them
 
 
+async def test_what_waits_by_a_group_that_is_lost_goes_to_another(tmp_path: Path) -> None:
+    async with running(tmp_path, amqtt_plugins=SCRIPTED, amqtt_topics=("shop/#",)) as broker:
+        ada = await guest(broker, clean_start=False, version=4)
+        for filter in ("$share/g/shop/a", "$share/h/shop/a", "shop/b"):
+            await ada.subscribe(filter, qos=1)
+        await ada.disconnect()
+        bob = await guest(broker, "bob", client_id="c2")
+        for topic in ("shop/a", "shop/b"):
+            await bob.publish(topic, b"x", qos=1)
+        await bob.subscribe("$share/g/shop/a", qos=1)
+        Topics.reset(lambda action, topic: topic != "shop/a")
+        ada = await guest(broker, clean_start=False, version=4)
+        assert ada.connack.session_present
+        assert (await ada.expect_message(b"x")).topic == b"shop/b"
+        await ada.silent()
+        assert (await bob.expect_message(b"x")).topic == b"shop/a"
+        await bob.silent()
+        # Nobody else was in the other group.
+        assert broker.core.counters.messages_dropped_session_end == 1
+        await until(lambda: broker.core.log.messages == 0)
+
+
 async def test_nothing_is_lost_because_a_plugin_fails(tmp_path: Path) -> None:
     async with running(tmp_path, amqtt_plugins=SCRIPTED, amqtt_topics=("shop/#",)) as broker:
         ada = await guest(broker, clean_start=False, version=4)
