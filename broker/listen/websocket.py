@@ -51,6 +51,8 @@ class WebSocket(Connection):
 
     __slots__ = ("control", "head", "protocol")
 
+    dearer = 8  # 64 KiB of empty frames take 60 ms, and whoever has not said who it is can send them
+
     def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str) -> None:
         super().__init__(reactor, sock, listener, peer)
         self.head = b""  # what has come of the request

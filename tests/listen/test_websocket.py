@@ -24,6 +24,7 @@ from broker.limits import (
     PACKET_BYTES_MAX,
     REQUEST_BYTES_MAX,
 )
+from broker.listen.connection import READ_BYTES
 from broker.listen.websocket import WebRules, WebSocket
 from broker.session import connect
 from broker.session.channel import Channel
@@ -296,6 +297,24 @@ async def test_close_waits_for_what_came_before_it(engine: Engine, port: int, wi
     await witness.expect_message(b"said")
     await client.expect(Connack)
     await client.expect_close(1001)
+
+
+async def test_not_many_frames_are_taken_in_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty ones cost 6 bytes and 6 us each, and there is no packet in them that would be counted."""
+    sizes: list[int] = []
+    feed = WebSocket.feed
+
+    def measured(self: WebSocket, data: bytes) -> None:
+        sizes.append(len(data))
+        feed(self, data)
+
+    monkeypatch.setattr(WebSocket, "feed", measured)
+    client = await WebClient.open(port)
+    client.raw.write(frame(2) * 20_000)
+    await client.send(Connect("c", 5))
+    await client.expect(Connack)
+    assert sum(sizes) > 100_000
+    assert max(sizes) <= READ_BYTES // 8
 
 
 # -- slow readers ------------------------------------------------------------------------------------------------------
