@@ -1,6 +1,7 @@
 """amqtt's own plugins, unmodified, on a live broker: files, HTTP, a database, JWT; and what bad ones cannot do."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -699,7 +700,12 @@ async def test_a_plugin_that_quits_later(tmp_path: Path, where: str, how: str) -
 def test_a_broker_ends_though_a_plugins_thread_does_not(tmp_path: Path) -> None:
     (tmp_path / "pushbroker.toml").write_text('[amqtt_plugins."support.amqtt_plugins.Waits"]')
     ended = subprocess.run(
-        [sys.executable, "-c", _WAITS, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _WAITS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert "the thread of the amqtt plugins does not end" in ended.stderr
