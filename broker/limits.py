@@ -97,8 +97,8 @@ CONNECT_WORK: Final = 200
 FILTER_WORK: Final = 10  # to subscribe to one, and to unsubscribe
 RETAINED_WORK: Final = 10  # to send one retained message
 HAND_ON_WORK: Final = 20  # to give what a member of a group leaves behind to another
-# Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages. Of WebSockets an
-# eighth of that: 11,000 of the smallest frames.
+# Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages. Of
+# WebSockets an eighth of that: 11,000 of the smallest frames.
 ROUND_BYTES: Final = 512 << 10
 
 # -- the whole broker ------------------------------------------------------------------------------------------------

@@ -197,11 +197,15 @@ class Connection(Channel):
         messages = counters.messages_received + counters.subscriptions_asked - before
         over = self.allowance.spend(session.identity, self.core.now, messages, size)
         if over > 0 and not self.throttled and not self.closed:
-            counters.readings_paused += 1
-            self.core.note("sends too much, read more slowly", client=self.label, pause_s=round(over, 3))
-            self.throttled = True
-            self.pause()
-            self.reactor.loop.call_later(over, self._try_again)
+            self.throttle(over)
+
+    def throttle(self, pause_s: float) -> None:
+        """Do not read for so long."""
+        self.core.counters.readings_paused += 1
+        self.core.note("sends too much, read more slowly", client=self.label, pause_s=round(pause_s, 3))
+        self.throttled = True
+        self.pause()
+        self.reactor.loop.call_later(pause_s, self._try_again)
 
     def _try_again(self) -> None:
         """The pause is over, if not another connection of the same identity has used up what came in meanwhile."""

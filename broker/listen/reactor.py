@@ -231,8 +231,11 @@ class Reactor:
         """From now on the client of `channel`, just let in, is read as its kind may be on its listener."""
         assert isinstance(channel, Connection)
         self._apply(channel, role)
-        if channel.allowance is not None:
+        if channel.allowance is not None and channel.session is not None:
             channel.rest, channel.tail = bytes(channel.tail), b""  # what followed its CONNECT counts, too
+            over = channel.allowance.spend(channel.session.identity, self.core.now, 0, 0)
+            if over > 0:  # it has come back to get round its pause
+                channel.throttle(over)
 
     def _apply(self, connection: Connection, role: Role) -> None:
         listener = connection.listener
