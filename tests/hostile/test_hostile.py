@@ -15,6 +15,8 @@ SCALE = 0.1
 # On a machine that does other things, too. Without what is tested here it is many seconds, or for ever.
 LATENCY_S = 2.0
 MIB = 1 << 20
+# They share a broker: what one of them has made the allocator do shows in the next one, too.
+BEFORE_MIB = 128
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_the_others_are_served(target: Target, witness: Witness, attack: Attack)
         took = witness.tell()
     after = target.counters
     assert quantile(took, 0.99) < LATENCY_S
-    assert target.peak - rss < attack.memory_mib * MIB
+    assert target.peak - rss < (attack.memory_mib + BEFORE_MIB) * MIB
     for counter in attack.counts:
         assert after[counter] > before[counter], counter
     assert after["unexpected_errors"] == 0
