@@ -21,7 +21,7 @@ from broker.wire.packets import Connect
 
 # Who holds a one-time code is connected for seconds; more codes than this in memory are of connections long gone.
 _CODES_MAX: Final = 1000
-# Of who did not know a secret. To present nothing, or a certificate that has ended, is no guess.
+# What one is told who did not know a secret.
 _UNKNOWN: Final = Reason.BAD_USER_OR_PASSWORD
 
 
@@ -67,9 +67,14 @@ class Admission:
         if self._under_way >= ADMISSIONS_MAX:
             connect.refused(channel, Refused("too many clients at once", reason=Reason.SERVER_BUSY))
             return
+        guess = presented.certificate is None and presented.password is not None
+        if guess and not self.reactor.may_guess(channel):
+            refusal = Refused("too many wrong secrets from this address", reason=Reason.CONNECTION_RATE_EXCEEDED)
+            connect.refused(channel, refusal)
+            return
         channel.pause()
         self._under_way += 1
-        self._run(self._look_up(channel, presented))
+        self._run(self._look_up(channel, presented, guess))
 
     def identities_changed(self) -> None:
         """What was looked up before now may not hold any more: who is being looked up is looked up again."""
@@ -79,7 +84,7 @@ class Admission:
         """The one-time code with which `session` came; '' for others."""
         return self._codes.get(session.key, "")
 
-    async def _look_up(self, channel: Channel, presented: Presented) -> None:
+    async def _look_up(self, channel: Channel, presented: Presented, guess: bool) -> None:
         try:
             while not channel.closed:
                 revision = self._revision
@@ -91,8 +96,8 @@ class Admission:
                 return
         except Refused as error:
             refusal = error
-            if error.reason == _UNKNOWN:
-                self.reactor.blame(channel)
+            if guess and error.reason != _UNKNOWN:
+                self.reactor.was_right(channel)
             self.reactor.run(lambda: connect.refused(channel, refusal))
             return
         except Exception as error:  # noqa: BLE001 - logged; whatever it is, this client gets an answer
@@ -102,6 +107,8 @@ class Admission:
             return
         finally:
             self._under_way -= 1
+        if guess:
+            self.reactor.was_right(channel)
         self.reactor.run(lambda: self._enter(channel, admitted, lost, presented.password or b""), channel)
 
     async def _lost(self, channel: Channel, admitted: Admitted) -> set[bytes]:

@@ -54,8 +54,9 @@ SERVER_BYTES_PER_S: Final = 0
 # Of one address, or one /64 of IPv6. A thousand devices behind one line come back at once; one address that does only
 # this costs 100 handshakes of 0.4 ms: 4 % of a core.
 ADDRESS_CONNECTS_PER_S: Final = 100
-# What a wrong secret counts as: 50 guesses at once, then 5 a second.
-WRONG_SECRET_CONNECTS: Final = 20
+# Wrong passwords, tokens and codes from one address: 100 guesses at once, then 10 a second. Certificates go on. Right
+# ones count only while they are looked up, so 100 of them may come at the same moment.
+WRONG_SECRETS_PER_S: Final = 10
 # Identities and addresses whose buckets are not full: 300 bytes each, 30 MB. Beyond, the oldest are forgotten.
 METERS_MAX: Final = 100_000
 # A loop that is so late time after time has too much to do: who is connected comes first, who is not is told to come

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Final
 
 from broker.identity import Identity, Role
@@ -24,7 +24,7 @@ from broker.limits import (
     PROBE_INTERVAL_S,
     PROBES_MAX,
     ROUND_BYTES,
-    WRONG_SECRET_CONNECTS,
+    WRONG_SECRETS_PER_S,
 )
 from broker.listen.connection import READ_BYTES, Connection, peer_name
 from broker.listen.proxy import Announced, Proxies
@@ -55,6 +55,7 @@ OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES_MAX),
 )
+_SECRETS: Final = Rates(connects=WRONG_SECRETS_PER_S)
 TICK_S: Final = 0.5
 PAUSE_S: Final = 0.5  # accepting rests so long when descriptors or connections run out
 
@@ -105,6 +106,7 @@ class Reactor:
         self.rates = RatesOf()
         self._identities = Meters()
         self._addresses = Meters()
+        self._secrets = Meters()  # that turned out wrong, by address
         loop.add_reader(self._epoll.fileno(), self._ready)
         self._tick_at = loop.time() + TICK_S
         self._timer = loop.call_at(self._tick_at, self._tick)
@@ -193,22 +195,22 @@ class Reactor:
 
     def _welcome(self, sock: socket.socket, host: str) -> bool:
         """Whether `host` may connect now: not more often than its rate, and closed at once if not."""
-        if self._meter_of(host).connect(self.rates.address, self.core.now):
+        if self._meter_of(self._addresses, host).connect(self.rates.address, self.core.now):
             return True
         self.core.counters.connections_refused += 1
         self.core.note("connection refused", client=host, error="too many connects a second from this address")
         sock.close()
         return False
 
-    def _meter_of(self, host: str) -> Meter:
+    def _meter_of(self, meters: Meters, host: str) -> Meter:
         """That of an address; of IPv6 it is the network that one customer has. Our own machine has none to keep."""
-        address = ip_address(host) if host else None
-        if isinstance(address, IPv6Address):
+        if ":" in host:
+            address = IPv6Address(host)
             mapped = address.ipv4_mapped
-            address, host = (mapped, str(mapped)) if mapped else (address, str(int(address) >> 64))
-        if address is None or address.is_loopback:
+            host = str(mapped) if mapped else "" if address.is_loopback else str(int(address) >> 64)
+        if not host or host.startswith("127."):
             return Meter()
-        return self._addresses.of(host, self.core.now)
+        return meters.of(host, self.core.now)
 
     # -- what each may do --------------------------------------------------------------------------------------------
 
@@ -245,13 +247,17 @@ class Reactor:
             listener.allowances[role] = allowance
         connection.allowance = allowance if allowance.bounded else None
 
-    def blame(self, channel: Channel) -> None:
-        """Somebody did not know a secret: its address may connect less often for a while."""
+    def may_guess(self, channel: Channel) -> bool:
+        """Whether the address of `channel` may try one more secret. It is taken for wrong until `was_right`."""
+        return self._secrets_of(channel).connect(_SECRETS, self.core.now)
+
+    def was_right(self, channel: Channel) -> None:
+        """The secret was right, or not looked at: it does not count."""
+        self._secrets_of(channel).charge(_SECRETS, self.core.now, -1)
+
+    def _secrets_of(self, channel: Channel) -> Meter:
         assert isinstance(channel, Connection)
-        host = channel.address.rpartition(":")[0].strip("[]")
-        if host:
-            # Also if there are none left: who guesses on many connections at once waits for it afterwards.
-            self._meter_of(host).charge(self.rates.address, self.core.now, WRONG_SECRET_CONNECTS)
+        return self._meter_of(self._secrets, channel.address.rpartition(":")[0].strip("[]"))
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""
