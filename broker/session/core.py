@@ -766,6 +766,7 @@ class Core(Ledger):
         while self.resting and self.work <= until:
             who, channel = self.resting.popitem(last=False)
             self.work_until = self.work + SHARE_WORK_MAX
+            self.worker = None
             try:
                 who.go_on()
             except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
@@ -810,6 +811,7 @@ class Core(Ledger):
     def flush(self) -> None:
         """Write out what has been put into the connections since the last time, and have written what is to be kept."""
         self.work_until = self.work + TURN_WORK_MAX
+        self.worker = None  # what is done from now on is not the last one's
         while self._refused:
             self._tell(self._refused.popleft())
         if self._resumed:

@@ -456,7 +456,7 @@ def hellos(scene: Scene) -> None:
     scene.storm(200, lambda _: Peer(HELLO), tls=True)
 
 
-@attack(latency_ms=1500, counts=("sessions_taken_over",))
+@attack(counts=("sessions_taken_over",))
 def takeover(scene: Scene) -> None:
     """200 clients at a time take over one lasting session with 1,000 wildcards"""
     scene.members(1, subscribe([b"x/+/%d" % n for n in range(1000)]), clean=False)

@@ -140,6 +140,19 @@ def test_who_asks_for_little_does_not_wait() -> None:
     assert sender.packets() == [Pingresp()] * (OWN_WORK_MIN + 1)
 
 
+def test_what_others_made_us_do_meanwhile_is_not_ones_own() -> None:
+    """Whose packet is the last that is counted in a round, and the first again in a later one."""
+    lab, _ = lab_with(0)
+    client = lab.connect("p")
+    for _ in range(3):
+        client.channel.feed(b"\xc0\0")
+        lab.core.work += 10 * OWN_WORK_MIN  # sessions that are resumed, say
+        lab.core.flush()
+        lab.core.work = lab.core.work_until + 1
+    client.channel.feed(b"\xc0\0")
+    assert not client.channel.paused
+
+
 def test_who_leaves_while_it_rests() -> None:
     lab, _ = lab_with(0)
     client = lab.connect()
