@@ -159,7 +159,6 @@ class Reactor:
                 self._rest(listener, "too many connections")
                 return
             counters.connections_accepted += 1
-            listener.meter.connect(listener.rates, now)
             sock.setblocking(False)
             if listener.proxy is None:
                 if self._welcome(sock, address[0] if isinstance(address, tuple) else ""):
@@ -183,6 +182,7 @@ class Reactor:
             except (OSError, ValueError):  # reset meanwhile
                 sock.close()
                 return None
+        listener.meter.charge(listener.rates, self.core.now, 1)
         if listener.web is not None:
             return self._add(WebSocket(self, sock, listener, peer))
         return self._add(Connection(self, sock, listener, peer))

@@ -1,5 +1,6 @@
 """How much each may do, on a whole broker: devices, servers, addresses; and a broker that has too much to do."""
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -69,6 +70,18 @@ async def test_an_address_that_connects_again_and_again_is_closed(
         await (await _announced(broker, same)).expect_end()
         await (await _announced(broker, other)).expect(Connack)
         assert broker.core.counters.connections_refused == 1
+
+
+async def test_who_is_refused_by_its_address_takes_nothing_from_the_others_of_the_listener(tmp_path: Path) -> None:
+    listen = (msgspec.structs.replace(PROXIED[0], connects_per_s=2),)
+    more = {"allow_anonymous": True, "allow_anonymous_anywhere": True}
+    async with running(tmp_path, listen=listen, address_connects_per_s=1, **more) as broker:
+        began = time.monotonic()
+        for _ in range(AT_ONCE + 8):
+            await (await _announced(broker, "192.0.2.1")).receive()
+        (listener,) = broker.reactor.listeners
+        let_in = broker.core.counters.connections_accepted - broker.core.counters.connections_refused
+        assert listener.meter.connects - began == pytest.approx(let_in / 2, abs=time.monotonic() - began)
 
 
 GUESSES = WRONG_SECRETS_PER_S * int(BURST_S)

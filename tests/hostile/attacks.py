@@ -215,7 +215,7 @@ def _not_read(scene: Scene, qos: int, size: int) -> None:
     scene.go()
 
 
-@attack(latency_ms=800, memory_mib=192)
+@attack(latency_ms=500, memory_mib=192)
 def deaf_large(scene: Scene) -> None:
     """1,000 subscribers that do not read, messages of 60 KB at QoS 0"""
     _not_read(scene, 0, 60_000)
@@ -405,7 +405,7 @@ def flood_wide(scene: Scene) -> None:
     scene.go()
 
 
-@attack(latency_ms=2000, memory_mib=128)
+@attack(latency_ms=400, memory_mib=128)
 def everything(scene: Scene) -> None:
     """1,000 subscribers to #, who get the ordinary messages too, and 50 clients that publish as fast as they can"""
     scene.members(scene.some(1000), subscribe([b"#"]))
@@ -526,7 +526,7 @@ def retained_many(scene: Scene) -> None:
     scene.crowd.run(30, lambda: scene.target.counters["retained_refused"] > 0)
 
 
-@attack(latency_ms=400)
+@attack(latency_ms=400, memory_mib=128)
 def retained_walks(scene: Scene) -> None:
     """20 clients that look for all of 50,000 retained messages, over and over"""
     scene.fill(publish(b"%c/%d" % (b"rs"[n % 2], n), b"x", retain=True) for n in range(scene.some(50_000)))
