@@ -238,7 +238,7 @@ def _free_port(listener: Listener) -> Iterator[Check]:
 
 
 def _in_the_clear(listener: Listener) -> Iterator[Check]:
-    if not listener.tls and not listener.loopback:
+    if not (listener.tls or listener.unix or listener.loopback):
         words = f"{listener.address} carries tokens and messages in the clear"
         safe = "wss" if listener.web else "mqtts"
         yield Check("ports", "warning", words, f"--listen {safe}://{listener.host}:{DEFAULT_PORTS[safe]}")

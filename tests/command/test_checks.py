@@ -112,6 +112,12 @@ def test_tokens_in_the_clear_are_warned_of(settings: Settings) -> None:
     assert [state for state, _ in bad(checks.free_ports(open_to_all))] == ["warning"]
 
 
+def test_what_passes_through_a_unix_socket_is_not_in_the_clear(settings: Settings, tmp_path: Path) -> None:
+    """Nor behind a proxy, with which others reach it: that one has the TLS."""
+    listen = (f"ws+unix://{tmp_path}/s?proxy=unix",)
+    assert bad(checks.free_ports(load({"data": settings.data, "listen": listen}, environment={}))) == []
+
+
 def test_file_limits(settings: Settings) -> None:
     greedy = load({"data": settings.data, "connections_max": "10000000"}, environment={})
     ((state, remedy),) = [found for found in bad(checks.limits(greedy, None)) if "LimitNOFILE" in found[1]]
