@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from support.lasting import lasting, receive_all
 from support.loopback import Client, Lab
 
 from broker.journal import DONE
@@ -23,13 +24,6 @@ from broker.wire.packets import (
     Unsubscribe,
     Will,
 )
-
-
-def lasting(lab: Lab, client_id: str = "c", version: int = 5, **properties: int) -> Client:
-    """A client whose session outlives its connection."""
-    if version == 4:
-        return lab.connect(client_id, 4, clean=False)
-    return lab.connect(client_id, clean=False, session_expiry=3600, **properties)
 
 
 def held(**limits: int | str) -> Lab:
@@ -374,24 +368,6 @@ def test_who_is_about_to_be_closed_for_a_refusal_is_not_read_on() -> None:
     assert sender.closed
     assert sender.packets() == [Puback(1)]
     assert [m.topic for m in lab.journal.messages.values()] == [b"full"]
-
-
-def receive_all(lab: Lab, client_id: str, **options: int) -> list[bytes]:
-    """Whatever waits for a client, which acknowledges as it comes."""
-    client = lasting(lab, client_id, **options)
-    found = []
-    new = client.early
-    while new:
-        found += [p.payload for p in new if isinstance(p, Publish)]
-        answers: list[Packet] = []
-        for packet in new:
-            if isinstance(packet, Publish) and packet.qos:
-                answers.append(ACK[packet.qos](packet.packet_id))
-            elif isinstance(packet, Pubrel):
-                answers.append(Pubcomp(packet.packet_id))
-        client.send(*answers)
-        new = client.packets()
-    return found
 
 
 @pytest.mark.parametrize("version", [4, 5])

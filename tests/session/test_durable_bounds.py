@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from support.lasting import away, lasting, receive_all
 from support.loopback import Client, Lab
 
 from broker.journal import size_of
 from broker.wire.codes import Reason
-from broker.wire.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.wire.packets import Puback, Pubrec
 
 
 @pytest.fixture(params=["few", "many"])
@@ -15,33 +16,6 @@ def receivers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """How many wait: so few that each is counted, or so many that the topic stands for them."""
     monkeypatch.setattr("broker.session.core.NARROW_MAX", 2)
     return 2 if request.param == "few" else 5
-
-
-def lasting(lab: Lab, client_id: str = "c", **properties: int) -> Client:
-    return lab.connect(client_id, clean=False, **{"session_expiry": 3600, **properties})
-
-
-def away(lab: Lab, client_id: str, *filters: str, qos: int = 1, **options: int) -> None:
-    client = lasting(lab, client_id, **options)
-    for name in filters:
-        client.subscribe(name, qos)
-    client.drop()
-
-
-def receive_all(lab: Lab, client_id: str = "c", **options: int) -> list[bytes]:
-    client = lasting(lab, client_id, **options)
-    found, packets = [], client.early
-    while packets:
-        found += [p.payload for p in packets if isinstance(p, Publish)]
-        answers: list[Packet] = []
-        for packet in packets:
-            if isinstance(packet, Publish) and packet.qos:
-                answers.append((Puback if packet.qos == 1 else Pubrec)(packet.packet_id))
-            elif isinstance(packet, Pubrel):
-                answers.append(Pubcomp(packet.packet_id))
-        client.send(*answers)
-        packets = client.packets()
-    return found
 
 
 def told(lab: Lab, client: Client, topic: str, count: int, size: int = 1, first: int = 0) -> list[bool]:

@@ -1,11 +1,11 @@
 """The disk is full, or broken: publishers are told, connected traffic goes on, and nothing is forgotten."""
 
 import pytest
+from support.lasting import answer, away, lasting, receive_all
 from support.loopback import Client, Lab
 
 from broker.wire.codes import Reason
 from broker.wire.packets import (
-    Packet,
     Puback,
     Pubcomp,
     Publish,
@@ -18,19 +18,6 @@ from broker.wire.packets import (
 )
 
 ACK = {1: Puback, 2: Pubrec}
-
-
-def lasting(lab: Lab, client_id: str = "c", version: int = 5, **properties: int) -> Client:
-    if version == 4:
-        return lab.connect(client_id, 4, clean=False)
-    return lab.connect(client_id, clean=False, **{"session_expiry": 3600, **properties})
-
-
-def away(lab: Lab, client_id: str, *filters: str, qos: int = 1) -> None:
-    client = lasting(lab, client_id)
-    for name in filters:
-        client.subscribe(name, qos)
-    client.drop()
 
 
 def broken(lab: Lab) -> None:
@@ -48,26 +35,6 @@ def well(lab: Lab) -> None:
     if lab.core.failing:
         lab.core.committed()  # there was nothing to be written, and the disk was asked
     assert lab.core.failing == ""
-
-
-def answer(client: Client, packets: list[Packet]) -> list[Publish]:
-    found = []
-    while packets:
-        found += [p for p in packets if isinstance(p, Publish)]
-        answers: list[Packet] = []
-        for packet in packets:
-            if isinstance(packet, Publish) and packet.qos:
-                answers.append(ACK[packet.qos](packet.packet_id))
-            elif isinstance(packet, Pubrel):
-                answers.append(Pubcomp(packet.packet_id))
-        client.send(*answers)
-        packets = client.packets()
-    return found
-
-
-def receive_all(lab: Lab, client_id: str = "c", **options: int) -> list[bytes]:
-    client = lasting(lab, client_id, **options)
-    return [message.payload for message in answer(client, client.early)]
 
 
 def reasons(client: Client) -> list[int]:

@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-from support.loopback import Client, Lab
+from support.lasting import answer, away, lasting, receive_all
+from support.loopback import Lab
 
 from broker.journal import SavedMessage
 from broker.wire.packets import (
-    Packet,
     Puback,
-    Pubcomp,
     Publish,
     Pubrec,
-    Pubrel,
     Request,
     Subscribe,
     Unsubscribe,
@@ -25,38 +23,6 @@ def bodies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param == "on disk":
         monkeypatch.setattr("broker.session.log.BODIES_BYTES_MAX", 0)
     return request.param
-
-
-def lasting(lab: Lab, client_id: str = "c", **properties: int) -> Client:
-    return lab.connect(client_id, clean=False, **{"session_expiry": 3600, **properties})
-
-
-def away(lab: Lab, client_id: str, *filters: str, qos: int = 1) -> None:
-    client = lasting(lab, client_id)
-    for name in filters:
-        client.subscribe(name, qos)
-    client.drop()
-
-
-def answer(client: Client, packets: list[Packet]) -> list[Publish]:
-    """The messages among packets, and acknowledge them, and go on with all handshakes."""
-    found = []
-    while packets:
-        found += [p for p in packets if isinstance(p, Publish)]
-        answers: list[Packet] = []
-        for packet in packets:
-            if isinstance(packet, Publish) and packet.qos:
-                answers.append((Puback if packet.qos == 1 else Pubrec)(packet.packet_id))
-            elif isinstance(packet, Pubrel):
-                answers.append(Pubcomp(packet.packet_id))
-        client.send(*answers)
-        packets = client.packets()
-    return found
-
-
-def receive_all(lab: Lab, client_id: str = "c", **options: int) -> list[bytes]:
-    client = lasting(lab, client_id, **options)
-    return [message.payload for message in answer(client, client.early)]
 
 
 def nothing_left(lab: Lab) -> None:

@@ -1,6 +1,7 @@
 """What a crash, or a stop and a start, leaves of sessions: all that they were promised, and little else."""
 
 import pytest
+from support.lasting import answer, lasting, receive_all
 from support.loopback import START_S, WALL_S, Client, Lab
 
 from broker.identity import ANONYMOUS, Identity, Role
@@ -9,7 +10,6 @@ from broker.wire.packets import (
     Connect,
     Packet,
     Properties,
-    Puback,
     Pubcomp,
     Publish,
     Pubrec,
@@ -36,33 +36,6 @@ def restart(lab: Lab, *, down_s: float = 0.0, crash: bool = False, **limits: int
     return Lab(
         admit=lab.admit, now=BOOT_S, wall=lab.core.now + WALL_S + down_s, journal=lab.journal, **limits
     )  # fmt: skip
-
-
-def lasting(lab: Lab, client_id: str = "c", version: int = 5, **properties: int) -> Client:
-    if version == 4:
-        return lab.connect(client_id, 4, clean=False)
-    return lab.connect(client_id, clean=False, **{"session_expiry": 3600, **properties})
-
-
-def answer(client: Client, packets: list[Packet]) -> list[Publish]:
-    """The messages among packets, and acknowledge them, and go on with all handshakes."""
-    found = []
-    while packets:
-        found += [p for p in packets if isinstance(p, Publish)]
-        answers: list[Packet] = []
-        for packet in packets:
-            if isinstance(packet, Publish) and packet.qos:
-                answers.append((Puback if packet.qos == 1 else Pubrec)(packet.packet_id))
-            elif isinstance(packet, Pubrel):
-                answers.append(Pubcomp(packet.packet_id))
-        client.send(*answers)
-        packets = client.packets()
-    return found
-
-
-def receive_all(lab: Lab, client_id: str = "c", version: int = 5) -> list[bytes]:
-    client = lasting(lab, client_id, version)
-    return [message.payload for message in answer(client, client.early)]
 
 
 def shown(client: Client) -> list[tuple[object, ...]]:
