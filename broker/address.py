@@ -15,7 +15,9 @@ that are lists may be repeated.
 
 import difflib
 import ipaddress
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -144,13 +146,18 @@ def _unix_place(url: str, parts: SplitResult) -> dict[str, Any]:
             f"{url!r} is no address to listen on: a Unix socket has the path of a file",
             remedy=f"Write {parts.scheme}:///run/pushbroker/mqtt.sock, with three slashes.",
         )
-    length = len(path.encode())
+    check_unix_path(path, "Name a shorter one, such as /run/pushbroker/mqtt.sock.")
+    return {"scheme": parts.scheme, "path": path}
+
+
+def check_unix_path(path: str | Path, remedy: str) -> None:
+    """Raise `Misconfigured`, with this remedy, for a path that no Unix socket can have."""
+    length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES_MAX:
         raise Misconfigured(
             f"{path} is too long for a Unix socket: {length} bytes, and {SOCKET_PATH_BYTES_MAX} are allowed",
-            remedy="Name a shorter one, such as /run/pushbroker/mqtt.sock.",
+            remedy=remedy,
         )
-    return {"scheme": parts.scheme, "path": path}
 
 
 def _options(url: str, scheme: str, query: str) -> dict[str, Any]:

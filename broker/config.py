@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 import msgspec
 
 from broker import limits
-from broker.address import SOCKET_PATH_BYTES_MAX, Listener, parse_listen
+from broker.address import Listener, check_unix_path, parse_listen
 from broker.errors import Misconfigured, Refused
 
 CONFIG_FILE_NAME: Final = "pushbroker.toml"
@@ -24,6 +24,10 @@ ENVIRONMENT_PREFIX: Final = "PUSHBROKER_"
 
 def _says(sentence: str, **bounds: Any) -> msgspec.Meta:
     return msgspec.Meta(description=sentence, **bounds)
+
+
+def _rate(who_what: str) -> msgspec.Meta:
+    return _says(f"{who_what} in a second; 0 is any number.", ge=0, le=1 << 40)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,27 +127,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retained_bytes_of_brand_max: Annotated[
         int, _says("How many bytes of retained messages are kept of one brand.", ge=0, le=1 << 40)
     ] = limits.RETAINED_BYTES_OF_BRAND_MAX
-    device_connects_per_s: Annotated[
-        int, _says("How often one device may connect in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.DEVICE_CONNECTS_PER_S
-    device_messages_per_s: Annotated[
-        int, _says("How many messages one device may send in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.DEVICE_MESSAGES_PER_S
-    device_bytes_per_s: Annotated[
-        int, _says("How many bytes one device may send in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.DEVICE_BYTES_PER_S
-    server_connects_per_s: Annotated[
-        int, _says("How often one server of a brand may connect in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.SERVER_CONNECTS_PER_S
-    server_messages_per_s: Annotated[
-        int, _says("How many messages one server of a brand may send in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.SERVER_MESSAGES_PER_S
-    server_bytes_per_s: Annotated[
-        int, _says("How many bytes one server of a brand may send in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.SERVER_BYTES_PER_S
-    address_connects_per_s: Annotated[
-        int, _says("How often one network address may connect in a second; 0 is any number.", ge=0, le=1 << 40)
-    ] = limits.ADDRESS_CONNECTS_PER_S
+    device_connects_per_s: Annotated[int, _rate("How often one device may connect")] = limits.DEVICE_CONNECTS_PER_S
+    device_messages_per_s: Annotated[int, _rate("How many messages one device may send")] = limits.DEVICE_MESSAGES_PER_S
+    device_bytes_per_s: Annotated[int, _rate("How many bytes one device may send")] = limits.DEVICE_BYTES_PER_S
+    server_connects_per_s: Annotated[int, _rate("How often one server of a brand may connect")] = (
+        limits.SERVER_CONNECTS_PER_S
+    )
+    server_messages_per_s: Annotated[int, _rate("How many messages one server of a brand may send")] = (
+        limits.SERVER_MESSAGES_PER_S
+    )
+    server_bytes_per_s: Annotated[int, _rate("How many bytes one server of a brand may send")] = (
+        limits.SERVER_BYTES_PER_S
+    )
+    address_connects_per_s: Annotated[int, _rate("How often one network address may connect")] = (
+        limits.ADDRESS_CONNECTS_PER_S
+    )
     overload_lag_ms: Annotated[
         int, _says("How late the broker may be with its work before it lets nobody new in.", ge=10, le=60_000)
     ] = limits.OVERLOAD_LAG_MS
@@ -397,10 +395,5 @@ def _split(text: str) -> list[str]:
 
 
 def check_socket_path(path: Path) -> None:
-    """Raise `Misconfigured` for a path that no Unix socket can have."""
-    length = len(os.fsencode(path))
-    if length > SOCKET_PATH_BYTES_MAX:
-        raise Misconfigured(
-            f"{path} is too long for a Unix socket: {length} bytes, and {SOCKET_PATH_BYTES_MAX} are allowed",
-            remedy="Name a shorter one with PUSHBROKER_ADMIN_SOCKET, such as /run/pushbroker/admin.sock.",
-        )
+    """Raise `Misconfigured` for an admin socket's path that no Unix socket can have."""
+    check_unix_path(path, "Name a shorter one with PUSHBROKER_ADMIN_SOCKET, such as /run/pushbroker/admin.sock.")
