@@ -359,6 +359,11 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def host_of(address: str) -> str:
+    """The host of what `host_and_port` made; '' of what has none."""
+    return address.rpartition(":")[0].strip("[]")
+
+
 def peer_name(address: Any) -> str:
     """The same for an address as the kernel gives it; that of a Unix socket is empty."""
     return host_and_port(address[0], address[1]) if isinstance(address, tuple) else "unix"

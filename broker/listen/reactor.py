@@ -26,7 +26,7 @@ from broker.limits import (
     ROUND_BYTES,
     WRONG_SECRETS_PER_S,
 )
-from broker.listen.connection import READ_BYTES, Connection, peer_name
+from broker.listen.connection import READ_BYTES, Connection, host_of, peer_name
 from broker.listen.proxy import Announced, Proxies
 from broker.listen.rates import NO_RATES, Allowance, Meter, Meters, Rates, RatesOf
 from broker.listen.websocket import WebRules, WebSocket
@@ -172,7 +172,7 @@ class Reactor:
 
     def begin(self, sock: socket.socket, listener: Listener, peer: str = "") -> Connection | None:
         """Serve a client that `listener` has accepted; `peer`: its address, where a proxy announced it."""
-        if peer and not self._welcome(sock, peer.rpartition(":")[0].strip("[]")):
+        if peer and not self._welcome(sock, host_of(peer)):
             return None
         if listener.tls is not None:
             try:
@@ -257,7 +257,7 @@ class Reactor:
 
     def _secrets_of(self, channel: Channel) -> Meter:
         assert isinstance(channel, Connection)
-        return self._meter_of(self._secrets, channel.address.rpartition(":")[0].strip("[]"))
+        return self._meter_of(self._secrets, host_of(channel.address))
 
     def _rest(self, listener: Listener, why: str) -> None:
         """Leave new connections in the kernel's backlog for a moment: those who are connected come first."""
