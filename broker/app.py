@@ -1,7 +1,6 @@
 """The broker as a whole: builds its parts, wires them, starts and stops them in order."""
 
 import asyncio
-import gc
 import resource
 import secrets
 import socket
@@ -164,12 +163,7 @@ class Broker:
 
         self.journal: Journal = await SqliteJournal.open(settings.journal_path, durable=self.core.durable)
         stack.push_async_callback(self.journal.close)
-        # Nothing of what is read becomes garbage: looking for it would take a third of the time.
-        gc.disable()
-        try:
-            await self._restore()
-        finally:
-            gc.enable()
+        await self._restore()
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
