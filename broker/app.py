@@ -293,10 +293,10 @@ class Broker:
 
     def _say_goodbye(self) -> None:
         """Close every connection with 0x8B. Wills of sessions that go on wait for their clients to come back."""
-        for session in [s for s in self.core.connected() if not s.expiry_s]:
+        for session in [s for s in self.reactor.sessions() if not s.expiry_s]:
             if session.channel is not None:
                 session.channel.close(Reason.SERVER_SHUTTING_DOWN)
-        for session in list(self.core.connected()):
+        for session in list(self.reactor.sessions()):
             will, session.will = session.will, None
             if session.channel is not None:
                 session.channel.close(Reason.SERVER_SHUTTING_DOWN)
@@ -387,7 +387,7 @@ class Broker:
     def status(self) -> dict[str, Any]:
         """What goes on, as one JSON object."""
         core = self.core
-        connected = list(core.connected())
+        connected = list(self.reactor.sessions())
         return {
             "version": version("pushbroker"),
             "uptime_s": round(time.monotonic() - self._started_at, 1),
@@ -441,7 +441,7 @@ class Broker:
                 "in_flight": len(s.inflight),
                 "waiting": s.waiting,
             }
-            for s in self.core.connected()
+            for s in self.reactor.sessions()
             if s.channel is not None
         ]
 

@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -32,6 +32,7 @@ from broker.listen.rates import NO_RATES, Allowance, Meter, Meters, Rates, Rates
 from broker.listen.websocket import WebRules, WebSocket
 from broker.session.channel import Channel
 from broker.session.core import Core
+from broker.session.session import Session
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
@@ -211,6 +212,10 @@ class Reactor:
         if not host or host.startswith("127."):
             return Meter()
         return meters.of(host, self.core.now)
+
+    def sessions(self) -> Iterator[Session]:
+        """The sessions of those who are connected."""
+        return (c.session for c in self.connections.values() if c.session is not None and c.session.channel is c)
 
     # -- what each may do --------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ from broker.identity import Identity, Role
 from broker.journal import SavedMessage, SavedSubscription, size_of
 from broker.limits import (
     DELIVERY_WORK,
+    END_WORK,
     HAND_ON_WORK,
     NARROW_MAX,
     SHARE_WORK_MAX,
@@ -85,7 +86,8 @@ class Core(Ledger):
         self.wake = wake
         self.router = Router[Session]()
         self.retained = Retained(*self.limits.retained)
-        self._of_identity: dict[str, int] = {}  # sessions, by path
+        # Sessions by the first part of their path, and by path: most have one, and a dict for each costs 232 bytes.
+        self._of_identity: dict[str, dict[str, Session | dict[Session, None]]] = {}
         self._next_number = 1  # of a session
         # Work so far (limits.TURN_WORK_MAX says what that is), and until when it goes on in this turn. Then these wait.
         self.work = 0
@@ -506,7 +508,7 @@ class Core(Ledger):
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            if self._of_identity.get(identity.path, 0) >= self._sessions_max(identity.role):
+            if len(self._sessions_of(identity.path)) >= self._sessions_max(identity.role):
                 self.counters.sessions_refused += 1
                 raise Refused(f"{identity.path or 'anonymous'} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
             session = Session(self, key, identity, self.new_number())  # [MQTT-3.1.2-6]
@@ -536,7 +538,14 @@ class Core(Ledger):
         self._next_number = max(self._next_number, session.number + 1)
         self.sessions[session.key] = session
         path = session.identity.path
-        self._of_identity[path] = self._of_identity.get(path, 0) + 1
+        paths = self._of_identity.setdefault(path.partition("/")[0], {})
+        known = paths.get(path)
+        if known is None:
+            paths[path] = session
+        elif isinstance(known, Session):
+            paths[path] = {known: None, session: None}
+        else:
+            known[session] = None
 
     def drop_saved(self, number: int) -> None:
         """Leave a session of the journal out. Its number is not used again."""
@@ -560,9 +569,19 @@ class Core(Ledger):
     def _remove(self, session: Session) -> None:
         del self.sessions[session.key]
         path = session.identity.path
-        self._of_identity[path] -= 1
-        if not self._of_identity[path]:
-            del self._of_identity[path]
+        brand = path.partition("/")[0]
+        paths = self._of_identity[brand]
+        known = paths[path]
+        if isinstance(known, dict):
+            del known[session]
+        if not known or known is session:
+            del paths[path]
+        if not paths:
+            del self._of_identity[brand]
+
+    def _sessions_of(self, path: str) -> Collection[Session]:
+        known = self._of_identity.get(path.partition("/")[0], {}).get(path, ())
+        return (known,) if isinstance(known, Session) else known
 
     def configure(self, session: Session, v5: bool, expiry_s: int, packet_max: int, window: int) -> None:
         """Take over what CONNECT says of the client. Its routes, which sort it by these, are made anew by `resume`."""
@@ -654,23 +673,14 @@ class Core(Ledger):
         else:
             last.go_on()
 
-    def drop_identity(self, path: str, gone: bool) -> int:
-        """Disconnect, at once, everybody whose identity is `path` or under it (`acme/`); if `gone`, end their sessions.
+    def drop_identity(self, path: str, gone: bool) -> None:
+        """Disconnect everybody whose identity is `path` or under it (`acme/`); if `gone`, end their sessions.
 
-        Returns how many connections were closed.
+        That is done at once; of a brand with very many sessions, in turns.
         """
-        closed = 0
-        for session in list(self.sessions.values()):
-            known = session.identity.path
-            if known == path or (path.endswith("/") and known.startswith(path)):
-                if session.channel is not None:
-                    session.will = None if gone else session.will
-                    session.channel.close(Reason.NOT_AUTHORIZED if gone else Reason.ADMINISTRATIVE_ACTION)
-                    closed += 1
-                if gone and session.key in self.sessions:
-                    session.will = None
-                    self.end(session)
-        return closed
+        brand, _, name = path.partition("/")
+        paths = [path] if name else self._of_identity.get(brand, ())
+        _Dropped(self, [session for one in paths for session in self._sessions_of(one)], gone).go_on()
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
@@ -835,10 +845,6 @@ class Core(Ledger):
         if self._windows or self.wanted or self.to_write:
             self.wake()
 
-    def connected(self) -> Iterator[Session]:
-        """The sessions that have a connection."""
-        return (s for s in self.sessions.values() if s.channel is not None)
-
 
 def session_key(identity: Identity, client_id: str) -> str:
     """What a session is found by: who the client is, empty for anonymous, and its client id [MQTT-3.1.3-2].
@@ -869,6 +875,32 @@ class _Left:
             if not core.hand_on(self.session, message):
                 core.counters.messages_dropped_session_end += 1
             core.hand_back(message)
+
+
+class _Dropped:
+    """Sessions whose identity is no more, or not what it was."""
+
+    __slots__ = ("core", "gone", "sessions")
+
+    def __init__(self, core: Core, sessions: list[Session], gone: bool) -> None:
+        self.core = core
+        self.sessions = sessions
+        self.gone = gone
+
+    def go_on(self) -> None:
+        core = self.core
+        while self.sessions:
+            if core.work > core.work_until:
+                core.rest(self, None)
+                return
+            core.work += END_WORK
+            session = self.sessions.pop()
+            if session.channel is not None:
+                session.will = None if self.gone else session.will
+                session.channel.close(Reason.NOT_AUTHORIZED if self.gone else Reason.ADMINISTRATIVE_ACTION)
+            if self.gone and core.sessions.get(session.key) is session:
+                session.will = None
+                core.end(session)
 
 
 class _LastWord:

@@ -143,12 +143,12 @@ async def test_certificates_end_their_connections_with_them(broker: Broker) -> N
     """What is told to the core is the end of the proof, whichever it is."""
     context = await device_context(broker, "acme", "kiosk-7")
     kiosk = await Client.connected(port(broker, "mqtts"), "k", tls=context)
-    (session,) = broker.core.connected()
+    (session,) = broker.reactor.sessions()
     assert session.channel is not None
     left = session.channel.until - broker.core.now
     assert 364 * 86400 < left < 366 * 86400
     sender = await server(broker)
-    channels = {s.identity.role: s.channel for s in broker.core.connected()}
+    channels = {s.identity.role: s.channel for s in broker.reactor.sessions()}
     assert channels[Role.SERVER] is not None
     assert not channels[Role.SERVER].until
     await kiosk.silent()

@@ -1,11 +1,19 @@
 """CONNECT, CONNACK, DISCONNECT (§3.1, §3.2, §3.14): who gets in, to which session, and how it ends."""
 
 import pytest
+from support.effort import lines
 from support.loopback import START_S, Lab
 
 from broker.errors import Refused
 from broker.identity import ANONYMOUS, Identity, Role
-from broker.limits import CLIENT_ID_BYTES_MAX, CONNECT_BYTES_MAX, CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
+from broker.limits import (
+    CLIENT_ID_BYTES_MAX,
+    CONNECT_BYTES_MAX,
+    CONNECT_TIMEOUT_S,
+    RECEIVE_MAXIMUM,
+    TOPIC_ALIASES_MAX,
+    TURN_WORK_MAX,
+)
 from broker.wire.codes import REASONS, PacketType
 from broker.wire.packets import (
     Auth,
@@ -717,7 +725,7 @@ def test_an_identity_that_is_dropped_is_disconnected_at_once() -> None:
     watcher = lab.connect("w")
     watcher.subscribe("acme/last")
     changed = lab.connect("c", username="acme/server/crm", session_expiry=60, will=will)
-    assert lab.core.drop_identity("acme/server/crm", gone=False) == 1
+    lab.core.drop_identity("acme/server/crm", gone=False)
     lab.core.flush()
     assert changed.goodbye() == 0x98
     assert watcher.payloads() == [b"gone"]
@@ -736,13 +744,38 @@ def test_an_identity_that_is_gone_leaves_nothing(path: str) -> None:
     away.drop()
     here = lab.connect("here", username="acme/server/crm", session_expiry=60, will=Will(b"acme/last", b"gone"))
     here.subscribe("acme/#", 1)
-    assert lab.core.drop_identity(path, gone=True) == 1
+    lab.core.drop_identity(path, gone=True)
     lab.core.flush()
     assert here.goodbye() == 0x87
     lab.advance(50)
     assert watcher.messages() == []
     assert sorted(s.client_id for s in lab.core.sessions.values()) == ["other", "w"]
     assert lab.core.router.subscriptions == 1
+
+
+def test_who_is_dropped_is_found_among_many() -> None:
+    """What it costs depends on whom it concerns, not on how many sessions there are."""
+    lab = Lab(admit=by_username)
+    for n in range(100):
+        lab.connect("c", username=f"acme/device/k{n}", session_expiry=60).drop()
+    effort = lines(lambda: lab.core.drop_identity("acme/device/k50", gone=True))
+    assert len(lab.core.sessions) == 99
+    assert effort < 100
+
+
+def test_a_brand_is_dropped_in_turns() -> None:
+    lab = Lab(admit=by_username)
+    for n in range(1000):
+        lab.connect("c", username=f"acme/device/k{n}", session_expiry=60).drop()
+    kept = lab.connect("c", username="other/device/k", session_expiry=60)
+    lab.one_turn = True
+    before = lab.core.work
+    lab.core.drop_identity("acme/", gone=True)
+    assert lab.core.work - before < 2 * TURN_WORK_MAX
+    assert lab.core.resting
+    lab.one_turn = False
+    lab.flush()
+    assert list(lab.core.sessions.values()) == [kept.session]
 
 
 def test_the_clock_starts_where_it_is_set() -> None:

@@ -26,7 +26,7 @@ BOOT_S = 17.5  # the monotonic clock begins anew
 def restart(lab: Lab, *, down_s: float = 0.0, crash: bool = False, **limits: int) -> Lab:
     """Another process, `down_s` later. Unless it crashes, the first one says goodbye to all and writes what is left."""
     if not crash:
-        for session in list(lab.core.connected()):
+        for session in [s for s in lab.core.sessions.values() if s.connected]:
             assert session.channel is not None
             will, session.will = session.will, None
             session.channel.close()
