@@ -97,6 +97,7 @@ DELIVERY_WORK: Final = 4  # to a receiver, where a message does not go the plain
 CONNECT_WORK: Final = 200
 FILTER_WORK: Final = 10  # to subscribe to one, and to unsubscribe
 RETAINED_WORK: Final = 10  # to send one retained message
+DEADLINE_WORK: Final = 30  # to ask whether something is due, and to close a connection that is
 END_WORK: Final = 40  # to end a session with a few subscriptions
 HAND_ON_WORK: Final = 20  # to give what a member of a group leaves behind to another
 # Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages. Of

@@ -10,6 +10,7 @@ from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import SavedMessage, SavedSubscription, size_of
 from broker.limits import (
+    DEADLINE_WORK,
     DELIVERY_WORK,
     END_WORK,
     HAND_ON_WORK,
@@ -102,6 +103,7 @@ class Core(Ledger):
         self._turn_asked = False
         self.dirty: list[Channel] = []
         self.wheel = Wheel(now)
+        self._deadlines = _Deadlines(self)
         self._purged_at = now
         self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
         self._resumed: list[Channel] = []  # were held, and are to be read again
@@ -627,6 +629,7 @@ class Core(Ledger):
         flight at QoS 2 goes to no other [MQTT-4.8.2-5], all else does. It is called when the expiry has passed, too
         [MQTT-4.1.0-2].
         """
+        self.work += END_WORK
         if self.sessions.get(session.key) is session:
             self._remove(session)
         self.wheel.cancel(session)
@@ -794,7 +797,7 @@ class Core(Ledger):
     def tick(self, now: float) -> None:
         """Do what time brings. Call it about once a second."""
         self.now = now
-        self.wheel.advance(now)
+        self._deadlines.go_on()
         if now - self._purged_at > 60:
             self._purged_at = now
             gone = self.retained.purge(now)
@@ -854,6 +857,27 @@ def session_key(identity: Identity, client_id: str) -> str:
     return f"{identity.path}\n{client_id}"
 
 
+class _Deadlines:
+    """All whose time has come, in turns: a hundred thousand sessions may end at once."""
+
+    __slots__ = ("core",)
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    def go_on(self) -> None:
+        core = self.core
+        try:
+            core.wheel.advance(core.now, self._enough)
+        finally:
+            if core.wheel.behind:
+                core.rest(self, None)
+
+    def _enough(self) -> bool:
+        self.core.work += DEADLINE_WORK
+        return self.core.work > self.core.work_until
+
+
 class _Left:
     """What a session that ends or loses a right leaves to other members of its groups, in turns: it may be much."""
 
@@ -893,7 +917,7 @@ class _Dropped:
             if core.work > core.work_until:
                 core.rest(self, None)
                 return
-            core.work += END_WORK
+            core.work += DEADLINE_WORK
             session = self.sessions.pop()
             if session.channel is not None:
                 session.will = None if self.gone else session.will

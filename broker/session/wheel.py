@@ -1,6 +1,11 @@
 """One coarse timer wheel for all deadlines: keep-alive, session expiry, will delay. No timer for each connection."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
+
+# What is further ahead than this many seconds hangs under a multiple of them, is asked there, and hung again where it
+# belongs: a set for each second of 90 days would cost every session 250 bytes.
+COARSE_S: Final = 1024
 
 
 class Timed(Protocol):
@@ -9,22 +14,25 @@ class Timed(Protocol):
     wheel_at: int
 
     def due(self, now: float) -> float:
-        """Do what is due at `now`; return the next time to ask (0 = never again)."""
+        """Do what is due at `now`, if anything is; return the next time to ask (0 = never again)."""
         ...
 
 
 class Wheel:
     """Buckets of one second. A deadline that moves later costs nothing: it is asked again when the old one comes."""
 
-    __slots__ = ("_at", "_buckets")
+    __slots__ = ("_at", "_buckets", "behind")
 
     def __init__(self, now: float) -> None:
         self._at = int(now)
         self._buckets: dict[int, set[Timed]] = {}
+        self.behind = False  # `advance` ended before all were asked
 
     def schedule(self, item: Timed, when: float) -> None:
         """Ask `item` at `when` (monotonic seconds), or up to a second later; not again if it is asked before anyway."""
         second = max(int(when), self._at) + 1
+        if second - self._at > COARSE_S:
+            second -= second % COARSE_S
         if item.wheel_at:
             if item.wheel_at <= second:
                 return
@@ -41,14 +49,15 @@ class Wheel:
                 del self._buckets[item.wheel_at]
         item.wheel_at = 0
 
-    def advance(self, now: float) -> None:
-        """Ask all whose time has come. What fails is raised when all were asked."""
+    def advance(self, now: float, enough: Callable[[], bool] = lambda: False) -> None:
+        """Ask all whose time has come, until it is `enough`. What fails is raised when they were asked."""
         errors: list[Exception] = []
-        for second in range(self._at + 1, int(now) + 1):
+        self.behind = True
+        for second in range(self._at, int(now) + 1):
             self._at = second
-            for item in self._buckets.pop(second, ()):
-                if item.wheel_at != second:
-                    continue  # cancelled or moved by one that was asked before it
+            bucket = self._buckets.get(second) or set()
+            while bucket and not enough():
+                item = bucket.pop()
                 item.wheel_at = 0
                 try:
                     again = item.due(now)
@@ -57,5 +66,10 @@ class Wheel:
                     continue
                 if again:
                     self.schedule(item, again)
+            if bucket:
+                break
+            self._buckets.pop(second, None)
+        else:
+            self.behind = False
         if errors:
             raise ExceptionGroup("deadlines", errors)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.loopback import Lab
 
-from broker.limits import KEEP_ALIVE_MAX_S
+from broker.limits import KEEP_ALIVE_MAX_S, TURN_WORK_MAX
 from broker.session.wheel import Wheel
 from broker.wire.packets import Pingreq, Puback
 
@@ -169,6 +169,59 @@ def test_many_seconds_at_once() -> None:
     assert [bool(item.asked) for item in items] == [number < 40 for number in range(50)]
     wheel.advance(51.0)
     assert all(len(item.asked) == 1 for item in items)
+
+
+def test_those_who_are_due_together_are_asked_in_turns() -> None:
+    """Nothing is asked twice or left out, though some are cancelled or hung anew between turns."""
+    wheel = Wheel(0.0)
+    items = [Item() for _ in range(50)]
+    for item in items:
+        wheel.schedule(item, 5.0)
+    for turn in range(1, 5):
+        wheel.advance(20.0, lambda: sum(len(item.asked) for item in items) >= 10 * turn)  # noqa: B023 - called at once
+        assert wheel.behind
+        assert sum(len(item.asked) for item in items) == 10 * turn
+    left, gone = [item for item in items if not item.asked][:2]
+    wheel.cancel(gone)
+    wheel.cancel(left)
+    left.wants = 21.0
+    wheel.schedule(left, 21.0)
+    wheel.advance(20.0)
+    assert not wheel.behind
+    assert [len(item.asked) for item in items].count(1) == 48
+    wheel.advance(22.0)
+    assert len(left.asked) == 1
+    assert not gone.asked
+    assert wheel._buckets == {}
+
+
+def test_what_is_far_ahead_shares_its_place() -> None:
+    """And is asked when it should be all the same."""
+    wheel = Wheel(0.0)
+    items = [Item() for _ in range(5000)]
+    for number, item in enumerate(items):
+        item.wants = 86400.5 + number
+        wheel.schedule(item, item.wants)
+    assert len(wheel._buckets) < 10
+    for now in range(0, 86400 + 5001, 500):
+        wheel.advance(float(now))
+        assert [not item.wants for item in items] == [86400.5 + number < now for number in range(5000)]
+    assert max(len(item.asked) for item in items) <= 2
+
+
+def test_very_many_sessions_end_in_turns() -> None:
+    lab = Lab()
+    for n in range(1000):
+        lab.connect(f"c{n}", session_expiry=10).drop()
+    lab.one_turn = True
+    before = lab.core.work
+    lab.core.tick(lab.core.now + 12)
+    assert lab.core.work - before < 2 * TURN_WORK_MAX
+    assert 0 < len(lab.core.sessions) < 1000
+    lab.one_turn = False
+    lab.flush()
+    assert not lab.core.sessions
+    assert lab.core.counters.sessions_expired == 1000
 
 
 def test_cancelled_by_one_that_is_asked_before_it() -> None:
