@@ -69,7 +69,7 @@ class Connection(Channel):
 
     dearer: ClassVar[int] = 1  # so many times more a byte may cost here; so many fewer are read in a round
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str = "") -> None:
+    def __init__(self, reactor: "Reactor", sock: socket.SocketType, listener: "Listener", peer: str = "") -> None:
         super().__init__(reactor.core)
         self.reactor = reactor
         self.sock = sock

@@ -36,7 +36,7 @@ class Proxies:
         self.unix = "unix" in words
         self.networks = [ipaddress.ip_network(word) for word in words if word != "unix"]
 
-    def trusts(self, sock: socket.socket, address: Any) -> bool:
+    def trusts(self, sock: socket.SocketType, address: Any) -> bool:
         """Whether the peer at `address`, as `accept` gave it, is one of them."""
         if sock.family == socket.AF_UNIX:
             return self.unix
@@ -127,7 +127,7 @@ class Announced(Connection):
 
     __slots__ = ("head",)
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener") -> None:
+    def __init__(self, reactor: "Reactor", sock: socket.SocketType, listener: "Listener") -> None:
         super().__init__(reactor, sock, listener)
         self.handshaking = True
         self.head = b""  # what has come of the header
@@ -165,6 +165,7 @@ class Announced(Connection):
     def _make_way(self, peer: str) -> None:
         self.closed = True
         self.core.wheel.cancel(self)
+        self.reactor.mute(self)
         self.reactor.forget(self)
         connection = self.reactor.begin(self.sock, self.listener, peer)
         if connection is not None:

@@ -53,7 +53,7 @@ class WebSocket(Connection):
 
     dearer = 8  # 64 KiB of empty frames take 60 ms, and whoever has not said who it is can send them
 
-    def __init__(self, reactor: "Reactor", sock: socket.socket, listener: "Listener", peer: str) -> None:
+    def __init__(self, reactor: "Reactor", sock: socket.SocketType, listener: "Listener", peer: str) -> None:
         super().__init__(reactor, sock, listener, peer)
         self.head = b""  # what has come of the request
         self.protocol: Protocol | None = None  # once the WebSocket is open
