@@ -4,7 +4,7 @@ A subscription that comes or goes makes stale only the routes that it matches. A
 next message asks for it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Generic
 
@@ -174,9 +174,10 @@ class Router(Generic[R]):
         group = held.get(name) if isinstance(held, dict) else None
         return group if isinstance(group, Group) else None
 
-    def touch(self, subscription: Subscription[R]) -> None:
-        """The session of this subscription has come, gone, or changed: sort it anew."""
-        self._stale(subscription.filter)
+    def touch(self, subscriptions: Iterable[Subscription[R]]) -> None:
+        """The session of these subscriptions has come, gone, or changed: sort it anew."""
+        for subscription in subscriptions:
+            self._stale(subscription.filter)
 
     def _bucket(self, filter: bytes) -> _Bucket[R]:
         """The subscriptions of a filter, made if need be."""

@@ -595,22 +595,22 @@ class Channel:
                 self.send(Disconnect(reason))
             self.flush()
         finally:
+            core = self.core
             self.shut()
-            self.core.counters.connections_closed += 1
-            self.core.wheel.cancel(self)
+            core.counters.connections_closed += 1
+            core.wheel.cancel(self)
             if self.rights is not None:
-                self.core.wheel.cancel(self.rights)
+                core.wheel.cancel(self.rights)
                 self.rights = None
-            if self.core.worker is self:
-                self.core.worker = None
-            self.aliases = None
-            self.acks = None
+            if core.worker is self:
+                core.worker = None
+            self.aliases = self.acks = None
             self.tail = b""  # [MQTT-3.1.4-6]
-            self.core.finish(self)
+            core.finish(self)
             self.routes = _NO_ROUTES
             session, self.session = self.session, None
             if session is not None and session.channel is self:
-                self.core.leave(session)
+                core.leave(session)
 
     @property
     def label(self) -> str:

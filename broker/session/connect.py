@@ -1,12 +1,12 @@
 """CONNECT and DISCONNECT (§3.1, §3.2, §3.14): from the first packet to a session, and goodbye."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.errors import ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.limits import CLIENT_ID_BYTES_MAX, CONNECT_WORK, KEEP_ALIVE_MAX_S, RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
 from broker.route.access import may_publish
-from broker.wire.codes import SERVER_ONLY, V5, Reason
+from broker.wire.codes import SERVER_ONLY, V4, V5, Reason
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Connect, Disconnect, Properties
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from broker.session.rights import Rights
     from broker.session.session import Session
 
+_CONNACK: Final = [encode(Connack(present), V4) for present in (False, True)]
 _NEVER = 0xFFFFFFFF  # a session expiry that means: keep for ever (§3.1.2.11.2)
 _NAMED_ACK_BYTES = 64  # PUBACK or PUBREC with a message id in it
 
@@ -74,9 +75,9 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     keep_alive = packet.keep_alive
     if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
         keep_alive = KEEP_ALIVE_MAX_S
-    answer = Connack()
+    answer = None
     if v5:
-        answer.properties = _told(packet, identity, client_id, expiry_s, keep_alive, limits.packet_bytes_max)
+        answer = Connack(properties=_told(packet, identity, client_id, expiry_s, keep_alive, limits.packet_bytes_max))
         if not _fits(answer, asked):
             answer.properties.user_properties = []  # [MQTT-3.2.2-20]
         if not _fits(answer, asked):
@@ -86,7 +87,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     before = core.router.walked
     try:
         # [MQTT-3.2.2-2, -3], 3.1.1 [MQTT-3.2.2-1 to -3]
-        session, answer.session_present = core.open(channel, identity, client_id, packet.clean_start)
+        session, present = core.open(channel, identity, client_id, packet.clean_start)
     except Refused as error:
         refused(channel, error)
         return
@@ -102,12 +103,16 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     channel.keep_alive_s = keep_alive
     channel.seen = core.now
     channel.until = until
-    deadlines = [at for at in (until, core.now + keep_alive * 1.5 if keep_alive else 0.0) if at]
-    if deadlines:
-        core.wheel.schedule(channel, min(deadlines))
+    deadline = core.now + keep_alive * 1.5 if keep_alive else until
+    if deadline:
+        core.wheel.schedule(channel, min(deadline, until) if until else deadline)
     # The first packet that a client gets [MQTT-3.2.0-1], 3.1.1 [MQTT-3.2.0-1, MQTT-3.1.4-4], and the only CONNACK
     # [MQTT-3.2.0-2].
-    channel.send(answer)  # [MQTT-3.1.4-5]
+    if answer is None:
+        channel.write(_CONNACK[present])  # [MQTT-3.1.4-5]
+    else:
+        answer.session_present = present
+        channel.send(answer)
     session.resume(channel)
     core.work += CONNECT_WORK + len(session.subscriptions) + core.router.walked - before
 

@@ -492,7 +492,8 @@ class Core(Ledger):
         A connection that holds the session is taken over [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2]. Raises `Refused` (0x97)
         when there are too many.
         """
-        key = session_key(identity, client_id)
+        path = identity.path
+        key = f"{path}\n{client_id}"  # as `session_key`
         session = self.sessions.get(key)
         if session is not None:
             if session.channel is None:
@@ -510,9 +511,9 @@ class Core(Ledger):
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            if len(self._sessions_of(identity.path)) >= self._sessions_max(identity.role):
+            if len(self._sessions_of(path)) >= self._sessions_max(identity.role):
                 self.counters.sessions_refused += 1
-                raise Refused(f"{identity.path or 'anonymous'} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
+                raise Refused(f"{path or 'anonymous'} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
             session = Session(self, key, identity, self.new_number())  # [MQTT-3.1.2-6]
             self.add(session)
         elif session.identity != identity:
@@ -632,7 +633,8 @@ class Core(Ledger):
         self.work += END_WORK
         if self.sessions.get(session.key) is session:
             self._remove(session)
-        self.wheel.cancel(session)
+        if session.wheel_at:
+            self.wheel.cancel(session)
         if session.will_at:
             self.publish_will(session)
         lost, shared = session.abandon()

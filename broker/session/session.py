@@ -226,10 +226,8 @@ class Session:
     def resume(self, channel: "Channel") -> None:
         """The client is there again (or for the first time): in flight first, then what has waited [MQTT-4.4.0-1]."""
         self.out = channel.out
-        for subscription in self.subscriptions:
-            self.core.router.touch(subscription)
         core = self.core
-        self.resend = deque(self.inflight)
+        self.resend = deque(self.inflight) if self.inflight else None
         due = [subscription for subscription in self.subscriptions if subscription.options & RETAINED_DUE]
         if self.saved and (self.inflight or self.assigned or self.cursor < core.log.head):
             # Should the process end now, what is sent from here on is known to have been sent perhaps. And of QoS 2,
@@ -239,6 +237,8 @@ class Session:
             core.after_commit(lambda: self._resumed(channel, due), needed=needed)
         else:
             self._resumed(channel, due)
+        if not self.live:  # else that is done
+            core.router.touch(self.subscriptions)
 
     def _resumed(self, channel: "Channel", due: list[Subscription["Session"]]) -> None:
         if self.channel is not channel:
@@ -531,8 +531,7 @@ class Session:
         if self.done:
             self.core.moved[self] = None
         self.backlog = self.backlog_bytes = 0
-        for subscription in self.subscriptions:
-            self.core.router.touch(subscription)
+        self.core.router.touch(self.subscriptions)
         return False
 
     def _next_in_log(self) -> list[Message]:
@@ -735,20 +734,20 @@ class Session:
             self.backlog = self.backlog_bytes = 0
         else:
             self.backlog = core.limits.queue_messages_max  # perhaps; it is counted when that matters
-        for subscription in self.subscriptions:
-            core.router.touch(subscription)
+        core.router.touch(self.subscriptions)
         if not core.failing:  # else it is not certain to be in the log
             self._look_for_retained()
             self._note_retained()
         waiting = [*(self.queue or ()), *self._fetching_new()]
-        for id, message in list(self.inflight.items()):
+        for id, message in list(self.inflight.items()) if self.inflight else ():
             if not released(message):
                 self.inflight[id] = self._secured(message, id)
-        assigned = deque(self._secured(message, 0) for message in waiting)
-        assigned += self.assigned or ()
-        self.assigned = assigned or None
-        self.backlog += len(assigned)
-        self.backlog_bytes += sum(core.log.size_of_detached(stub.seq) for stub in assigned)
+        if waiting or self.assigned:
+            assigned = deque(self._secured(message, 0) for message in waiting)
+            assigned += self.assigned or ()
+            self.assigned = assigned
+            self.backlog += len(assigned)
+            self.backlog_bytes += sum(core.log.size_of_detached(stub.seq) for stub in assigned)
         self.staged = 0
         self.counted_at = 0.0
         self.queue = self.replay = self.resend = self.fetching = self._heap = None
@@ -767,8 +766,7 @@ class Session:
             self.live = False
             self.cursor = self.core.log.head
             self.backlog, self.backlog_bytes = self.waiting, self.queue_bytes
-            for subscription in self.subscriptions:
-                self.core.router.touch(subscription)
+            self.core.router.touch(self.subscriptions)
         self._assign(_parked(message))
         self.backlog += 1
         self.backlog_bytes += message.size
@@ -818,12 +816,15 @@ class Session:
         """
         core = self.core
         self.rows = self.done = None
-        begun = [m for m in self.inflight.values() if not released(m)]
-        waiting = [*(self.queue or ()), *self._fetching_new(), *(self.assigned or ())]
-        shared = [m for m in begun if m.share and m.qos == 1] + [m for m in waiting if m.share]
-        lost = [m for m in begun if not m.share or m.qos == 2] + [m for m in waiting if not m.share]
-        for message in lost:
-            core.hand_back(message)
+        lost: list[Message] = []
+        shared: list[Message] = []
+        if self.inflight or self.queue or self.fetching or self.assigned:
+            begun = [m for m in self.inflight.values() if not released(m)]
+            waiting = [*(self.queue or ()), *self._fetching_new(), *(self.assigned or ())]
+            shared = [m for m in begun if m.share and m.qos == 1] + [m for m in waiting if m.share]
+            lost = [m for m in begun if not m.share or m.qos == 2] + [m for m in waiting if not m.share]
+            for message in lost:
+                core.hand_back(message)
         behind = 0
         if not self.live and self.cursor < core.log.head and core.log.topics:
             behind = len(self.recount())

@@ -14,6 +14,7 @@ from broker.errors import MalformedPacket, ProtocolError
 from broker.limits import SUBSCRIPTIONS_MAX
 from broker.wire.codes import REASONS, RETURN_CODES, V4, V5, PacketType, Reason
 from broker.wire.packets import (
+    NO_PROPERTIES,
     Auth,
     Connack,
     Connect,
@@ -41,6 +42,8 @@ from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name, che
 AckT = TypeVar("AckT", Puback, Pubrec, Pubrel, Pubcomp)
 PingT = TypeVar("PingT", Pingreq, Pingresp)
 
+_PROTOCOL: Final = b"\0\4MQTT"
+_LEVELS: Final = (V4, V5)
 _PUBLISH: Final = int(PacketType.PUBLISH)  # an enum's member costs 60 ns each time it is named
 _REASON_OF_RETURN_CODE: Final = {code: int(reason) for reason, code in RETURN_CODES.items()}
 _RETURN_CODES_OF_SUBACK: Final = frozenset({0, 1, 2, 0x80})  # 3.1.1 [MQTT-3.9.3-2]
@@ -138,23 +141,14 @@ def _publish(first: int, body: bytes, version: int) -> Publish:
 
 def _connect(body: bytes, _version: int) -> Connect:
     """CONNECT (§3.1)."""
-    name, pos = read_text(body, 0)
-    level, pos = read_byte(body, pos)
-    if name != "MQTT" or level not in (V4, V5):  # [MQTT-3.1.2-1], [MQTT-3.1.2-2]
-        raise ProtocolError(f"protocol {name[:16]!r}, level {level}", Reason.UNSUPPORTED_VERSION)
-    flags, pos = read_byte(body, pos)
-    if flags & 0x01:
-        raise MalformedPacket("the reserved connect flag is set")  # [MQTT-3.1.2-3]
-    will_qos = flags >> 3 & 3
-    if not flags & 0x04 and flags & 0x38:
-        # [MQTT-3.1.2-11, -13], 3.1.1 [MQTT-3.1.2-11, -13, -15]
-        raise MalformedPacket("will QoS or will retain without a will")
-    if will_qos == 3:
-        raise MalformedPacket("will QoS 3")  # [MQTT-3.1.2-12], 3.1.1 [MQTT-3.1.2-14]
+    if len(body) < 10 or body[:6] != _PROTOCOL or body[6] not in _LEVELS:
+        raise _no_header(body)
+    level, flags, keep_alive, pos = body[6], body[7], body[8] << 8 | body[9], 10
+    if flags & 0x3D:
+        _check_will_flags(flags)
     if level == V4 and flags & 0xC0 == 0x40:
         raise MalformedPacket("a password without a user name")  # 3.1.1 [MQTT-3.1.2-22]
-    keep_alive, pos = read_u16(body, pos)
-    properties = Properties()
+    properties = NO_PROPERTIES
     if level == V5:
         properties, pos = decode_properties(body, pos, PacketType.CONNECT)
         if properties.auth_data is not None and properties.auth_method is None:
@@ -165,7 +159,7 @@ def _connect(body: bytes, _version: int) -> Connect:
     will = username = password = None
     if flags & 0x04:
         will, pos = _will(body, pos, level)
-        will.qos = will_qos
+        will.qos = flags >> 3 & 3
         will.retain = bool(flags & 0x20)
     if flags & 0x80:
         username, pos = read_text(body, pos)  # [MQTT-3.1.3-12], 3.1.1 [MQTT-3.1.3-11]
@@ -173,6 +167,26 @@ def _connect(body: bytes, _version: int) -> Connect:
         password, pos = read_binary(body, pos)
     _end(body, pos)
     return Connect(client_id, level, bool(flags & 0x02), keep_alive, username, password, will, properties)
+
+
+def _no_header(body: bytes) -> ProtocolError:
+    """What is wrong with the first ten bytes of what should be CONNECT: another protocol, or not all of them."""
+    name, pos = read_text(body, 0)
+    level, pos = read_byte(body, pos)
+    if name != "MQTT" or level not in _LEVELS:  # [MQTT-3.1.2-1], [MQTT-3.1.2-2]
+        return ProtocolError(f"protocol {name[:16]!r}, level {level}", Reason.UNSUPPORTED_VERSION)
+    return truncated()
+
+
+def _check_will_flags(flags: int) -> None:
+    """Those of CONNECT that have to do with the will, and the reserved one."""
+    if flags & 0x01:
+        raise MalformedPacket("the reserved connect flag is set")  # [MQTT-3.1.2-3]
+    if not flags & 0x04:
+        # [MQTT-3.1.2-11, -13], 3.1.1 [MQTT-3.1.2-11, -13, -15]
+        raise MalformedPacket("will QoS or will retain without a will")
+    if flags & 0x18 == 0x18:
+        raise MalformedPacket("will QoS 3")  # [MQTT-3.1.2-12], 3.1.1 [MQTT-3.1.2-14]
 
 
 def _will(body: bytes, pos: int, version: int) -> tuple[Will, int]:

@@ -1,5 +1,7 @@
 """The packets of MQTT, one model for 3.1.1 and 5: what a version lacks stays at its default."""
 
+from typing import Final
+
 import msgspec
 
 
@@ -33,6 +35,9 @@ class Properties(msgspec.Struct, omit_defaults=True):
     wildcard_available: int | None = None
     subscription_ids_available: int | None = None
     shared_available: int | None = None
+
+
+NO_PROPERTIES: Final = Properties()  # of a CONNECT that can have none; not to be changed
 
 
 class Will(msgspec.Struct):

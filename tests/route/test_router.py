@@ -81,7 +81,7 @@ class RouterMachine(RuleBasedStateMachine):
         receiver.v5, receiver.unlimited = v5, unlimited
         for subscription in self.held.values():
             if subscription.session is receiver:
-                self.router.touch(subscription)
+                self.router.touch((subscription,))
 
     @rule(topic_filter=st.sampled_from(["a/+", "b", "+/b/#"]))
     def serve(self, topic_filter: str) -> None:
