@@ -13,6 +13,8 @@ from broker.limits import (
     DEADLINE_WORK,
     DELIVERY_WORK,
     END_WORK,
+    FLUSH_WORK,
+    FLUSHED_MAX,
     HAND_ON_WORK,
     NARROW_MAX,
     SHARE_WORK_MAX,
@@ -102,6 +104,7 @@ class Core(Ledger):
         self.again: Callable[[], object] = lambda: None  # asks for `turn`, soon, but not before others were served
         self._turn_asked = False
         self.dirty: list[Channel] = []
+        self._unflushed = _Unflushed(self)
         self.wheel = Wheel(now)
         self._deadlines = _Deadlines(self)
         self._purged_at = now
@@ -842,11 +845,16 @@ class Core(Ledger):
         dirty = self.dirty
         while dirty:
             now, dirty[:] = dirty[:], []
+            if len(now) > FLUSHED_MAX:
+                self._unflushed.add(now[FLUSHED_MAX:])
+                del now[FLUSHED_MAX:]
             for channel in now:
                 try:
                     channel.flush()
                 except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
                     self.unexpected(error, channel)
+        if self._unflushed.channels:
+            self.work_until = self.work  # who sends to many waits until these have what they are to get
         if self._windows or self.wanted or self.to_write:
             self.wake()
 
@@ -857,6 +865,38 @@ def session_key(identity: Identity, client_id: str) -> str:
     Between them stands a line feed, which no path contains: no client id reaches another identity's session.
     """
     return f"{identity.path}\n{client_id}"
+
+
+class _Unflushed:
+    """Connections that have something to be written out, more than in one turn: a broadcast may be to all."""
+
+    __slots__ = ("channels", "core")
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.channels: deque[Channel] = deque()
+
+    def add(self, channels: list["Channel"]) -> None:
+        """These come after those that are there."""
+        self.channels += channels
+        self._first()
+
+    def _first(self) -> None:
+        """Go on in the next turn, before those who would put out more."""
+        self.core.rest(self, None)
+        self.core.resting.move_to_end(self, last=False)
+
+    def go_on(self) -> None:
+        core, channels = self.core, self.channels
+        for _ in range(min(len(channels), SHARE_WORK_MAX // FLUSH_WORK)):
+            core.work += FLUSH_WORK
+            channel = channels.popleft()
+            try:
+                channel.flush()
+            except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
+                core.unexpected(error, channel)
+        if channels:
+            self._first()
 
 
 class _Deadlines:

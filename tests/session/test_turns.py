@@ -3,7 +3,7 @@
 import pytest
 from support.loopback import Client, Lab
 
-from broker.limits import DELIVERY_WORK, OWN_WORK_MIN, SUBSCRIPTIONS_MAX, TURN_WORK_MAX
+from broker.limits import DELIVERY_WORK, FLUSHED_MAX, OWN_WORK_MIN, SUBSCRIPTIONS_MAX, TURN_WORK_MAX
 from broker.session.session import Session
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Pingreq, Pingresp, Publish, Request, Suback, Subscribe, Will
@@ -71,6 +71,41 @@ def test_publishing_to_many(qos: int) -> None:
     got += clients[0].payloads()
     assert got == [b"%d" % n for n in range(500)]
     assert all(len(client.messages()) == 500 for client in clients[1:])
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_broadcast_is_written_out_in_turns(qos: int) -> None:
+    """19,000 TLS connections are a fifth of a second; the others are served meanwhile, and who sends more waits."""
+    lab, clients = lab_with(FLUSHED_MAX * 5 // 2, qos=qos)
+    sender, other = lab.connect("p", 4), lab.connect("other")
+    turns(lab)
+    sender.packets()
+
+    def reached(count: int) -> int:
+        return sum(client.channel.raw.count(b"broadcast") == count for client in clients)
+
+    sender.publish("t", b"broadcast", qos)
+    assert reached(1) == FLUSHED_MAX
+    sender.feed(b"".join(encode(Publish(b"t", b"broadcast", qos, packet_id=qos and n + 2), 4) for n in range(9)))
+    assert lab.core.counters.messages_received == 2  # it rests after one more
+    other.send(Pingreq())
+    assert other.packets() == [Pingresp()]
+    clients[-1].send(Pingreq())
+    assert reached(0) == len(clients) - FLUSHED_MAX
+    assert turns(lab) >= 3
+    assert reached(10) == len(clients)
+    assert [isinstance(packet, Pingresp) for packet in clients[-1].packets()].index(True) == 2  # as it came
+    assert all(client.payloads() == [b"broadcast"] * 10 for client in clients[:-1])
+
+
+def test_a_connection_that_closes_is_not_waited_for() -> None:
+    lab, clients = lab_with(FLUSHED_MAX * 2)
+    lab.connect("p", 4).publish("t", b"x")
+    clients[-1].drop()
+    clients[-2].disconnect()
+    turns(lab)
+    assert all(client.payloads() == [b"x"] for client in clients[:-2])
+    assert lab.core.counters.unexpected_errors == 0
 
 
 def test_new_topics_that_match_many_filters() -> None:
