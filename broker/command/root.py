@@ -14,7 +14,7 @@ SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
     "Identities": ("brand", "user", "store", "device", "cert"),
     "Messages": ("send", "tail"),
-    "Watch": ("status", "connections", "doctor"),
+    "Watch": ("status", "connections", "doctor", "bench"),
     "Shell": ("completion",),
 }
 _HIDDEN: Final = ("reference",)

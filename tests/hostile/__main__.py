@@ -14,7 +14,7 @@ from hostile.attacks import ATTACKS, Attack, attacking
 from hostile.target import running
 from hostile.witness import Witness, quantile
 
-from bench import machine
+from broker.bench import machine
 
 MIB = 1 << 20
 QUIET_S = 0.5

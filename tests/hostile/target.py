@@ -10,8 +10,8 @@ from typing import Any
 
 from support.cli import PUSHBROKER, environment
 
-from bench.machine import cpu_s
 from broker.admin import client as admin
+from broker.bench.machine import cpu_s
 
 
 class Target:

@@ -3,17 +3,20 @@
 import os
 import platform
 import re
+import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from broker.errors import Failed
 
 APPENDS = 100
 BLOCK_BYTES = 512  # the unit of st_blocks, whatever the filesystem's own is
 
 
-class BenchError(Exception):
+class BenchError(Failed):
     """Something without which there is no figure: a broker that does not start, a message that is not there."""
 
 
@@ -24,10 +27,10 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """What is started meanwhile stays on this core."""
+def pinned(to: Collection[int]) -> Iterator[None]:
+    """What is started meanwhile, and we, stay on these cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, to)
     try:
         yield
     finally:
@@ -79,6 +82,16 @@ def sync_ms(directory: Path) -> tuple[float, float]:
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of all values do not exceed; 0 of none."""
     return sorted(values)[min(int(share * len(values)), len(values) - 1)] if values else 0.0
+
+
+def open_files() -> int:
+    """How many files one process may have open: as many as may be is asked for, for us and those whom we start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return 1 << 20
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def description() -> str:
