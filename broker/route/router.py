@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Generic
 
-from broker.limits import ROUTE_NODES_MAX, ROUTES_CACHED_MAX
+from broker.limits import NARROW_MAX, ROUTE_NODES_MAX, ROUTES_CACHED_MAX
 from broker.message import Message
 from broker.route.subscription import QOS, Group, R, Subscription
 from broker.route.topictree import TopicTree
@@ -20,9 +20,68 @@ WALK_MIN: Final = 2000
 # A part of this process that gets a topic's messages, and who published them (None: this process itself).
 Service = Callable[[Message, R | None], None]
 
-# One filter's subscriptions: most filters (a device's, a user's) have one, and a dict for each would cost 232 bytes.
-# Sessions are keys of their subscriptions, names are keys of groups.
-_Bucket = dict[R | bytes, Subscription[R] | Group[R]]
+
+class _Bucket(Generic[R]):
+    """One filter's subscriptions, by session, and its groups, by name.
+
+    A million sessions may be away from a topic that a few are there for: a route is made of those who are there, and of
+    so many of the others as it takes to know that they are many.
+    """
+
+    __slots__ = ("away", "groups", "idle", "there")
+
+    def __init__(self) -> None:
+        self.there: dict[R, Subscription[R]] = {}  # their clients are
+        self.away: dict[R, Subscription[R]] = {}  # their clients are not, and will come for what is QoS 1 or 2
+        self.idle: dict[R, Subscription[R]] = {}  # their clients are not, and miss it
+        self.groups: dict[bytes, Group[R]] = {}
+
+    def __len__(self) -> int:
+        return len(self.there) + len(self.away) + len(self.idle) + len(self.groups)
+
+    def put(self, subscription: Subscription[R]) -> bool:
+        """Add a subscription, or put it in the place of that session's own. Whether it is one more."""
+        session = subscription.session
+        if subscription.group:
+            group = self.groups.get(subscription.group)
+            if group is None:
+                group = self.groups[subscription.group] = Group(subscription.group)
+            new = session not in group.members
+            group.members[session] = subscription
+            return new
+        known = self._pop(session)
+        if session.connected:
+            self.there[session] = subscription
+        elif subscription.options & QOS:
+            self.away[session] = subscription
+        else:
+            self.idle[session] = subscription
+        return known is None
+
+    def take(self, subscription: Subscription[R]) -> bool:
+        """Take a subscription out. Whether it was there."""
+        if not subscription.group:
+            return self._pop(subscription.session) is not None
+        group = self.groups.get(subscription.group)
+        if group is None or group.members.pop(subscription.session, None) is None:
+            return False
+        if not group.members:
+            del self.groups[subscription.group]
+        return True
+
+    def sort(self, session: R) -> None:
+        """The client of `session` has come or gone."""
+        if (session in self.there) != session.connected:
+            known = self._pop(session)
+            if known is not None:
+                self.put(known)
+
+    def _pop(self, session: R) -> Subscription[R] | None:
+        return self.there.pop(session, None) or self.away.pop(session, None) or self.idle.pop(session, None)
+
+
+# Most filters (a device's, a user's) have one subscription, and a bucket for each would cost 350 bytes.
+_Held = Subscription[R] | _Bucket[R]
 
 
 class Route(Generic[R]):
@@ -33,8 +92,8 @@ class Route(Generic[R]):
     these are not in some*. every: all subscriptions of those who are connected, one for each session, for the
     general way. extra: there is someone for whom the plain way is not right.
 
-    away: QoS 1 or 2 of sessions that are not live. lasting: something must be kept until it is acknowledged.
-    online: that is so, and nobody gets the topic but those in kept*.
+    away: QoS 1 or 2 of sessions that are not live; of very many, some, but more than NARROW_MAX. lasting: something
+    must be kept until it is acknowledged. online: that is so, and nobody gets the topic but those in kept*.
     """
 
     __slots__ = ("any4", "any5", "away", "empty", "every", "extra", "groups", "kept4", "kept5", "lasting", "online",
@@ -61,7 +120,7 @@ class Route(Generic[R]):
     lasting: bool
     online: bool
 
-    receivers: int  # sessions and groups
+    receivers: int  # sessions and groups; of very many that are away, those with overlapping filters twice
     empty: bool  # nobody gets this topic; one who only watches does not count
 
 
@@ -72,15 +131,15 @@ class _Node(Generic[R]):
 
     def __init__(self) -> None:
         self.children: dict[bytes, _Node[R]] = {}
-        self.here: _Bucket[R] | None = None
-        self.hash: _Bucket[R] | None = None
+        self.here: _Held[R] | None = None
+        self.hash: _Held[R] | None = None
 
 
 class Router(Generic[R]):
     """All subscriptions, and the cache of routes. Pure: it knows receivers only by their protocol."""
 
     def __init__(self, routes_max: int = ROUTES_CACHED_MAX, nodes_max: int = ROUTE_NODES_MAX) -> None:
-        self._exact: dict[bytes, Subscription[R] | _Bucket[R]] = {}
+        self._exact: dict[bytes, _Held[R]] = {}
         self._wild = _Node[R]()
         self._services: list[tuple[bytes, Service[R]]] = []
         self._watchers: list[tuple[bytes, Service[R]]] = []
@@ -110,102 +169,88 @@ class Router(Generic[R]):
 
     def subscribe(self, subscription: Subscription[R]) -> None:
         """Add a subscription, or replace that session's own for the same filter and group [MQTT-3.8.4-3]."""
-        filter, key = subscription.filter, subscription.session
-        if not subscription.group and not _wild(filter):
-            held = self._exact.get(filter)
-            if held is None:
-                self._exact[filter] = subscription
-                self.subscriptions += 1
-                self._stale(filter)
-                return
-            if isinstance(held, Subscription):
-                if held.session is key:
-                    self._exact[filter] = subscription
-                    self._stale(filter)
-                    return
-                self._exact[filter] = {held.session: held, key: subscription}
-                self.subscriptions += 1
-                self._stale(filter)
-                return
-        bucket = self._bucket(filter)
-        if subscription.group:
-            group = bucket.get(subscription.group)
-            if group is None:
-                group = bucket[subscription.group] = Group(subscription.group)
-            assert isinstance(group, Group)  # groups are keyed by bytes, sessions by themselves
-            self.subscriptions += key not in group.members
-            group.members[key] = subscription
+        filter = subscription.filter
+        if _wild(filter):
+            node = self._wild
+            levels = filter.split(b"/")
+            rest = levels[-1] == b"#"
+            for level in levels[:-1] if rest else levels:
+                child = node.children.get(level)
+                if child is None:
+                    child = node.children[level] = _Node()
+                node = child
+            if rest:
+                node.hash = self._with(node.hash, subscription)
+            else:
+                node.here = self._with(node.here, subscription)
         else:
-            self.subscriptions += key not in bucket
-            bucket[key] = subscription
+            self._exact[filter] = self._with(self._exact.get(filter), subscription)
         self._stale(filter)
+
+    def _with(self, held: _Held[R] | None, subscription: Subscription[R]) -> _Held[R]:
+        """What a filter holds with `subscription`."""
+        if not isinstance(held, _Bucket):
+            if not subscription.group and (held is None or held.session is subscription.session):
+                self.subscriptions += held is None
+                return subscription
+            bucket = _Bucket[R]()
+            if held is not None:
+                bucket.put(held)
+            held = bucket
+        self.subscriptions += held.put(subscription)
+        return held
 
     def unsubscribe(self, subscription: Subscription[R]) -> None:
         """Take out a subscription that was added."""
-        filter, key = subscription.filter, subscription.session
-        held: Subscription[R] | _Bucket[R] | None
-        held = self._find(filter) if _wild(filter) else self._exact.get(filter)
-        if held is None:
-            return
-        if isinstance(held, Subscription):
-            if held.session is key and not subscription.group:
-                del self._exact[filter]
-                self.subscriptions -= 1
+        filter = subscription.filter
+        held = self._find(filter)
+        if isinstance(held, _Bucket):
+            self.subscriptions -= held.take(subscription)
+            if len(held):
                 self._stale(filter)
+                return
+        elif held is None or held.session is not subscription.session or subscription.group:
             return
-        if subscription.group:
-            group = held.get(subscription.group)
-            if isinstance(group, Group) and group.members.pop(key, None) is not None:
-                self.subscriptions -= 1
-                if not group.members:
-                    del held[subscription.group]
-        elif held.pop(key, None) is not None:
+        else:
             self.subscriptions -= 1
-        if not held:
-            if _wild(filter):
-                self._prune(filter)
-            else:
-                del self._exact[filter]
+        if _wild(filter):
+            self._prune(filter)
+        else:
+            del self._exact[filter]
         self._stale(filter)
 
     def group(self, filter: bytes, name: bytes) -> Group[R] | None:
         """The members who share a filter under this name, if there are any."""
-        held = self._find(filter) if _wild(filter) else self._exact.get(filter)
-        group = held.get(name) if isinstance(held, dict) else None
-        return group if isinstance(group, Group) else None
+        held = self._find(filter)
+        return held.groups.get(name) if isinstance(held, _Bucket) else None
 
     def touch(self, subscriptions: Iterable[Subscription[R]]) -> None:
         """The session of these subscriptions has come, gone, or changed: sort it anew."""
         for subscription in subscriptions:
+            if not subscription.group:
+                held = self._find(subscription.filter)
+                if isinstance(held, _Bucket):
+                    held.sort(subscription.session)
             self._stale(subscription.filter)
 
-    def _bucket(self, filter: bytes) -> _Bucket[R]:
-        """The subscriptions of a filter, made if need be."""
-        if not _wild(filter):
-            held = self._exact.get(filter)
-            if isinstance(held, dict):
-                return held
-            bucket: _Bucket[R] = {} if held is None else {held.session: held}
-            self._exact[filter] = bucket
-            return bucket
-        node = self._wild
-        levels = filter.split(b"/")
-        rest = levels[-1] == b"#"
-        for level in levels[:-1] if rest else levels:
-            child = node.children.get(level)
-            if child is None:
-                child = node.children[level] = _Node()
-            node = child
-        if rest:
-            if node.hash is None:
-                node.hash = {}
-            return node.hash
-        if node.here is None:
-            node.here = {}
-        return node.here
+    def away(self, topic: bytes) -> Iterator[Subscription[R]]:
+        """The subscriptions that get `topic` at QoS 1 or 2, of all sessions that are not live, some perhaps twice.
 
-    def _find(self, filter: bytes) -> _Bucket[R] | None:
-        """The subscriptions of a wildcard filter, if it has any."""
+        Those who went first, mostly, come first: who wants to know how far the last one is need hardly look further.
+        """
+        for held in list(self._matching(topic)):
+            if isinstance(held, _Bucket):
+                yield from list(islice(held.away.values(), NARROW_MAX))
+                if len(held.away) > NARROW_MAX:
+                    yield from list(held.away.values())
+                yield from [s for s in held.there.values() if s.options & QOS and not s.session.live]
+            elif held.options & QOS and not held.session.live:
+                yield held
+
+    def _find(self, filter: bytes) -> _Held[R] | None:
+        """What a filter holds."""
+        if not _wild(filter):
+            return self._exact.get(filter)
         node: _Node[R] | None = self._wild
         levels = filter.split(b"/")
         rest = levels[-1] == b"#"
@@ -284,7 +329,7 @@ class Router(Generic[R]):
             if found is not None:
                 found.any4 = None
 
-    def _matching(self, topic: bytes) -> Iterator[Subscription[R] | _Bucket[R]]:
+    def _matching(self, topic: bytes) -> Iterator[_Held[R]]:
         """What every filter that matches `topic` holds (§4.7), wildcards and all 3.1.1 [MQTT-3.8.3-2].
 
         Levels are compared as bytes [MQTT-4.7.3-4], so a client gets no topic that it has no filter for [MQTT-3.3.2-3].
@@ -319,20 +364,20 @@ class Router(Generic[R]):
     def _resolve(self, route: Route[R]) -> None:
         found: list[Subscription[R]] = []
         groups: list[Group[R]] = []
-        sources = 0
+        sources = count = 0
         for held in self._matching(route.topic):
             sources += 1
             if isinstance(held, Subscription):
                 found.append(held)
-            else:
-                for item in held.values():
-                    if isinstance(item, Group):
-                        groups.append(item)
-                    else:
-                        found.append(item)
+                continue
+            found += held.there.values()
+            found += islice(held.away.values(), NARROW_MAX + 1)
+            count += len(held.idle) + max(0, len(held.away) - NARROW_MAX - 1)
+            groups += held.groups.values()
         self.walked += len(found) + len(groups)
         if sources > 1:  # only then can a session be there twice
             found = _one_each(found)
+        count += len(found)
         there = [s for s in found if s.session.connected]
         plain = [s for s in there if s.plain]
         special = tuple(s for s in there if not s.plain) if len(plain) < len(there) else ()
@@ -343,7 +388,7 @@ class Router(Generic[R]):
         services = _heard(self._services, route.topic)
         route.services = services + _heard(self._watchers, route.topic)
         route.extra = bool(special or groups or route.services)
-        route.receivers = len(found) + len(groups)
+        route.receivers = count + len(groups)
         route.empty = not (route.receivers or services)
         zero = [s for s in plain if not s.options & QOS]
         some = [s for s in plain if s.options & QOS and s.session.live]
@@ -362,7 +407,7 @@ class Router(Generic[R]):
                 for s in group.members.values()
             )
         )
-        route.online = bool(kept) and len(kept) == len(found) and not route.extra
+        route.online = bool(kept) and len(kept) == count and not route.extra
         route.any5 = tuple(s.session for s in plain if s.session.v5)
         route.zero4 = tuple(s.session for s in zero if not s.session.v5)
         route.zero5 = tuple(s.session for s in zero if s.session.v5)

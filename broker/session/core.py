@@ -1,7 +1,7 @@
 """The broker without its sockets: sessions, who gets a message, what happens when time passes. Sans-I/O."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -108,6 +108,7 @@ class Core(Ledger):
         self.wheel = Wheel(now)
         self._deadlines = _Deadlines(self)
         self._purged_at = now
+        self._sweeping = self._swept()
         self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
         self._resumed: list[Channel] = []  # were held, and are to be read again
         self._overrun: dict[Session, None] = {}  # nothing more can wait for them: to be closed
@@ -308,7 +309,7 @@ class Core(Ledger):
             return True
         if crowded:
             self.log.touched[message.topic] = None  # perhaps nobody needs them any more
-            self.note("queue full", topic=message.topic.decode(), sessions=len(route.away))
+            self.note("queue full", topic=message.topic.decode(), sessions=route.receivers)
             return False
         for session, count in copies.items():
             if session.live or session.still_full(size, count):
@@ -814,10 +815,8 @@ class Core(Ledger):
     def _sweep(self) -> None:
         """Forget what nobody needs any more, a bounded part at a time."""
         log = self.log
-        for topic in list(islice(log.touched, limits.SWEPT_MAX)):
-            del log.touched[topic]
-            away = self.router.route_once(topic).away
-            log.drop(topic, min((max(s.session.cursor, s.since) for s in away), default=log.head))
+        if len(list(islice(self._sweeping, limits.SWEPT_MAX))) < limits.SWEPT_MAX:
+            self._sweeping = self._swept()  # it had come to its end
         for topic in self._expiring[-limits.SWEPT_MAX :]:
             log.expire(topic, self.now)
         del self._expiring[-limits.SWEPT_MAX :]
@@ -825,6 +824,28 @@ class Core(Ledger):
             del self.moved[session]
             if session.lasting:
                 session.settle()
+
+    def _swept(self) -> Iterator[None]:
+        """Forget what all have got of the topics in which somebody has got on; with a pause for each that is looked at.
+
+        Who leaves, or subscribes, meanwhile, begins above the head of the log as it was when a topic's turn came.
+        """
+        log = self.log
+        while log.touched:
+            topic = next(iter(log.touched))
+            del log.touched[topic]
+            found = log.topics.get(topic)
+            if found is None:
+                yield
+                continue
+            low = log.head
+            for subscription in self.router.away(topic):
+                yield
+                low = min(low, max(subscription.session.cursor, subscription.since))
+                if not found.seqs or low < found.seqs[0]:
+                    break  # nothing is forgotten, whatever the others have got
+            else:
+                log.drop(topic, low)
 
     def flush(self) -> None:
         """Write out what has been put into the connections since the last time, and have written what is to be kept."""
