@@ -1,6 +1,7 @@
 """A tree of topic names, level by level, that answers which of them a filter matches.
 
-Serves twice: retained messages that a new subscription gets, and cached routes that it makes stale.
+Serves three times: retained messages that a new subscription gets, cached routes that it makes stale, topics of the log
+in which a session finds what it has missed.
 """
 
 from collections.abc import Iterator
@@ -8,14 +9,15 @@ from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
-# The value of a topic hangs under a key that no level can be (levels are bytes).
+# A level that ends one topic and goes on in none is that topic's value itself: a dict for each would cost 232 bytes.
+# Else it is a dict, in which the value hangs under a key that no level can be (levels are bytes).
 _HERE = 0
 _Node = dict[object, object]
 STEP: Final = 1000  # nodes; half a millisecond
 
 
 class TopicTree(Generic[T]):
-    """Topics (bytes) with a value each. Adding costs the topic's levels; matching, what the filter meets.
+    """Topics (bytes) with a value each, no dict. Adding costs the topic's levels; matching, what the filter meets.
 
     `nodes` are held, about `limits.TREE_NODE_BYTES` each; `walked` counts those that `match` has met so far.
     """
@@ -30,36 +32,52 @@ class TopicTree(Generic[T]):
     def add(self, topic: bytes, value: T) -> None:
         """Put `value` at `topic`, replacing what was there."""
         node = self._root
-        for level in topic.split(b"/"):
+        *levels, last = topic.split(b"/")
+        for level in levels:
             child = node.get(level)
-            if child is None:
-                child = node[level] = {}
-                self.nodes += 1
-            node = cast("_Node", child)
-        node[_HERE] = value
+            if type(child) is not dict:
+                self.nodes += child is None
+                more: _Node = {} if child is None else {_HERE: child}
+                node[level] = child = more
+            node = child
+        child = node.get(last)
+        if type(child) is dict:
+            child[_HERE] = value
+        else:
+            self.nodes += child is None
+            node[last] = value
 
     def lacks(self, topic: bytes) -> int:
         """How many nodes it would take to add `topic`."""
         node = self._root
         levels = topic.split(b"/")
-        for depth, level in enumerate(levels):
+        for depth, level in enumerate(levels, 1):
             child = node.get(level)
             if child is None:
+                return len(levels) - depth + 1
+            if type(child) is not dict:
                 return len(levels) - depth
-            node = cast("_Node", child)
+            node = child
         return 0
 
     def remove(self, topic: bytes) -> None:
         """Take `topic` out, with the branches that it leaves empty."""
         path: list[tuple[_Node, bytes]] = []
         node = self._root
-        for level in topic.split(b"/"):
+        *levels, last = topic.split(b"/")
+        for level in levels:
             child = node.get(level)
-            if child is None:
+            if type(child) is not dict:
                 return
             path.append((node, level))
-            node = cast("_Node", child)
-        node.pop(_HERE, None)
+            node = child
+        child = node.get(last)
+        if type(child) is dict:
+            child.pop(_HERE, None)
+        if child is None or (type(child) is dict and child):
+            return  # it is not there, or others go on
+        del node[last]
+        self.nodes -= 1
         while path and not node:
             node, level = path.pop()
             del node[level]
@@ -79,11 +97,15 @@ class TopicTree(Generic[T]):
         pause = self.walked + STEP
         # Nodes, those of their children that are still to be visited, and which level those are for.
         stack: list[tuple[_Node, Iterator[object], int]] = []
-        node, depth = self._root, 0
+        node: object = self._root
+        depth = 0
         while True:
             self.walked += 1
             level = levels[depth] if depth < last else b""
-            if depth == last or level == b"#":
+            if type(node) is not dict:
+                if depth == last or level == b"#":
+                    yield cast("T", node)
+            elif depth == last or level == b"#":
                 if _HERE in node:  # `a/#` matches `a` too (§4.7.1.2)
                     yield cast("T", node[_HERE])
                 if depth < last:
@@ -93,7 +115,7 @@ class TopicTree(Generic[T]):
             else:
                 child = node.get(level)
                 if child is not None:
-                    node, depth = cast("_Node", child), depth + 1
+                    node, depth = child, depth + 1
                     continue
             while stack:
                 parent, names, at = stack[-1]
@@ -106,7 +128,7 @@ class TopicTree(Generic[T]):
                     continue
                 if parent is self._root and cast("bytes", name)[:1] == b"$":  # [MQTT-4.7.2-1]
                     continue
-                node, depth = cast("_Node", child), at
+                node, depth = child, at
                 break
             else:
                 return

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
 from broker import limits
@@ -831,7 +831,15 @@ class Core(Ledger):
         Who leaves, or subscribes, meanwhile, begins above the head of the log as it was when a topic's turn came.
         """
         log = self.log
-        while log.touched:
+        while log.touched or log.touched_widely:
+            if not log.touched:
+                filter, _ = log.touched_widely.popitem()
+                yield
+                for found in log.walk(filter):
+                    if found is not None:
+                        log.touched[found.topic] = None
+                    yield from repeat(None, 1 if found is not None else 50)  # a thousand levels, half a millisecond
+                continue
             topic = next(iter(log.touched))
             del log.touched[topic]
             found = log.topics.get(topic)

@@ -14,15 +14,16 @@ from broker.counters import Counters
 from broker.journal import Batch, SavedMessage, size_of
 from broker.limits import BODIES_BYTES_MAX
 from broker.message import Message
-from broker.wire.topics import matches
+from broker.route.topictree import TopicTree
 
 
 class TopicLog:
     """What is listed under one topic, in order: numbers, sizes in bytes, and when they expire, if any of them does."""
 
-    __slots__ = ("bytes", "expires", "seqs", "sizes")
+    __slots__ = ("bytes", "expires", "seqs", "sizes", "topic")
 
-    def __init__(self) -> None:
+    def __init__(self, topic: bytes) -> None:
+        self.topic = topic
         self.bytes = 0
         self.seqs = array("Q")
         self.sizes = array("I")
@@ -67,7 +68,9 @@ class Log:
         self.bytes = 0
         self.batch = Batch()
         self.topics: dict[bytes, TopicLog] = {}
+        self._tree = TopicTree[TopicLog]()  # the same, for filters with wildcards
         self.touched: dict[bytes, None] = {}  # topics in which somebody has got on
+        self.touched_widely: dict[bytes, None] = {}  # filters with wildcards, of which that is so
         self.unwritten_bytes = 0
         self._unwritten: dict[int, Message] = {}
         self._recent: OrderedDict[int, Message] = OrderedDict()
@@ -90,10 +93,19 @@ class Log:
         if listed:
             found = self.topics.get(topic)
             if found is None:
-                found = self.topics[topic] = TopicLog()
+                found = self._new(topic)
             found.add(seq, size, message.expires_at)
         else:
             self._detached[seq] = size
+
+    def _new(self, topic: bytes) -> TopicLog:
+        found = self.topics[topic] = TopicLog(topic)
+        self._tree.add(topic, found)
+        return found
+
+    def _end(self, topic: bytes) -> None:
+        if self.topics.pop(topic, None) is not None:
+            self._tree.remove(topic)
 
     def adopt(self, message: Message) -> None:
         """Have `message`, which has a number already, written for somebody who holds it, if it is not in the log."""
@@ -116,7 +128,7 @@ class Log:
         for seq, topic, size, expires_at in entries:
             found = topics.get(topic)
             if found is None:
-                found = topics[topic] = TopicLog()
+                found = self._new(topic)
             found.add(seq, size, expires_at - offset if expires_at else 0.0)
             count += 1
             total += size
@@ -195,7 +207,7 @@ class Log:
                 at = bisect_left(found.seqs, seq)
                 found.cut(at, at + 1)
                 if not found.seqs:
-                    del self.topics[saved.topic]
+                    self._end(saved.topic)
 
     # -- who needs what ----------------------------------------------------------------------------------------------
 
@@ -221,8 +233,10 @@ class Log:
 
     def touch(self, filter: bytes) -> None:
         """Whoever had this filter has got on in the topics that it matches."""
-        for topic, _ in self.matching(filter):
-            self.touched[topic] = None
+        if _wild(filter):
+            self.touched_widely[filter] = None  # they may be many: they are looked for later
+        elif filter in self.topics:
+            self.touched[filter] = None
 
     def drop(self, topic: bytes, low: int) -> None:
         """Nobody will come for messages of `topic` up to number `low`."""
@@ -269,7 +283,7 @@ class Log:
                 forgotten += 1
         found.cut(first, last)
         if not found.seqs:
-            self.topics.pop(topic, None)
+            self._end(topic)
         return forgotten
 
     def _forget(self, seq: int, size: int) -> None:
@@ -284,14 +298,16 @@ class Log:
 
     def matching(self, filter: bytes) -> Iterator[tuple[bytes, TopicLog]]:
         """The topics with messages that a filter matches."""
-        if b"+" not in filter and b"#" not in filter:
-            found = self.topics.get(filter)
-            if found is not None:
-                yield filter, found
-            return
-        # What stands before the first wildcard rules out most topics at once.
-        prefix = filter[: min(at for at in (filter.find(b"+"), filter.find(b"#")) if at >= 0)]
-        name = filter.decode()
-        for topic, found in list(self.topics.items()):
-            if topic.startswith(prefix[:-1]) and matches(name, topic.decode()):
-                yield topic, found
+        return ((found.topic, found) for found in self.walk(filter) if found is not None)
+
+    def walk(self, filter: bytes) -> Iterator[TopicLog | None]:
+        """As `matching`, with a None now and then where nothing was found (`TopicTree.walk`)."""
+        if _wild(filter):
+            return self._tree.walk(filter)
+        found = self.topics.get(filter)
+        return iter([found] if found is not None else [])
+
+
+def _wild(filter: bytes) -> bool:
+    """Whether a checked filter has a wildcard."""
+    return b"+" in filter or b"#" in filter
