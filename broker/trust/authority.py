@@ -225,7 +225,11 @@ class Authority:
             _check_pair(crt, certificate, key_file, key)
         if certificate is None or (ours and not self._good(certificate)):
             certificate = self._issue_server(key)
-            keyfiles.write_whole(crt, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+        if ours:
+            # With the CA's behind it: OpenSSL would look for that, and check its signature, in each handshake.
+            whole = certificate.public_bytes(serialization.Encoding.PEM) + self.ca_pem
+            if certificate_pem != whole:
+                keyfiles.write_whole(crt, whole, mode=0o644)
         context = self._make_context(crt, key_file)
         self.notices = tuple(self._notices(certificate, ours=ours))
         return certificate, context

@@ -119,6 +119,17 @@ def test_a_name_that_can_be_none(tmp_path: Path, name: str) -> None:
     assert caught.value.remedy
 
 
+def test_the_cas_certificate_stands_behind_the_servers(tmp_path: Path) -> None:
+    """Or OpenSSL would look for it, and check a signature, in each handshake. One that was alone keeps its key."""
+    ensure(tmp_path)
+    path = tmp_path / "server.crt"
+    server, ca = x509.load_pem_x509_certificates(path.read_bytes())
+    assert ca == loaded((tmp_path / "ca.crt").read_bytes())
+    path.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    ensure(tmp_path)
+    assert x509.load_pem_x509_certificates(path.read_bytes()) == [server, ca]
+
+
 @pytest.mark.parametrize(("identity", "days"), [(KIOSK, 365), (CRM, 365), (ROOT, 90)], ids=lambda v: str(v)[:20])
 def test_a_clients_certificate_says_who_it_is(tmp_path: Path, identity: Identity, days: int) -> None:
     clock = Clock()
