@@ -27,10 +27,10 @@ from broker.errors import Failed, Misconfigured, ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import Journal, SavedSession, Totals
 from broker.listen.bind import bound, name_of
-from broker.listen.connection import TLSSocket
 from broker.listen.proxy import Proxies
 from broker.listen.rates import Rates, RatesOf
 from broker.listen.reactor import Reactor
+from broker.listen.tls import TLSSocket
 from broker.listen.websocket import WebRules
 from broker.message import Message, Promise
 from broker.route.access import ENROL_REQUEST
@@ -405,7 +405,7 @@ class Broker:
                 "server_not_after": _iso(self.authority.server.not_after),
                 "ca_not_after": _iso(self.authority.ca.not_after),
             },
-            "connections": len(self.reactor.connections),
+            "connections": self.reactor.open,
             "clients": len(connected),
             "sessions": len(core.sessions),
             "subscriptions": core.router.subscriptions,

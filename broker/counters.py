@@ -11,6 +11,7 @@ class Counters:
         "connections_closed",
         "connections_refused",
         "handshakes_failed",
+        "handshakes_paced",
         "journal_commits",
         "journal_failures",
         "journal_rows",
@@ -60,6 +61,7 @@ class Counters:
     connections_closed: int
     connections_refused: int
     handshakes_failed: int
+    handshakes_paced: int  # times that accepting waited for them
     journal_commits: int
     journal_failures: int
     journal_rows: int  # messages written

@@ -18,6 +18,9 @@ CLIENT_ID_BYTES_MAX: Final = 256
 
 # -- one connection --------------------------------------------------------------------------------------------------
 CONNECT_TIMEOUT_S: Final = 20  # TCP accept to CONNECT; PROXY header, TLS handshake and HTTP request included
+# New connections that wait for the first step of their handshake: 0.1 s of work. More are not accepted meanwhile: the
+# kernel keeps them, and nobody's handshake is done for a client that has given up.
+HANDSHAKES_WAITING_MAX: Final = 256
 # HTTP, before a WebSocket is open: a browser with many cookies sends some 8 KiB, and servers everywhere take about 16.
 REQUEST_BYTES_MAX: Final = 16 << 10
 # A WebSocket frame, or a message in fragments, may hold so much more than the largest packet: others, or a CONNECT

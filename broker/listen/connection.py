@@ -3,12 +3,12 @@
 Both are ordered and lossless streams of bytes in both directions [MQTT-4.2.0-1].
 """
 
-import errno
 import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from broker.errors import ProtocolError
 from broker.listen.rates import Allowance
 from broker.session.channel import Channel
 
@@ -30,24 +30,6 @@ UNREAD_MAX: Final = 4096
 WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError)
 
 
-class TLSSocket(ssl.SSLSocket):
-    """An SSLSocket whose attributes sit in slots: its dict costs 240 bytes for each connection.
-
-    The names are those that `ssl.SSLSocket` sets; one that another version of Python adds goes to the dict again.
-    """
-
-    __slots__ = (
-        "_connected",
-        "_context",
-        "_session",
-        "_sslobj",
-        "do_handshake_on_connect",
-        "server_hostname",
-        "server_side",
-        "suppress_ragged_eofs",
-    )
-
-
 class Connection(Channel):
     """A channel on a socket. The reactor calls `readable` and `writable`, and `flush` at the end of each round."""
 
@@ -55,7 +37,6 @@ class Connection(Channel):
         "allowance",
         "fd",
         "gone",
-        "handshaking",
         "listener",
         "peer",
         "pending",
@@ -76,7 +57,7 @@ class Connection(Channel):
         self.listener = listener
         self.fd = sock.fileno()
         self.peer = peer  # its address, where a proxy has announced it
-        self.tls = self.handshaking = isinstance(sock, ssl.SSLSocket)
+        self.tls = isinstance(sock, ssl.SSLSocket)
         self.allowance: Allowance | None = None  # how much it may send, where that has a bound
         self.rest = b""  # what was read before it turned out to be too much
         self.reading = True
@@ -85,27 +66,6 @@ class Connection(Channel):
         self.unread = 0  # answers put out while it did not
 
     # -- in ----------------------------------------------------------------------------------------------------------
-
-    def handshake(self) -> None:
-        """Go on with the TLS handshake; once it is done, read what came with its end."""
-        assert isinstance(self.sock, ssl.SSLSocket)
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return
-        except ssl.SSLWantWriteError:
-            self.reactor.want(self, write=True)
-            return
-        except (OSError, ValueError) as error:
-            self.core.counters.handshakes_failed += 1
-            # Load balancers look whether somebody is there, and go: such a one has not said a word.
-            if self.sock.shared_ciphers() is not None or not isinstance(error, (ssl.SSLEOFError, ConnectionResetError)):
-                self.core.note("TLS handshake failed", client=self.address, error=_reason(error))
-            self.close()
-            return
-        self.handshaking = False
-        self.reactor.want(self, write=self.pending is not None)
-        self.readable()
 
     def readable(self) -> None:
         """Read what is there, a bounded part of it: epoll reports the rest again.
@@ -171,7 +131,10 @@ class Connection(Channel):
     def feed(self, data: bytes) -> None:
         """Take in MQTT that the peer sent, and see that it does not send more than it may."""
         if self.allowance is None:
-            Channel.feed(self, data)
+            try:
+                self._feed(data)
+            except ProtocolError as error:
+                self.fail(error)
             if not self.rest or not self.reading:
                 return
             data, self.rest = self.rest, b""  # it was let in, and this followed its CONNECT
@@ -247,11 +210,14 @@ class Connection(Channel):
         out = self.out
         if not out or self.pending is not None:
             return
-        # Over TLS what is sent at once is what is kept: OpenSSL wants the same again, with all that it has taken.
-        if (self.tls or len(out) > SEND_CHUNKS) and sum(map(len, out)) > SEND_BYTES:
+        if len(out) > SEND_CHUNKS and sum(map(len, out)) > SEND_BYTES:
             self.push()
             return
         data = b"".join(out) if len(out) > 1 else out[0]
+        if self.tls and len(data) > SEND_BYTES:
+            # What is sent at once is what is kept: OpenSSL wants the same again, with all that it has taken.
+            self.push()
+            return
         try:
             sent = self.sock.send(data)
         except WAIT:
@@ -319,9 +285,7 @@ class Connection(Channel):
 
     def writable(self) -> None:
         """The socket takes more."""
-        if self.handshaking:
-            self.handshake()
-        elif self.push():
+        if self.push():
             self.unread = 0
             self.reactor.want(self, write=False)
             self.unblock()
@@ -339,12 +303,7 @@ class Connection(Channel):
     @property
     def address(self) -> str:
         """`host:port` of the peer, asked of the kernel: kept, it would cost 150 bytes for each connection."""
-        if self.peer:
-            return self.peer
-        try:
-            return peer_name(self.sock.getpeername())
-        except OSError:
-            return "gone"
+        return self.peer or address_of(self.sock)
 
     @property
     def certificate(self) -> bytes | None:
@@ -369,10 +328,9 @@ def peer_name(address: Any) -> str:
     return host_and_port(address[0], address[1]) if isinstance(address, tuple) else "unix"
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong in a handshake, in the words of OpenSSL's reason code where there is one."""
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    if isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return "the peer went away"
-    return str(error) or type(error).__name__
+def address_of(sock: socket.SocketType) -> str:
+    """The same of the peer of a socket."""
+    try:
+        return peer_name(sock.getpeername())
+    except OSError:
+        return "gone"

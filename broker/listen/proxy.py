@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.errors import ProtocolError
-from broker.limits import CONNECT_TIMEOUT_S, PROXY_BYTES_MAX
+from broker.limits import PROXY_BYTES_MAX
 from broker.listen.connection import WAIT, Connection, host_and_port
 
 if TYPE_CHECKING:
@@ -129,10 +129,9 @@ class Announced(Connection):
 
     def __init__(self, reactor: "Reactor", sock: socket.SocketType, listener: "Listener") -> None:
         super().__init__(reactor, sock, listener)
-        self.handshaking = True
         self.head = b""  # what has come of the header
 
-    def handshake(self) -> None:
+    def readable(self) -> None:
         """Take the header off the socket, and not a byte of what follows: that is for OpenSSL, or for another reader.
 
         As long as the header is not whole, all that is there is of it: so nothing stays behind for epoll to report on
@@ -167,6 +166,4 @@ class Announced(Connection):
         self.core.wheel.cancel(self)
         self.reactor.mute(self)
         self.reactor.forget(self)
-        connection = self.reactor.begin(self.sock, self.listener, peer)
-        if connection is not None:
-            self.core.wheel.schedule(connection, self.seen + CONNECT_TIMEOUT_S)
+        self.reactor.begin(self.sock, self.listener, peer, self.seen)

@@ -17,6 +17,7 @@ from typing import Final
 
 from broker.identity import Identity, Role
 from broker.limits import (
+    CONNECT_TIMEOUT_S,
     KEEP_ALIVE_MAX_S,
     KERNEL_BUFFER_BYTES,
     OVERLOAD_LAG_MS,
@@ -26,9 +27,10 @@ from broker.limits import (
     ROUND_BYTES,
     WRONG_SECRETS_PER_S,
 )
-from broker.listen.connection import READ_BYTES, Connection, host_of, peer_name
+from broker.listen.connection import READ_BYTES, Connection, address_of, host_of, peer_name
 from broker.listen.proxy import Announced, Proxies
 from broker.listen.rates import NO_RATES, Allowance, Meter, Meters, Rates, RatesOf
+from broker.listen.tls import Handshake, Handshakes
 from broker.listen.websocket import WebRules, WebSocket
 from broker.session.channel import Channel
 from broker.session.core import Core
@@ -41,8 +43,6 @@ _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 EVENTS_MAX: Final = 512  # taken from epoll at once
 ROUNDS_MAX: Final = 4  # before asyncio's other work gets its turn
 ACCEPTS_MAX: Final = 64  # from one listener at once
-# A handshake step costs up to 0.3 ms: so many in one round delay those who are connected by 2 ms at most.
-HANDSHAKES_MAX: Final = 8
 BACKLOG: Final = 4096
 # Set on a listening socket; what it accepts inherits them.
 OPTIONS: Final = (
@@ -108,6 +108,8 @@ class Reactor:
         self._identities = Meters()
         self._addresses = Meters()
         self._secrets = Meters()  # that turned out wrong, by address
+        self._handshakes = Handshakes(loop, self._secured, self._accept_on)
+        self._held: list[Listener] = []  # they accept nobody until handshakes have been done
         loop.add_reader(self._epoll.fileno(), self._ready)
         self._tick_at = loop.time() + TICK_S
         self._timer = loop.call_at(self._tick_at, self._tick)
@@ -145,6 +147,11 @@ class Reactor:
         make = socket.SocketType if listener.tls is None else socket.socket
         family, kind = int(listener.sock.family), int(listener.sock.type)
         for _ in range(ACCEPTS_MAX):
+            if listener.tls is not None and self._handshakes.full():
+                core.counters.handshakes_paced += 1
+                self.loop.remove_reader(listener.sock.fileno())
+                self._held.append(listener)
+                return
             if limits.connects and not listener.meter.may_connect(limits, now):
                 self._rest(listener, "too many connects a second")
                 return
@@ -159,7 +166,7 @@ class Reactor:
                 continue  # the peer has gone again
             sock = make(family, kind, 0, fd)
             full = listener.connections_max and listener.connections >= listener.connections_max
-            if full or len(self.connections) >= core.limits.connections_max:
+            if full or self.open >= core.limits.connections_max:
                 core.counters.connections_refused += 1
                 sock.close()
                 self._rest(listener, "too many connections")
@@ -176,29 +183,61 @@ class Reactor:
                 core.note("PROXY header refused", client=peer_name(address), error="not from a trusted proxy")
                 sock.close()
 
-    def begin(self, sock: socket.SocketType, listener: Listener, peer: str = "") -> Connection | None:
-        """Serve a client that `listener` has accepted; `peer`: its address, where a proxy announced it."""
+    def begin(self, sock: socket.SocketType, listener: Listener, peer: str = "", since: float = 0.0) -> None:
+        """Serve a client that `listener` has accepted.
+
+        peer: its address, where a proxy announced it. since: when that was, if not now; its time for CONNECT runs.
+        """
+        now = self.core.now
         if peer and not self._welcome(sock, host_of(peer)):
-            return None
-        if listener.tls is not None:
+            return
+        listener.meter.charge(listener.rates, now, 1)
+        if listener.tls is None:
+            self._serve(sock, listener, peer, since)
+        else:
             assert isinstance(sock, socket.socket)  # as `_accept` makes it where there is TLS
-            try:
-                sock = listener.tls().wrap_socket(
-                    sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
-                )
-            except (OSError, ValueError):  # reset meanwhile
-                sock.close()
-                return None
-        listener.meter.charge(listener.rates, self.core.now, 1)
-        if listener.web is not None:
-            return self._add(WebSocket(self, sock, listener, peer))
-        return self._add(Connection(self, sock, listener, peer))
+            listener.connections += 1
+            until = (since or now) + CONNECT_TIMEOUT_S
+            self._handshakes.begin(Handshake(sock, listener.tls(), listener, peer, until))
+
+    def _secured(self, handshakes: list[Handshake]) -> None:
+        """These handshakes are over: well, or the connection with them."""
+        core = self.core
+        core.now = time.monotonic()
+        for handshake in handshakes:
+            handshake.listener.connections -= 1
+            if handshake.error is None and not handshake.late:
+                began = handshake.until - CONNECT_TIMEOUT_S
+                self._serve(handshake.sock, handshake.listener, handshake.peer, began)
+                continue
+            core.counters.connections_closed += 1
+            if handshake.late:
+                core.counters.connections_refused += 1
+            elif isinstance(handshake.error, OSError | ValueError):
+                core.counters.handshakes_failed += 1
+                if not handshake.silent:
+                    client = handshake.peer or address_of(handshake.sock)
+                    core.note("TLS handshake failed", client=client, error=handshake.reason)
+            elif handshake.error is not None:
+                core.unexpected(handshake.error)
+            handshake.sock.close()
+
+    def _serve(self, sock: socket.SocketType, listener: Listener, peer: str, since: float) -> None:
+        kind = Connection if listener.web is None else WebSocket
+        connection = self._add(kind(self, sock, listener, peer))
+        if since:
+            self.core.wheel.schedule(connection, since + CONNECT_TIMEOUT_S)
 
     def _add(self, connection: Connection) -> Connection:
         self.connections[connection.fd] = connection
         connection.listener.connections += 1
         self._epoll.register(connection.fd, IN)
         return connection
+
+    @property
+    def open(self) -> int:
+        """Connections that are open, those whose handshakes are not over included."""
+        return len(self.connections) + self._handshakes.count
 
     def _welcome(self, sock: socket.SocketType, host: str) -> bool:
         """Whether `host` may connect now: not more often than its rate, and closed at once if not."""
@@ -280,8 +319,15 @@ class Reactor:
         if listener in self.listeners:
             self.loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
+    def _accept_on(self) -> None:
+        """There is room for handshakes again."""
+        held, self._held = self._held, []
+        for listener in held:
+            self._accept_again(listener)
+
     def stop_listening(self) -> None:
-        """Accept nobody any more."""
+        """Accept nobody any more; who is in the middle of a handshake has come too late."""
+        self._handshakes.close()
         for listener in self.listeners:
             self.loop.remove_reader(listener.sock.fileno())
             listener.sock.close()
@@ -295,18 +341,11 @@ class Reactor:
             core.now = time.monotonic()
             events = self._epoll.poll(0, EVENTS_MAX)
             self.share = min(READ_BYTES, ROUND_BYTES // (len(events) or 1))
-            handshakes = 0
             for fd, event in events:
                 connection = connections.get(fd)
                 if connection is None:
                     continue  # closed in this round by another
                 try:
-                    if connection.handshaking:
-                        # Level-triggered: one that is passed over is ready again in the next round.
-                        handshakes += 1
-                        if handshakes <= (1 if self.overloaded else HANDSHAKES_MAX):
-                            connection.handshake()
-                        continue
                     if event & IN:
                         connection.readable()
                     elif event & _GONE:

@@ -326,8 +326,9 @@ class Channel:
                 routes = self.routes
         finally:
             counters = core.counters
-            counters.messages_received += received
-            counters.messages_sent += sent
+            if received:
+                counters.messages_received += received
+                counters.messages_sent += sent
             counters.messages_delivered += delivered
         if pos < end and not self.closed:
             self.tail = bytearray(memoryview(data)[pos:])

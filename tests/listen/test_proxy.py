@@ -413,12 +413,12 @@ async def test_health_checks_leave_no_line(engine: Engine, pki: Pki, tls: bool, 
     """A load balancer looks in every second whether we are there."""
     client = await Client.open(engine.listen((lambda: pki.context) if tls else None, proxy=LOCAL))
     client.writer.write(sent)
-    await until(lambda: engine.counters.bytes_received == len(sent) and engine.reactor.connections)
+    await until(lambda: engine.counters.bytes_received == len(sent) and engine.reactor.open)
     if abort:
         client.abort()
     else:
         await client.close()
-    await until(lambda: not engine.reactor.connections)
+    await until(lambda: not engine.reactor.open)
     assert not engine.events
     assert engine.counters.proxy_refused == 0
 

@@ -1,7 +1,14 @@
 """TLS handshakes that fail, stall or succeed with a client certificate, on a live listener."""
 
 import asyncio
+import socket
 import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -9,6 +16,7 @@ from support.engine import Engine, until
 from support.mqtt import GONE, Client
 from support.pki import KIOSK, Pki
 
+from broker.listen import reactor, tls
 from broker.wire.encode import encode
 from broker.wire.packets import Connect
 
@@ -19,7 +27,7 @@ async def _fine(engine: Engine, pki: Pki) -> None:
     """The listener goes on to serve, and nothing is left of those who failed."""
     client = await Client.connected(engine.tls_port, "fine", tls=pki.client())
     await client.silent()
-    await until(lambda: len(engine.reactor.connections) == 1)
+    await until(lambda: engine.reactor.open == 1)
     await client.close()
 
 
@@ -46,7 +54,7 @@ async def test_not_tls(engine: Engine, pki: Pki, sent: bytes) -> None:
 async def test_gone_in_the_handshake(engine: Engine, pki: Pki, sent: bytes, abort: bool) -> None:
     client = await Client.open(engine.tls_port)
     client.writer.write(sent)
-    await until(lambda: engine.reactor.connections)
+    await until(lambda: engine.reactor.open)
     if abort:
         client.abort()
     else:
@@ -71,7 +79,7 @@ async def test_old_tls(engine: Engine, pki: Pki) -> None:
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await Client.open(engine.tls_port, tls=context)
-    assert engine.counters.handshakes_failed == 1
+    await until(lambda: engine.counters.handshakes_failed == 1)
     await _fine(engine, pki)
 
 
@@ -103,7 +111,7 @@ async def test_client_certificate_of_another_or_expired(
         client = await Client.open(engine.tls_port, tls=context)
         await client.send(Connect("intruder", 5))
         assert await client.receive()
-    assert engine.counters.handshakes_failed == 1
+    await until(lambda: engine.counters.handshakes_failed == 1)
     assert not engine.core.sessions
     await _fine(engine, pki)
 
@@ -118,24 +126,110 @@ async def test_the_address_and_reason_are_logged(engine: Engine) -> None:
     assert fields["error"] == "wrong version number"
 
 
-async def test_many_at_once(engine: Engine, pki: Pki) -> None:
-    """More handshakes than one round does, and a client that waits for none of them."""
-    waiting = await Client.connected(engine.port, "waiting")
-    opening = [asyncio.create_task(Client.connected(engine.tls_port, f"c{n}", tls=pki.client())) for n in range(40)]
-    while not all(task.done() for task in opening):
-        await waiting.silent()
-    for client in await asyncio.gather(*opening):
+@contextmanager
+def held(context: ssl.SSLContext) -> Iterator[threading.Event]:
+    """Handshakes do not get beyond their ClientHello before the event is set."""
+    go_on = threading.Event()
+    context.sni_callback = lambda *_: go_on.wait(30) and None
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        context.sni_callback = None
+
+
+async def test_nobody_waits_for_another_ones_handshake(engine: Engine, pki: Pki) -> None:
+    witness = await Client.connected(engine.port, "witness")
+    with held(pki.context) as go_on:
+        opening = asyncio.create_task(Client.connected(engine.tls_port, "slow", tls=pki.client()))
+        await until(lambda: engine.reactor.open == 2)
+        for _ in range(10):
+            await witness.silent()
+        assert not opening.done()
+        go_on.set()
+        await (await opening).silent()
+
+
+async def test_a_storm_of_handshakes(engine: Engine, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many are accepted as can be dealt with; the others are let in when it is their turn."""
+    monkeypatch.setattr(tls, "HANDSHAKES_WAITING_MAX", 4)
+    witness = await Client.connected(engine.port, "witness")
+    with held(pki.context) as go_on:
+        storm = [asyncio.create_task(Client.connected(engine.tls_port, f"c{n}", tls=pki.client())) for n in range(60)]
+        await until(lambda: engine.counters.handshakes_paced)
+        for _ in range(10):
+            await witness.silent()
+        assert engine.reactor.open <= 1 + tls.BEGUN_MAX + tls.HANDSHAKES_WAITING_MAX
+        go_on.set()
+        while not all(task.done() for task in storm):
+            await witness.silent()
+    for client in await asyncio.gather(*storm):
         await client.silent()
-    assert len(engine.core.sessions) == 41
+    assert engine.reactor.open == len(engine.core.sessions) == 61
+    assert engine.counters.handshakes_failed == engine.counters.connections_refused == 0
 
 
-async def test_a_stalled_handshake_is_ended(engine: Engine) -> None:
-    """The time for CONNECT includes the handshake."""
+async def test_who_is_in_the_middle_of_a_handshake_when_the_broker_stops(engine: Engine, pki: Pki) -> None:
+    stalled = await Client.open(engine.tls_port)
+    stalled.writer.write(HELLO)
+    await until(lambda: engine.reactor.open == 1)
+    engine.reactor.stop_listening()
+    await stalled.expect_end()
+    assert engine.reactor.open == 0
+    assert "tls-handshakes" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_who_has_gone_before_the_handshake_begins(engine: Engine, pki: Pki) -> None:
+    with held(pki.context) as go_on:
+        opening = asyncio.create_task(Client.connected(engine.tls_port, "slow", tls=pki.client()))
+        await until(lambda: engine.reactor.open == 1)
+        gone = [await Client.open(engine.tls_port) for _ in range(3)]
+        await until(lambda: engine.reactor.open == 4)
+        for client in gone:
+            linger = struct.pack("ii", 1, 0)  # so that closing resets the connection
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.abort()
+        await asyncio.sleep(0.05)  # RST has no event here
+        go_on.set()
+        await (await opening).silent()
+    await until(lambda: engine.counters.handshakes_failed == 3)
+    assert engine.counters.unexpected_errors == 0
+    assert not engine.events
+
+
+async def test_a_context_that_does_not_serve(engine: Engine, pki: Pki) -> None:
+    engine.reactor.listeners[1].tls = pki.client
+    client = await Client.open(engine.tls_port)
+    await client.expect_end()
+    await until(lambda: engine.counters.handshakes_failed == 1)
+    engine.reactor.listeners[1].tls = lambda: pki.context
+    await _fine(engine, pki)
+
+
+async def test_a_stalled_handshake_is_ended(engine: Engine, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reactor, "CONNECT_TIMEOUT_S", 0.1)
     client = await Client.open(engine.tls_port)
     client.writer.write(HELLO)
+    await client.expect_end()
+    assert engine.counters.connections_refused == 1
+    assert engine.counters.connections_accepted == engine.counters.connections_closed == 1
+    monkeypatch.undo()
+    await _fine(engine, pki)
+
+
+async def test_the_time_for_connect_includes_the_handshake(
+    engine: Engine, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(pki.context) as go_on:
+        opening = asyncio.create_task(Client.open(engine.tls_port, tls=pki.client()))
+        await until(lambda: engine.reactor.open)
+        accepted_at = engine.core.now
+        monkeypatch.setattr(reactor, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 15))
+        go_on.set()
+        client = await opening
     await until(lambda: engine.reactor.connections)
-    engine.core.tick(engine.core.now + 22)
-    assert not engine.reactor.connections
+    engine.core.tick(accepted_at + 22)
+    assert not engine.reactor.open
     await client.expect_end()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.live import running
 
-from broker.listen.connection import TLSSocket
+from broker.listen.tls import TLSSocket
 
 
 def test_the_attributes_of_a_tls_socket_sit_in_its_slots(tmp_path: Path) -> None:
