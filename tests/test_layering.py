@@ -167,10 +167,14 @@ def declared() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_declared_packages_are_imported(path: Path) -> None:
-    """The SDK runs with the plain install alone; the broker with its extras `server` and `amqtt`, never with `dev`."""
+    """The SDK runs with the plain install alone; the broker with its other extras, never with `dev`."""
     extras = declared()
     module = module_of(path)
-    allowed = extras[""] if room_of(module) == "client_sdk" else extras[""] | extras["server"] | extras["amqtt"]
+    allowed = (
+        extras[""]
+        if room_of(module) == "client_sdk"
+        else extras[""] | extras["server"] | extras["amqtt"] | extras["bench"]
+    )
     names = {name.split(".")[0] for _, name in imports(module, path.read_text(), is_package=path.name == "__init__.py")}
     foreign = names - set(sys.stdlib_module_names) - {"broker", "client_sdk"}
     assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= allowed

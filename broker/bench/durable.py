@@ -168,11 +168,11 @@ def publishes(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
         _make_sessions(bench, loop, traffic.target, traffic.sessions)
         publishers = traffic.open(loop, WINDOW)
         bench.say("a connected client, while nothing happens")
-        with Probe(broker.target(case.version), bench.load_core) as idle:
+        with Probe(broker.target(case.version), bench.load_cores) as idle:
             time.sleep(IDLE_S)
         before = broker.counters()
         bench.say(f"{traffic.messages:,} messages")
-        with Probe(broker.target(case.version), bench.load_core) as probe, Meter(broker) as meter:
+        with Probe(broker.target(case.version), bench.load_cores) as probe, Meter(broker) as meter:
             acknowledged = publish(loop, publishers, PUBLISH_S_MAX)
         after = broker.counters()
     agree("messages_received", before, after, acknowledged + probe.latency.messages)
@@ -223,7 +223,7 @@ def drain(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
         before = broker.counters()
         bench.say(f"{traffic.sessions:,} clients come back")
         receivers = Receivers(loop, traffic)
-        with Probe(broker.target(case.version), bench.load_core) as probe, Meter(broker) as meter:
+        with Probe(broker.target(case.version), bench.load_cores) as probe, Meter(broker) as meter:
             receivers.come_back()
             loop.run(lambda: receivers.connected and receivers.received >= traffic.messages, quiet_s=MISSING_S)
         complete(receivers.numbers(), traffic.sent(publishers))

@@ -76,9 +76,12 @@ class Traffic:
         must(loop.run(lambda: all(publisher.ready for publisher in self.publishers)), "publishers were not let in")
         self._each_max = KEPT_BYTES_MAX // (self.form.size * fan * publishers)
 
-    def run(self, seconds: float) -> tuple[Meter, int]:
-        """Publish for so long after a time to get going; returns what that took, and how many messages came."""
-        before = self._broker.counters(again=False)
+    def run(self, seconds: float, *, again: bool = False) -> tuple[Meter, int]:
+        """Publish for so long after a time to get going; returns what that took, and how many messages came.
+
+        `again`: others than traffic like this have sent messages to this broker.
+        """
+        before = self._broker.counters(again=again)
         first = self.publishers[0]
         for publisher in self.publishers:
             publisher.go(self._each_max)
@@ -172,7 +175,7 @@ def latency(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
     bench.say(f"{RATE:,} messages a second")
     target = broker.target(case.version)
     before = broker.counters(again=False)
-    with Probe(target, bench.load_core, qos=case.qos, body_bytes=case.size, rate=RATE) as probe:
+    with Probe(target, bench.load_cores, qos=case.qos, body_bytes=case.size, rate=RATE) as probe:
         time.sleep(3 * bench.seconds)
     after = broker.counters()
     for counter in ("messages_received", "messages_sent"):

@@ -1,5 +1,6 @@
 """Connections of clients, by TCP, TLS and WebSocket, and the loop that serves them, in one thread."""
 
+import os
 import select
 import socket
 import ssl
@@ -99,10 +100,22 @@ class Loop:
 class Link:
     """One connection. `reader` gets what comes, and b"" when the other side has ended it.
 
-    `ticket` is a TLS session that may be resumed.
+    `ticket` is a TLS session that may be resumed; `trouble` says why there is no connection.
     """
 
-    __slots__ = ("_context", "_frames", "_loop", "_opening", "_pending", "_reader", "_secure", "_sock", "fileno")
+    __slots__ = (
+        "_arrived",
+        "_frames",
+        "_loop",
+        "_opening",
+        "_pending",
+        "_reader",
+        "_secure",
+        "_sock",
+        "_ticket",
+        "fileno",
+        "trouble",
+    )
 
     def __init__(
         self,
@@ -112,12 +125,20 @@ class Link:
         reader: Callable[[bytes], None],
         ticket: ssl.SSLSession | None = None,
     ) -> None:
-        sock = socket.create_connection((HOST, target.port), timeout=STALL_S_MAX)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
-        self._secure = target.transport in ("tls", "wss")
-        if self._secure:
-            sock = target.context.wrap_socket(sock, do_handshake_on_connect=False, session=ticket)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._ticket = ticket
+        self._arrived = False
+        try:
+            sock.connect((HOST, target.port))
+            arrived = True
+        except BlockingIOError:  # the listener's queue is full
+            arrived = False
+        except OSError:
+            sock.close()
+            raise
+        self._secure = target.context if target.transport in ("tls", "wss") else None
         self._sock = sock
         self.fileno = sock.fileno()
         self._loop = loop
@@ -125,11 +146,12 @@ class Link:
         self._pending = b""
         self._frames = _Frames() if target.transport in ("ws", "wss") else None
         self._opening: bytes | None = first
+        self.trouble = ""
         loop.add(self)
-        if not self._secure:
-            self._secured()
+        if arrived:
+            self._begin()
         else:
-            self._shake_hands()
+            loop.watch(self, writable=True)
 
     @property
     def ticket(self) -> ssl.SSLSession | None:
@@ -166,6 +188,14 @@ class Link:
 
     def handle(self, events: int) -> None:
         """Do what can be done now."""
+        if not self._arrived:
+            self._loop.watch(self, writable=False)
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                self._fail(OSError(number, os.strerror(number)))
+            else:
+                self._begin()
+            return
         if events & select.EPOLLOUT:
             self._flush()
         if not events & ~select.EPOLLOUT:
@@ -206,6 +236,15 @@ class Link:
             self._pending = bytes(data[sent:])
             self._loop.watch(self, writable=True)
 
+    def _begin(self) -> None:
+        self._arrived = True
+        if self._secure is not None:
+            # Only now: the ssl module wants a socket that is connected.
+            self._sock = self._secure.wrap_socket(self._sock, do_handshake_on_connect=False, session=self._ticket)
+            self._shake_hands()
+        else:
+            self._secured()
+
     def _flush(self) -> None:
         data, self._pending = self._pending, b""
         self._write(data)
@@ -221,8 +260,8 @@ class Link:
         if data is None:
             return
         if not data:
-            raise BenchError("the broker ends a connection while it is being made")
-        if self._frames.upgraded(data):
+            self._reader(b"")
+        elif self._frames.upgraded(data):
             first, self._opening = self._opening, None
             assert first is not None
             self.send(first)
@@ -233,9 +272,14 @@ class Link:
             self._sock.do_handshake()
         except _WANTS:
             return
-        except (ConnectionError, ssl.SSLError) as error:
-            raise BenchError(f"no TLS with the broker: {error}") from error
+        except OSError as error:
+            self._fail(error)
+            return
         self._secured()
+
+    def _fail(self, error: OSError) -> None:
+        self.trouble = f": {error}"
+        self._reader(b"")
 
     def _secured(self) -> None:
         if self._frames is not None:

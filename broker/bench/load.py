@@ -89,7 +89,7 @@ class Client:
 
     def _ended(self) -> None:
         if self._gone is None:
-            raise BenchError(f"the broker cut {self.client_id.decode()} off")
+            raise BenchError(f"the broker cut {self.client_id.decode()} off{self.link.trouble}")
         self._gone()
 
     def _enter(self, data: bytes) -> None:
@@ -344,6 +344,7 @@ class Receiver(Client):
         filters: Sequence[bytes] = (),
         clean: bool = True,
         login: tuple[bytes, bytes] | None = None,
+        ticket: ssl.SSLSession | None = None,
         ready: Callable[[], None] | None = None,
     ) -> None:
         self.received = 0
@@ -351,7 +352,9 @@ class Receiver(Client):
         self._flow = flow
         self._seen: Received | None = None
         self._kept: list[bytes] = []
-        super().__init__(loop, target, client_id, clean=clean, filters=filters, qos=form.qos, login=login, ready=ready)
+        super().__init__(
+            loop, target, client_id, clean=clean, filters=filters, qos=form.qos, login=login, ticket=ticket, ready=ready
+        )
 
     def numbers(self, topics: Iterable[bytes]) -> list[int]:
         """What it got, when the clock has stopped: each must be as it was sent, to one of these topics."""
@@ -481,8 +484,8 @@ def churn(
     return count, resumed
 
 
-def begin_all(tasks: Iterable[Task]) -> Callable[[], int]:
-    """Begin as many tasks as listeners stand, and another whenever one has called what it got.
+def begin_all(tasks: Iterable[Task], at_once: int = UNANSWERED_MAX) -> Callable[[], int]:
+    """Begin so many tasks, as many as listeners stand, and another whenever one has called what it got.
 
     Returns what says how many are under way; 0: all have ended.
     """
@@ -501,7 +504,7 @@ def begin_all(tasks: Iterable[Task]) -> Callable[[], int]:
         under_way -= 1
         begin()
 
-    for _ in range(UNANSWERED_MAX):
+    for _ in range(at_once):
         begin()
     return lambda: under_way
 

@@ -121,7 +121,7 @@ class Received:
         self.number_at = self.size - form.body_bytes
         gap = self.number_at - self.id_at
         self._fields = struct.Struct(f">x{head - 1}s{self.id_at - head}s{gap}xQ{form.body_bytes - 8}s")
-        self._heads = {0x30 | form.qos << 1, 0x38 | form.qos << 1}
+        self._heads = {0x30 | form.qos << 1 | again | kept for again in (0, 8) for kept in (0, 1)}
         self._length = first[1:head]
 
     def ids(self, packets: bytes) -> bytes:

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -45,7 +46,9 @@ class Latency:
 class Probe:
     """The clients, for as long as `with` lasts."""
 
-    def __init__(self, target: Target, core: int, *, qos: int = 1, body_bytes: int = 64, rate: int = RATE) -> None:
+    def __init__(
+        self, target: Target, cores: Collection[int], *, qos: int = 1, body_bytes: int = 64, rate: int = RATE
+    ) -> None:
         what = {
             "port": target.port,
             "transport": target.transport,
@@ -55,10 +58,10 @@ class Probe:
             "rate": rate,
         }
         self._command = [sys.executable, "-m", "broker.bench.probe", json.dumps(what)]
-        self._core = core
+        self._cores = cores
 
     def __enter__(self) -> Self:
-        with machine.pinned({self._core}):
+        with machine.pinned(self._cores):
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )

@@ -11,7 +11,7 @@ from typing import Any, Self
 class Figure:
     """One figure of one run. `name` is for programs; a value is None where a broker does not say.
 
-    `x` is what it was measured at, where a row measures at several places: so many connections, sessions, topics.
+    `x` is where it was measured, where a row measures at several places: at so many of what `axis` says.
     """
 
     name: str
@@ -19,6 +19,7 @@ class Figure:
     unit: str
     value: float | None
     x: int | None = None
+    axis: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Results:
                         "title": figure.title,
                         "unit": figure.unit,
                         "at": figure.x,
+                        "axis": figure.axis,
                         "runs": line.values,
                         "median": {broker: line.median(broker) for broker in line.values},
                         "ratio": {
@@ -132,7 +134,7 @@ class Results:
         for name, row in found["rows"].items():
             section = results.sections[name] = Section(row["title"], row["headline"])
             for item in row["figures"]:
-                figure = Figure(item["name"], item["title"], item["unit"], None, item["at"])
+                figure = Figure(item["name"], item["title"], item["unit"], None, item["at"], item["axis"])
                 lines = section.variants.setdefault(item["variant"], {})
                 lines[figure.name, figure.x] = Line(figure, item["runs"])
         return results
@@ -147,8 +149,13 @@ class Results:
                 heads += [other, "ratio"]
             lines += ["", _line(heads), _line(["---", "---", *["---:"] * (len(heads) - 2)])]
             for variant, line in section.lines():
-                what = f"{variant}: {line.figure.title}" if variant else line.figure.title
-                cells = [what, line.figure.unit, shown(line.median(ours))]
+                place = "" if line.figure.x is None else f"{line.figure.x:,} {line.figure.axis}"
+                what = ", ".join(filter(None, [variant, place]))
+                cells = [
+                    f"{what}: {line.figure.title}" if what else line.figure.title,
+                    line.figure.unit,
+                    shown(line.median(ours)),
+                ]
                 for other in others:
                     ratio = None if line.figure.unit == "%" else line.ratio(ours, other)
                     cells += [shown(line.median(other)), str(ratio or "")]

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from broker.bench import durable, flows
+from broker.bench import durable, flows, scale, storm
 
-ROWS: Final = (*flows.ROWS, *durable.ROWS)
+ROWS: Final = (*flows.ROWS, *durable.ROWS, *storm.ROWS, *scale.ROWS)

@@ -4,7 +4,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -61,7 +61,7 @@ class Case:
 class Bench:
     """What a row needs to know. Sizes are of the whole thing; a scale below 1 is for trying it out."""
 
-    load_core: int
+    load_cores: Collection[int]
     files: int
     scale: float
     full: bool
@@ -84,7 +84,7 @@ class Row:
 
     `varies` are the options that make sense; `quick` is how many of the cases are for those in a hurry, 0: the row is
     not, unless it is asked for; `skip` names brokers of which it asks too much, `needs` is how many connections it
-    makes at its largest.
+    makes at its largest, `settings` are those of our broker without which a bound would be what is measured.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Row:
     both_cores: bool = False
     quick: int = 1
     skip: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     needs: int = 1_100
 
     def chosen(self, options: Mapping[str, Sequence[Any]], *, quick: bool) -> list[Case]:
@@ -153,15 +154,15 @@ class Plan:
             ExitStack() as stack,
         ):
             place = Place(Path(directory), Pki(Path(directory) / "pki"), self._environment(), {broker_core})
-            anywhere = replace(place, cores=everywhere)
             brokers = stack.enter_context(Running())
             task = progress.add_task("", total=len(runs))
             for at, (row, case, nth, kind) in enumerate(runs):
                 progress.update(task, completed=at)
                 label = case.label(row.varies)
                 what = ", ".join(filter(None, [row.name, label, kind.name, f"run {nth + 1}" if nth else ""]))
+                load_cores = everywhere if row.both_cores else {load_core}
                 bench = Bench(
-                    load_core,
+                    load_cores,
                     files,
                     scale,
                     self.full,
@@ -172,7 +173,9 @@ class Plan:
                 if not able(row, case, kind):
                     continue
                 try:
-                    figures = brokers.measure(bench, row, case, kind, anywhere if row.both_cores else place)
+                    with machine.pinned(load_cores):
+                        where = replace(place, cores=everywhere) if row.both_cores else place
+                        figures = brokers.measure(bench, row, case, kind, where)
                     results.add(row.name, row.title, row.headline, label, kind.name, nth, figures)
                     _remark_on_load(results, f"{row.name}, {label}" if label else row.name, kind, figures)
                 except (BenchError, OSError) as error:
@@ -239,6 +242,8 @@ class Running:
         if row.fresh:
             self._end()
             bench.say("starting")
+            ours = {f"PUSHBROKER_{name.upper()}": value for name, value in row.settings.items()}
+            place = replace(place, environment={**ours, **place.environment})
             with kind.make(kind, place, case.transport, durable=row.durable) as broker:
                 return row.measure(bench, broker, case)
         key = kind.name, case.transport

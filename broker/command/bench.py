@@ -36,7 +36,7 @@ def _named(_context: click.Context, _option: click.Parameter, values: tuple[str,
             "pushbroker bench --quick",
             "pushbroker bench --row pairs --row broadcast --transport tls --qos 1 --qos 2",
             "pushbroker bench --row durable --broker pushbroker --broker mosquitto --json > figures.json",
-            "pushbroker bench --from figures.json",
+            "pushbroker bench --from figures.json --picture figures.svg",
             "pushbroker bench --peer mosquitto-new=/opt/mosquitto/sbin/mosquitto",
             "pushbroker bench --peer 'flashmq=flashmq -c {config:flashmq.conf}'",
         ],
@@ -88,6 +88,12 @@ def _named(_context: click.Context, _option: click.Parameter, values: tuple[str,
     metavar="FILE",
     help="Measure nothing: show the figures that --json wrote.",
 )
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw the figures too, as .svg or .png.",
+)
 @pass_run
 def command(run: Run, /, **options: Any) -> None:
     """Measure our broker and others side by side.
@@ -101,8 +107,17 @@ def command(run: Run, /, **options: Any) -> None:
     if options["listed"]:
         _list(run)
         return
+    picture: Path | None = options["picture"]
+    if picture:
+        from broker.bench.picture import check  # noqa: PLC0415 - only where used
+
+        check(picture)
     results = _read(options["figures"]) if options["figures"] else _measure(options)
     click.echo(results.json() if run.json else results.markdown())
+    if picture:
+        from broker.bench.picture import draw  # noqa: PLC0415 - only where used
+
+        draw(results, picture)
     if results.failures:
         click.get_current_context().exit(130 if results.stopped else 1)
 

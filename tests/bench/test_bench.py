@@ -12,7 +12,7 @@ import pytest
 from support.cli import PUSHBROKER, environment, ok, pushbroker
 from support.programs import program
 
-from broker.bench import durable, flows
+from broker.bench import durable, flows, picture, scale, storm
 from broker.bench.brokers import found, given
 from broker.bench.load import Receiver
 from broker.bench.machine import BenchError
@@ -52,11 +52,11 @@ def test_messages_by_others_that_are_installed(short_path: Path, qos: int) -> No
     assert min(medians.values()) > 0
 
 
-@pytest.mark.parametrize("row", durable.ROWS, ids=lambda row: row.name)
-def test_every_row_of_those_who_are_away(short_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> None:
+@pytest.mark.parametrize("row", [*durable.ROWS, *storm.ROWS, *scale.ROWS], ids=lambda row: row.name)
+def test_every_other_row(short_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> None:
     for name in ("IDLE_S", "SETTLE_S", "QUIET_S"):
         monkeypatch.setattr(durable, name, 0.2)
-    results = plan(short_path, row)
+    results = plan(short_path, row, {})
     assert results.failures == []
     section = results.sections[row.name]
     assert list(section.lines())
@@ -64,9 +64,13 @@ def test_every_row_of_those_who_are_away(short_path: Path, monkeypatch: pytest.M
     assert lost == ([0, 0] if row.name == "durable-kill" else [])
 
 
-def plan(directory: Path, row: Row) -> Results:
+def plan(directory: Path, row: Row, options: dict[str, list[Any]]) -> Results:
     ours = [kind for kind in found() if kind.name == "pushbroker"]
-    return Plan([row], ours, directory, {"qos": [1], "transport": ["tcp"]}, scale=0.01, repeat=1).run()
+    return Plan([row], ours, directory, options, scale=0.01, repeat=1).run()
+
+
+PAIRS = next(row for row in ROWS if row.name == "pairs")
+ONE = {"qos": [1], "transport": ["tcp"]}
 
 
 @pytest.mark.parametrize(("change", "said"), [(0, "lost"), (2, "double")])
@@ -82,7 +86,7 @@ def test_a_load_that_loses_or_doubles_is_found_out(
             receiver._kept[-1:] = [packets] * change
 
     monkeypatch.setattr(Receiver, "_keep", lie)
-    results = plan(short_path, next(row for row in ROWS if row.name == "pairs"))
+    results = plan(short_path, PAIRS, ONE)
     assert len(results.failures) == 1
     assert said in results.failures[0]
     assert results.sections == {}
@@ -90,7 +94,7 @@ def test_a_load_that_loses_or_doubles_is_found_out(
 
 def test_a_load_that_counts_too_much_is_found_out(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.Traffic, "_delivered", lambda traffic: sum(flow.sent + 1 for flow in traffic.flows))
-    results = plan(short_path, next(row for row in ROWS if row.name == "pairs"))
+    results = plan(short_path, PAIRS, ONE)
     assert "the broker counts" in results.failures[0]
 
 
@@ -181,6 +185,42 @@ def test_what_was_written_can_be_shown_again(tmp_path: Path) -> None:
     path.write_text(results().json())
     assert ok("bench", "--from", path).out == results().markdown() + "\n"
     assert json.loads(ok("bench", "--from", path, "--json").out) == json.loads(path.read_text())
+
+
+def test_devices_whose_sessions_are_gone_are_found_out(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storm.Device, "present", property(lambda _: False, lambda *_: None), raising=False)
+    results = plan(short_path, storm.ROWS[0], {})
+    assert "100 of 100 sessions are gone" in results.failures[0]
+
+
+def curves() -> Results:
+    made = results()
+    for broker, each in (("ours", 1.0), ("their", 2.0)):
+        at = [Figure("us", "time", "µs", each * size, size, "things") for size in (10, 100)]
+        made.add("scale-things", "Things", "us", "TCP", broker, 0, at)
+    return made
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_picture(tmp_path: Path, kind: str, begin: bytes) -> None:
+    figures, drawn = tmp_path / "figures.json", tmp_path / f"picture.{kind}"
+    figures.write_text(curves().json())
+    ok("bench", "--from", figures, "--picture", drawn)
+    assert drawn.read_bytes().startswith(begin)
+
+
+def test_a_picture_of_nothing_and_one_of_another_kind(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    figures.write_text(Results({}, ["ours"]).json())
+    assert "nothing to draw" in pushbroker("bench", "--from", figures, "--picture", tmp_path / "x.svg").err
+    assert "neither .svg nor .png" in pushbroker("bench", "--from", figures, "--picture", tmp_path / "x.gif").err
+
+
+def test_a_picture_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BenchError) as caught:
+        picture.check(tmp_path / "x.svg")
+    assert "pip install 'pushbroker[bench]'" in caught.value.remedy
 
 
 def start(*args: object) -> "subprocess.Popen[str]":
