@@ -183,9 +183,13 @@ class Pushbroker(Broker):
     def version_of(program: str) -> str:  # noqa: D102
         return _output([program, "--version"])
 
+    def tell(self, *words: str, stdin: str = "") -> Any:
+        """Give it a command, as an operator would, and return its answer."""
+        command = [self.program, *words, "--json", "--data", str(self.data)]
+        return json.loads(_output(command, self._place.environment, stdin))
+
     def _count(self) -> Mapping[str, int]:
-        said = _output([self.program, "status", "--json", "--data", str(self.data)], self._place.environment)
-        counters: dict[str, int] = json.loads(said)["counters"]
+        counters: dict[str, int] = self.tell("status")["counters"]
         return counters
 
     def _command(self) -> list[str]:
@@ -371,10 +375,10 @@ def given(name: str, value: str) -> Kind:
     )
 
 
-def _output(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+def _output(command: list[str], environment: Mapping[str, str] | None = None, stdin: str = "") -> str:
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=60, check=False, env=environment
+            command, input=stdin, capture_output=True, text=True, timeout=60, check=False, env=environment
         )
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be run: {error.strerror}") from error

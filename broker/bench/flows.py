@@ -1,14 +1,17 @@
 """Messages and connections while everybody is there: pairs, fan-in, broadcast, connects, latency, idle memory."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from broker.bench import machine
-from broker.bench.brokers import Broker
+from broker.bench.brokers import Broker, Pushbroker
 from broker.bench.link import Loop, Target
 from broker.bench.load import (
     Client,
+    Done,
     Endless,
     Flow,
     Publisher,
@@ -33,20 +36,41 @@ SETTLE_S: Final = 1.0
 RATE: Final = 1_000
 CONNECTS_MAX: Final = 5_000  # each takes a port from the kernel for a while
 DEVICES: Final = 2_000
+BRAND: Final = "acme"
+IDENTITY_ROUNDS: Final = 3
+_PASSWORD: Final = "correct-horse-battery"  # noqa: S105 - of devices that live for a run
+
+
+Login = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class People:
+    """Who publishes and who receives, and on what topics: one for each publisher. Nobody has to say who he is."""
+
+    topics: Sequence[bytes]
+    server: Login | None = None
+    devices: Sequence[Login | None] = ()
 
 
 class Traffic:
     """Publishers and the receivers of each, connected and ready. Each publisher has a topic."""
 
     def __init__(
-        self, loop: Loop, broker: Broker, case: Case, publishers: int, receivers: Sequence[Sequence[int]], window: int
+        self,
+        loop: Loop,
+        broker: Broker,
+        case: Case,
+        receivers: Sequence[Sequence[int]],
+        window: int,
+        people: People,
     ) -> None:
         """`receivers` says which publishers' topics each of them subscribes to."""
         target = broker.target(case.version)
-        topics = [topic_of(at) for at in range(publishers)]
+        self._topics = topics = people.topics
+        publishers = len(topics)
         self.form = Form(case.version, case.qos, case.size, topics[0])
         self._heard = receivers
-        self._topics = topics
         self._loop = loop
         self._broker = broker
         # Who publishes at QoS 0 has no acknowledgements to wait for: the receivers hold it back.
@@ -54,13 +78,17 @@ class Traffic:
         fan = sum(map(len, receivers)) // publishers
         alone = publishers == len(receivers)  # pairs
         self.flows = [Flow(lag, fan) for _ in range(publishers if alone else 1)]
-        self.receivers = connect_all(
-            loop,
-            (
-                self._receiver(target, nth, [topics[at] for at in heard], self.flows[nth if alone else 0])
-                for nth, heard in enumerate(receivers)
-            ),
-        )
+
+        def receiver(nth: int) -> Callable[[Done], Receiver]:
+            filters = [topics[at] for at in receivers[nth]]
+            flow = self.flows[nth if alone else 0]
+            login = people.devices[nth] if people.devices else None
+            name = b"bench-receiver-%d" % nth
+            return lambda ready: Receiver(
+                loop, target, name, self.form, flow, filters=filters, login=login, ready=ready
+            )
+
+        self.receivers = connect_all(loop, map(receiver, range(len(receivers))))
         self.publishers = [
             Publisher(
                 loop,
@@ -70,6 +98,7 @@ class Traffic:
                 case.qos,
                 window,
                 self.flows[at if alone else 0],
+                people.server,
             )
             for at, topic in enumerate(topics)
         ]
@@ -83,8 +112,9 @@ class Traffic:
         """
         before = self._broker.counters(again=again)
         first = self.publishers[0]
+        sent, delivered = self._sent(), self._delivered()
         for publisher in self.publishers:
-            publisher.go(self._each_max)
+            publisher.go(publisher.sent + self._each_max)
         self._loop.run(lambda: first.sent == first.total, seconds * WARM_SHARE)
         came = self._delivered()
         with Meter(self._broker) as meter:
@@ -94,8 +124,8 @@ class Traffic:
             must(self._loop.run(self._all_done), "messages did not come")
             count = self._delivered() - came
         after = self._broker.counters()
-        agree("messages_received", before, after, sum(publisher.sent for publisher in self.publishers))
-        agree("messages_sent", before, after, self._delivered())
+        agree("messages_received", before, after, self._sent() - sent)
+        agree("messages_sent", before, after, self._delivered() - delivered)
         return meter, count
 
     def end(self) -> None:
@@ -109,17 +139,19 @@ class Traffic:
             [[_numbers(at, self.publishers[at].sent) for at in heard] for heard in self._heard],
         )
 
-    def _receiver(
-        self, target: Target, nth: int, filters: Sequence[bytes], flow: Flow
-    ) -> Callable[[Callable[[], None]], Receiver]:
-        name = b"bench-receiver-%d" % nth
-        return lambda ready: Receiver(self._loop, target, name, self.form, flow, filters=filters, ready=ready)
+    def _sent(self) -> int:
+        return sum(publisher.sent for publisher in self.publishers)
 
     def _delivered(self) -> int:
         return sum(flow.delivered for flow in self.flows)
 
     def _all_done(self) -> bool:
         return all(publisher.done for publisher in self.publishers) and all(flow.complete for flow in self.flows)
+
+
+def anybody(publishers: int) -> People:
+    """So many that need not say who they are."""
+    return People([topic_of(at) for at in range(publishers)])
 
 
 def _numbers(stream: int, count: int) -> range:
@@ -135,7 +167,7 @@ def flow(
     def measure(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
         bench.say("clients")
         with Loop() as loop:
-            traffic = Traffic(loop, broker, case, publishers, receivers(bench), window)
+            traffic = Traffic(loop, broker, case, receivers(bench), window, anybody(publishers))
             bench.say("messages")
             meter, count = traffic.run(bench.seconds)
             bench.say("looking at what came")
@@ -143,6 +175,38 @@ def flow(
         return meter.figures(count)
 
     return measure
+
+
+def identified(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
+    """What it costs that everybody is somebody: a brand's server and its devices, and the same traffic without."""
+    assert isinstance(broker, Pushbroker)
+    bench.say("identities")
+    broker.tell("brand", "add", BRAND)
+    token: str = broker.tell("brand", "token", "issue", BRAND)["secret"]
+    names = [f"d{at:07}" for at in range(PAIRS)]
+    for name in names:
+        broker.tell("device", "password", BRAND, name, stdin=_PASSWORD)
+    devices = [(f"{BRAND}/device/{name}".encode(), _PASSWORD.encode()) for name in names]
+    somebody = People([user for user, _ in devices], (BRAND.encode(), token.encode()), devices)
+    spent: list[list[float]] = [[], []]
+    with Loop() as loop:
+        both = [
+            Traffic(loop, broker, case, [[at] for at in range(PAIRS)], WINDOW, people)
+            for people in (somebody, anybody(PAIRS))
+        ]
+        bench.say("messages")
+        for _ in range(IDENTITY_ROUNDS):
+            for traffic, took in zip(both, spent, strict=True):
+                meter, count = traffic.run(bench.seconds / 2)
+                took.append(meter.cpu_s * 1e6 / count)
+        for traffic in both:
+            traffic.end()
+    mine, theirs = map(statistics.median, spent)
+    return [
+        Figure("cpu_us", "broker's CPU for each message, of a server with a token to devices", "µs", mine),
+        Figure("anonymous_us", "the same, among those who need not say who they are", "µs", theirs),
+        Figure("share", "what the identities cost", "%", 100 * (mine / theirs - 1)),
+    ]
 
 
 def connects(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
@@ -204,7 +268,7 @@ def device_filters(device: int) -> list[bytes]:
 ALL_DEVICES: Final = b"bench/device.."  # 14 bytes, like every topic that is published to
 
 
-def device(loop: Loop, target: Target, nth: int) -> Callable[[Callable[[], None]], Client]:
+def device(loop: Loop, target: Target, nth: int) -> Callable[[Done], Client]:
     """One of them."""
     name = b"bench-device-%08d" % nth
     return lambda ready: Client(loop, target, name, clean=False, filters=device_filters(nth), qos=1, ready=ready)
@@ -271,6 +335,17 @@ ROWS: Final = (
         quick=2),
     Row("latency", "1,000 messages a second from one client to another", latency,
         (Case(qos=1), Case("tls", 1)), _ALL, headline="ms_p99"),
+    Row(
+        "pairs-identified",
+        "10 pairs: a brand's server and its devices, and the same anonymously",
+        identified,
+        (Case(), Case(qos=1)),
+        _ALL,
+        repeat=1,
+        fresh=True,
+        quick=0,
+        only=("pushbroker",),
+    ),
     Row(
         "idle",
         "A device that is connected: session, 3 subscriptions",

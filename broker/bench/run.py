@@ -82,9 +82,10 @@ class Bench:
 class Row:
     """Something to measure. `fresh`: on a broker that was just started with nothing in it.
 
-    `varies` are the options that make sense; `quick` is how many of the cases are for those in a hurry, 0: the row is
-    not, unless it is asked for; `skip` names brokers of which it asks too much, `needs` is how many connections it
-    makes at its largest, `settings` are those of our broker without which a bound would be what is measured.
+    `varies` are the options that make sense. `quick` is how many of the cases are for those in a hurry; 0: the row is
+    not, unless it is asked for. `skip` names brokers of which it asks too much, `only` the only ones that can do it.
+    `needs` is how many connections it makes at its largest, `settings` are those of our broker without which a bound
+    would be what is measured.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Row:
     both_cores: bool = False
     quick: int = 1
     skip: Sequence[str] = ()
+    only: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     needs: int = 1_100
 
@@ -227,7 +229,8 @@ def able(row: Row, case: Case, kind: Kind) -> bool:
     return (
         case.version in kind.make.versions
         and case.transport in kind.make.transports
-        and not any(kind.name.startswith(name) for name in row.skip)
+        and not kind.name.startswith(tuple(row.skip))
+        and (not row.only or kind.name.startswith(tuple(row.only)))
     )
 
 

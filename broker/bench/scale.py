@@ -6,7 +6,7 @@ from typing import Final
 
 from broker.bench import machine
 from broker.bench.brokers import Broker
-from broker.bench.flows import ALL_DEVICES, PAIRS, WINDOW, Traffic, device_filters
+from broker.bench.flows import ALL_DEVICES, PAIRS, WINDOW, Traffic, anybody, device_filters
 from broker.bench.link import Loop
 from broker.bench.load import (
     Done,
@@ -304,7 +304,7 @@ def _message(bench: Bench, broker: Broker, case: Case, count: int, axis: str) ->
     """What a message costs between two who are there."""
     bench.say(f"messages, beside {count:,}")
     with Loop() as loop:
-        traffic = Traffic(loop, broker, case, PAIRS, [[at] for at in range(PAIRS)], WINDOW)
+        traffic = Traffic(loop, broker, case, [[at] for at in range(PAIRS)], WINDOW, anybody(PAIRS))
         meter, came = traffic.run(bench.seconds / 2, again=True)
         traffic.end()
     return Figure(

@@ -35,12 +35,17 @@ def figures(rows: dict[str, Any], row: str, name: str) -> list[Any]:
 
 
 def test_every_row_of_those_who_are_there(short_path: Path) -> None:
-    names = [row.name for row in flows.ROWS]
+    names = [row.name for row in flows.ROWS if row.name != "pairs-identified"]  # passwords take their time
     rows = measured("--directory", short_path, "--quick", *(word for name in names for word in ("--row", name)))
     assert set(rows) == set(names)
     for row in flows.ROWS:
-        assert figures(rows, row.name, row.headline)[0]["pushbroker"] is not None
+        assert row.name not in names or figures(rows, row.name, row.headline)[0]["pushbroker"] is not None
     assert list(short_path.iterdir()) == []
+
+
+def test_messages_of_those_who_are_somebody(short_path: Path) -> None:
+    rows = measured("--directory", short_path, "--row", "pairs-identified", "--qos", "1")
+    assert figures(rows, "pairs-identified", "cpu_us")[0]["pushbroker"] > 0
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
