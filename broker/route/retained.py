@@ -11,6 +11,7 @@ from broker.limits import (
     TREE_NODE_BYTES,
 )
 from broker.message import Message
+from broker.route.expiring import Expiring
 from broker.route.topictree import TopicTree
 
 
@@ -30,6 +31,7 @@ class Retained:
     ) -> None:
         self._messages: dict[bytes, Message] = {}
         self._tree = TopicTree[Message]()
+        self._expiring = Expiring[bytes]()
         self.bound(messages_max, bytes_max, brand_messages_max, brand_bytes_max)
         self.count = 0  # of messages that were ever retained
         self.bytes = 0  # in memory, near enough: the messages, and the tree that finds them
@@ -83,12 +85,16 @@ class Retained:
             self.count += 1
             message.retained_as = self.count
             self._messages[message.topic] = message
+            if message.expires_at:
+                self._expiring.add(message.topic, message.expires_at)
             size = message.size + self._tree.lacks(message.topic) * TREE_NODE_BYTES
             self._tree.add(message.topic, message)
             self._count(message.topic, 1, size)
 
     def _took(self, message: Message) -> None:
         """`message` is not among those kept any more: its place in the tree goes, too."""
+        if message.expires_at:
+            self._expiring.discard(message.topic, message.expires_at)
         before = self._tree.nodes
         self._tree.remove(message.topic)
         self._count(message.topic, -1, -message.size - (before - self._tree.nodes) * TREE_NODE_BYTES)
@@ -124,13 +130,12 @@ class Retained:
             found = self._tree.walk(filter)
         return (m for m in found if m is None or not m.expires_at or m.expires_at > now)
 
-    def purge(self, now: float) -> list[bytes]:
-        """Take away those that have expired at `now`; return their topics."""
-        gone = [m for m in self._messages.values() if m.expires_at and m.expires_at <= now]
-        for message in gone:
-            del self._messages[message.topic]
-            self._took(message)
-        return [message.topic for message in gone]
+    def purge(self, now: float, most: int) -> list[bytes]:
+        """Take away those that have expired at `now`, so many at most; return their topics."""
+        gone = self._expiring.take(now, most)
+        for topic in gone:
+            self._took(self._messages.pop(topic))
+        return gone
 
 
 def _brand(topic: bytes) -> bytes:

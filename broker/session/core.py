@@ -107,9 +107,7 @@ class Core(Ledger):
         self._unflushed = _Unflushed(self)
         self.wheel = Wheel(now)
         self._deadlines = _Deadlines(self)
-        self._purged_at = now
         self._sweeping = self._swept()
-        self._expiring: list[bytes] = []  # topics of the log to be looked through for what has expired
         self._resumed: list[Channel] = []  # were held, and are to be read again
         self._overrun: dict[Session, None] = {}  # nothing more can wait for them: to be closed
         self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
@@ -804,22 +802,16 @@ class Core(Ledger):
         """Do what time brings. Call it about once a second."""
         self.now = now
         self._deadlines.go_on()
-        if now - self._purged_at > 60:
-            self._purged_at = now
-            gone = self.retained.purge(now)
-            self.counters.messages_dropped_expired += len(gone)
-            self.log.batch.retained.update(dict.fromkeys(gone))
-            self._expiring = list(self.log.topics)
+        gone = self.retained.purge(now, limits.SWEPT_MAX)
+        self.counters.messages_dropped_expired += len(gone)
+        self.log.batch.retained.update(dict.fromkeys(gone))
+        self.log.expire_due(now, limits.SWEPT_MAX)
         self._sweep()
 
     def _sweep(self) -> None:
         """Forget what nobody needs any more, a bounded part at a time."""
-        log = self.log
         if len(list(islice(self._sweeping, limits.SWEPT_MAX))) < limits.SWEPT_MAX:
             self._sweeping = self._swept()  # it had come to its end
-        for topic in self._expiring[-limits.SWEPT_MAX :]:
-            log.expire(topic, self.now)
-        del self._expiring[-limits.SWEPT_MAX :]
         for session in list(islice(self.moved, limits.SWEPT_MAX)):
             del self.moved[session]
             if session.lasting:

@@ -14,13 +14,14 @@ from broker.counters import Counters
 from broker.journal import Batch, SavedMessage, size_of
 from broker.limits import BODIES_BYTES_MAX
 from broker.message import Message
+from broker.route.expiring import Expiring
 from broker.route.topictree import TopicTree
 
 
 class TopicLog:
     """What is listed under one topic, in order: numbers, sizes in bytes, and when they expire, if any of them does."""
 
-    __slots__ = ("bytes", "expires", "seqs", "sizes", "topic")
+    __slots__ = ("bytes", "expires", "expires_at", "seqs", "sizes", "topic")
 
     def __init__(self, topic: bytes) -> None:
         self.topic = topic
@@ -28,6 +29,7 @@ class TopicLog:
         self.seqs = array("Q")
         self.sizes = array("I")
         self.expires: array[float] | None = None
+        self.expires_at = 0.0  # when it is to be looked through for that; 0 = never
 
     def add(self, seq: int, size: int, expires_at: float) -> None:
         """List one more; numbers only rise."""
@@ -69,6 +71,7 @@ class Log:
         self.batch = Batch()
         self.topics: dict[bytes, TopicLog] = {}
         self._tree = TopicTree[TopicLog]()  # the same, for filters with wildcards
+        self._expiring = Expiring[bytes]()
         self.touched: dict[bytes, None] = {}  # topics in which somebody has got on
         self.touched_widely: dict[bytes, None] = {}  # filters with wildcards, of which that is so
         self.unwritten_bytes = 0
@@ -94,7 +97,7 @@ class Log:
             found = self.topics.get(topic)
             if found is None:
                 found = self._new(topic)
-            found.add(seq, size, message.expires_at)
+            self._add(found, seq, size, message.expires_at)
         else:
             self._detached[seq] = size
 
@@ -103,8 +106,23 @@ class Log:
         self._tree.add(topic, found)
         return found
 
+    def _add(self, found: TopicLog, seq: int, size: int, expires_at: float) -> None:
+        found.add(seq, size, expires_at)
+        if expires_at and not 0 < found.expires_at <= expires_at:
+            self._expire_at(found, expires_at)
+
+    def _expire_at(self, found: TopicLog, when: float) -> None:
+        """Look through a topic at this time, and not at another; 0 = never."""
+        if found.expires_at:
+            self._expiring.discard(found.topic, found.expires_at)
+        found.expires_at = when
+        if when:
+            self._expiring.add(found.topic, when)
+
     def _end(self, topic: bytes) -> None:
-        if self.topics.pop(topic, None) is not None:
+        found = self.topics.pop(topic, None)
+        if found is not None:
+            self._expire_at(found, 0.0)
             self._tree.remove(topic)
 
     def adopt(self, message: Message) -> None:
@@ -129,7 +147,7 @@ class Log:
             found = topics.get(topic)
             if found is None:
                 found = self._new(topic)
-            found.add(seq, size, expires_at - offset if expires_at else 0.0)
+            self._add(found, seq, size, expires_at - offset if expires_at else 0.0)
             count += 1
             total += size
             self.head = seq
@@ -254,6 +272,11 @@ class Log:
             last += 1
         self.counters.log_messages_dropped += self._cut(topic, found, last)
 
+    def expire_due(self, now: float, most: int) -> None:
+        """Forget what has expired by now, or up to a minute ago, under so many topics at most."""
+        for topic in self._expiring.take(now, most):
+            self.expire(topic, now)
+
     def expire(self, topic: bytes, now: float) -> None:
         """Forget what has expired under `topic`."""
         found = self.topics.get(topic)
@@ -267,6 +290,8 @@ class Log:
                 first -= 1
             self.counters.log_messages_expired += self._cut(topic, found, last, first)
             last = first - 1 if first else 0
+        if found.seqs:
+            self._expire_at(found, min((at for at in found.expires if at), default=0.0))
 
     def _cut(self, topic: bytes, found: TopicLog, last: int, first: int = 0) -> int:
         """Take messages out of a topic's list; what nobody holds is forgotten. Returns how many."""

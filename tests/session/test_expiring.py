@@ -1,8 +1,11 @@
 """Message Expiry (§3.3.2.3.3): what is left of it goes on, and what has none left goes nowhere."""
 
 import pytest
+from support.effort import lines
 from support.loopback import Client, Lab
 
+from broker.limits import SWEPT_MAX
+from broker.message import Message
 from broker.wire.packets import Packet, Publish, Pubrec, Pubrel
 
 FOREVER = 0xFFFFFFFF
@@ -136,3 +139,41 @@ def test_one_message_many_receivers_each_with_what_is_left() -> None:
     here.drop()
     lab.advance(10)
     assert expiries(lab.connect("here", clean=False, session_expiry=3600).early) == [50]
+
+
+# -- very many -------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_expire_is_not_looked_at() -> None:
+    """Each minute all retained messages were, and all topics of the log: 0.2 s with a million."""
+
+    def effort(count: int) -> int:
+        lab = Lab()
+        away = lab.connect("away", session_expiry=10_000)
+        away.subscribe("#", 1)
+        away.drop()
+        sender = lab.connect("p", 4, keep_alive=0)
+        for n in range(count):
+            sender.publish(f"t{n}", qos=1, retain=True)
+        lab.advance(10)
+        return lines(lambda: lab.core.tick(lab.core.now + 61))
+
+    assert effort(200) == effort(5)
+
+
+def test_all_of_very_many_that_expire_go_in_the_end() -> None:
+    """Each minute the same last hundred thousand or so were looked at, and never the others."""
+    lab = Lab()
+    for n in range(3 * SWEPT_MAX):
+        message = Message(b"t%d" % n, b"x", 1, expires_at=lab.core.now + 30, seq=n + 1)
+        lab.core.log.append(message, listed=True)
+        lab.core.retained.set(message)
+    lab.core.log.head = 3 * SWEPT_MAX
+    before = lab.core.now
+    lab.core.tick(before + 121)
+    assert lab.core.log.messages == len(lab.core.retained) == 2 * SWEPT_MAX
+    lab.core.tick(before + 121.5)
+    lab.core.tick(before + 122)
+    assert lab.core.log.messages == len(lab.core.retained) == 0
+    assert lab.core.log.topics == {}
+    assert lab.core.counters.messages_dropped_expired == 3 * SWEPT_MAX
