@@ -108,6 +108,7 @@ HAND_ON_WORK: Final = 20  # to give what a member of a group leaves behind to an
 # Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages. Of
 # WebSockets an eighth of that: 11,000 of the smallest frames.
 ROUND_BYTES: Final = 512 << 10
+RESUMED_MAX: Final = 8  # connections that are read again in a round; each has up to 64 KiB that was read before
 
 # -- the whole broker ------------------------------------------------------------------------------------------------
 CONNECTIONS_MAX: Final = 100_000

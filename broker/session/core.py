@@ -17,6 +17,7 @@ from broker.limits import (
     FLUSHED_MAX,
     HAND_ON_WORK,
     NARROW_MAX,
+    RESUMED_MAX,
     SHARE_WORK_MAX,
     TURN_WORK_MAX,
     UNFINISHED_BYTES_MAX,
@@ -108,7 +109,8 @@ class Core(Ledger):
         self.wheel = Wheel(now)
         self._deadlines = _Deadlines(self)
         self._sweeping = self._swept()
-        self._resumed: list[Channel] = []  # were held, and are to be read again
+        self._resumed: deque[Channel] = deque()  # were held, and are to be read again
+        self._resuming = _Resuming()
         self._overrun: dict[Session, None] = {}  # nothing more can wait for them: to be closed
         self.drop_oldest: frozenset[bytes] = frozenset()  # brands with that policy; the others' publishers are refused
 
@@ -793,7 +795,7 @@ class Core(Ledger):
             self.again()
 
     def after_round(self, channel: "Channel") -> None:
-        """Read on from a channel that was held."""
+        """Read on from a channel that was held, so many at the end of each round: a commit may let a thousand go on."""
         self._resumed.append(channel)
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -854,9 +856,10 @@ class Core(Ledger):
         while self._refused:
             self._tell(self._refused.popleft())
         if self._resumed:
-            resumed, self._resumed = self._resumed, []
-            for channel in resumed:
-                channel.resume()
+            for _ in range(min(len(self._resumed), RESUMED_MAX)):
+                self._resumed.popleft().resume()
+            if self._resumed:
+                self.rest(self._resuming, None)
         while self._overrun:
             session, _ = self._overrun.popitem()
             if session.channel is not None:
@@ -886,6 +889,15 @@ def session_key(identity: Identity, client_id: str) -> str:
     Between them stands a line feed, which no path contains: no client id reaches another identity's session.
     """
     return f"{identity.path}\n{client_id}"
+
+
+class _Resuming:
+    """Sees to it that there is another round for those who are still to be read again."""
+
+    __slots__ = ()
+
+    def go_on(self) -> None:
+        pass
 
 
 class _Unflushed:

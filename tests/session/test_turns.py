@@ -3,7 +3,15 @@
 import pytest
 from support.loopback import Client, Lab
 
-from broker.limits import DELIVERY_WORK, FLUSHED_MAX, OWN_WORK_MIN, SUBSCRIPTIONS_MAX, TURN_WORK_MAX
+from broker.limits import (
+    DELIVERY_WORK,
+    FLUSHED_MAX,
+    OWN_WORK_MIN,
+    RECEIVE_MAXIMUM,
+    RESUMED_MAX,
+    SUBSCRIPTIONS_MAX,
+    TURN_WORK_MAX,
+)
 from broker.session.session import Session
 from broker.wire.encode import encode
 from broker.wire.packets import Connack, Pingreq, Pingresp, Publish, Request, Suback, Subscribe, Will
@@ -96,6 +104,31 @@ def test_a_broadcast_is_written_out_in_turns(qos: int) -> None:
     assert reached(10) == len(clients)
     assert [isinstance(packet, Pingresp) for packet in clients[-1].packets()].index(True) == 2  # as it came
     assert all(client.payloads() == [b"broadcast"] * 10 for client in clients[:-1])
+
+
+def test_those_whom_a_commit_lets_go_on_are_read_in_turns() -> None:
+    """A thousand publishers with 64 KiB each that was read before were several seconds in one go."""
+    lab = Lab(queue_messages_max=10**6, queue_bytes_max=1 << 30)
+    away = lab.connect("away", session_expiry=1000)
+    away.subscribe("t", 1)
+    away.drop()
+    senders = [lab.connect(f"s{n}", 4) for n in range(3 * RESUMED_MAX)]
+    lab.hold = True
+    count = RECEIVE_MAXIMUM * 2
+    data = b"".join(encode(Publish(b"t", b"x", 1, packet_id=n + 1), 4) for n in range(count))
+    for sender in senders:
+        sender.feed(data)
+    assert all(sender.channel.paused for sender in senders)
+    lab.one_turn = True
+    first = lab.core.take()
+    assert first is not None
+    lab.journal.commit(first)
+    lab.core.committed()
+    lab.core.flush()
+    assert sum(not sender.channel.tail for sender in senders) == RESUMED_MAX
+    lab.one_turn = lab.hold = False
+    lab.flush()
+    assert lab.core.log.messages == len(senders) * count
 
 
 def test_a_connection_that_closes_is_not_waited_for() -> None:
