@@ -45,6 +45,7 @@ class Connection(Channel):
         "rest",
         "sock",
         "tls",
+        "uncounted",
         "unread",
     )
 
@@ -59,6 +60,7 @@ class Connection(Channel):
         self.peer = peer  # its address, where a proxy has announced it
         self.tls = isinstance(sock, ssl.SSLSocket)
         self.allowance: Allowance | None = None  # how much it may send, where that has a bound
+        self.uncounted = 0  # bytes of which it does not know yet
         self.rest = b""  # what was read before it turned out to be too much
         self.reading = True
         self.gone = False  # the peer is, and what it said before is not read to the end yet
@@ -152,12 +154,17 @@ class Connection(Channel):
         counters = self.core.counters
         before = counters.messages_received + counters.subscriptions_asked
         session = self.session
-        super().feed(piece)
+        Channel.feed(self, piece)
         session = session or self.session
         if session is None or self.allowance is None:
             return
-        # Also of one that has said goodbye: it may come back at once.
         messages = counters.messages_received + counters.subscriptions_asked - before
+        size += self.uncounted
+        if not messages and size < PIECE_BYTES:
+            self.uncounted = size  # acknowledgements, most of them: looking at its buckets would be most of their cost
+            return
+        self.uncounted = 0
+        # Also of one that has said goodbye: it may come back at once.
         over = self.allowance.spend(session.identity, self.core.now, messages, size)
         if over > 0 and not self.throttled and not self.closed:
             self.throttle(over)

@@ -120,10 +120,11 @@ class Allowance:
     `bounded`: whether anything of that has a bound at all.
     """
 
-    __slots__ = ("_identities", "_listener", "_listener_meter", "_rates", "bounded")
+    __slots__ = ("_identities", "_listener", "_listener_bounded", "_listener_meter", "_rates", "bounded")
 
     def __init__(self, listener: Rates, meter: Meter, rates: Rates, identities: Meters) -> None:
         self._listener = listener
+        self._listener_bounded = bool(listener.messages or listener.bytes)
         self._listener_meter = meter
         self._identities = identities
         self.change(rates)
@@ -131,11 +132,11 @@ class Allowance:
     def change(self, rates: Rates) -> None:
         """From now on each identity may do this much."""
         self._rates = rates
-        self.bounded = bool(rates.messages or rates.bytes or self._listener.messages or self._listener.bytes)
+        self.bounded = bool(rates.messages or rates.bytes or self._listener_bounded)
 
     def spend(self, identity: Identity, now: float, messages: int, size: int) -> float:
         """Something arrived. Returns for how many seconds (0 or less: none) its connection should not be read."""
-        over = self._listener_meter.spend(self._listener, now, messages, size)
+        over = self._listener_meter.spend(self._listener, now, messages, size) if self._listener_bounded else 0.0
         if self._rates is not NO_RATES:
             meter = self._identities.of(identity.path, now)
             over = max(over, meter.spend(self._rates, now, messages, size))

@@ -49,7 +49,7 @@ from broker.wire.packets import (
     Subscribe,
     Unsubscribe,
 )
-from broker.wire.publish import PACKET_ID, PUBACK, named_ack, parts
+from broker.wire.publish import PACKET_ID, PUBACK, named_ack
 
 if TYPE_CHECKING:
     from broker.session.rights import Rights
@@ -416,28 +416,20 @@ class Channel:
         session, core = self.session, self.core
         assert session is not None
         message = Message(topic, payload, publisher=session.key)
-        if other:
-            packet = b"".join((*parts(message, not self.v5, core.now), payload))
-            for to in other:
-                if to.out is None:
-                    to.late(packet)
-                else:
-                    to.write(packet)
-            core.counters.messages_sent += len(other)
+        core.fan_out0(other, message, v5=not self.v5)
         if route.extra:
             core.hand_out_extra(route, message, session)
 
     def _publish1(self, route: Route[Session], message: Message) -> bool:
         """QoS 1, to all but the receivers of its own version with QoS 1 or 2. False: one of them was full."""
-        kept = True
-        for to in route.some4 if self.v5 else route.some5:
-            kept &= to.take(message)
+        core = self.core
+        kept = core.fan_out(route.some4 if self.v5 else route.some5, message, v5=not self.v5)
         if route.zero4 or route.zero5:
             lesser = message.variant(0, False, b"")
-            for to in (*route.zero4, *route.zero5):
-                to.take(lesser)
+            core.fan_out0(route.zero4, lesser, v5=False)
+            core.fan_out0(route.zero5, lesser, v5=True)
         if route.extra:
-            kept &= self.core.hand_out_extra(route, message, self.session)
+            kept &= core.hand_out_extra(route, message, self.session)
         return kept
 
     # -- its share of a turn -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from broker.limits import (
     FLUSH_WORK,
     FLUSHED_MAX,
     HAND_ON_WORK,
+    LARGE_BYTES,
     NARROW_MAX,
     RESUMED_MAX,
     SHARE_WORK_MAX,
@@ -148,7 +149,7 @@ class Core(Ledger):
             return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must)
         if kept is not None:
             self._retain(kept)
-        all_kept = self._hand_out(route, route.every, message, origin)
+        all_kept = self._hand_out(route, message, origin)
         return _reason(route, all_kept)
 
     def keep(
@@ -232,7 +233,7 @@ class Core(Ledger):
                 return self.keep(route, message, origin, promise)
             if len(session.inflight) >= session.window:
                 return self.keep(route, message, origin, promise)
-        log, dirty = self.log, self.dirty
+        log = self.log
         log.head += 1
         message.seq = log.head
         message.tracked = True
@@ -240,26 +241,11 @@ class Core(Ledger):
         promise.message = message
         promise.origin = origin
         same, other = (route.kept5, route.kept4) if origin.v5 else (route.kept4, route.kept5)
-        promise.waiting = len(same) + len(other)
-        while True:
-            for session in same:
-                number = session.next_id + 1
-                inflight = session.inflight
-                if number > 65535 or number in inflight:
-                    number = session.free_id()
-                session.next_id = number
-                inflight[number] = message
-                chunks = session.out
-                if not chunks:
-                    dirty.append(session.channel)  # type: ignore[arg-type]  # where out is, it is
-                chunks += (head, PACKET_ID[number], rest)  # type: ignore[operator]
-            if not other:
-                break
-            # Once more, for the receivers of the other version.
+        if same:
+            self._fan_out(same, message, head, rest)
+        if other:
             head, between = parts(message, not origin.v5, self.now)
-            rest = between + message.payload
-            same, other = other, ()
-        self.counters.messages_sent += promise.waiting
+            self._fan_out(other, message, head, between + message.payload)
         promise.due = self.now + self.limits.commit_window_ms / 1000
         self._windows.add(message.topic, promise)
         return None
@@ -327,21 +313,10 @@ class Core(Ledger):
     ) -> None:
         """Give a message that has a promise to all who are there, and to the groups' members whose turn it is."""
         forms: dict[tuple[int, bytes, bool], Message] = {}
-        if message.qos == 1:
-            form = message.variant(1, False, b"")
-            for session in (*route.kept4, *route.kept5):
-                session.take(form)
-            if route.some4 or route.some5:
-                loose = form.loose()
-                for session in (*route.some4, *route.some5):
-                    session.take(loose)
-            if route.zero4 or route.zero5:
-                lesser = form.loose().variant(0, False, b"")
-                for session in (*route.zero4, *route.zero5):
-                    session.take(lesser)
+        to = route.every
+        if message.qos == 1 and to:
+            self._hand_out_plain(route, message)
             to = route.special
-        else:
-            to = route.every
         for subscription in to:
             self._deliver(subscription, message, origin, forms)
         promise = message.promise
@@ -368,13 +343,88 @@ class Core(Ledger):
         for service in route.services:
             service(message, origin)
 
+    def _hand_out(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
+        """Give a message to which no promise belongs to all who are there. False: one of them was full."""
+        if message.qos == 2:
+            return self._hand_out_to(route.every, route, message, origin)
+        kept = self._hand_out_plain(route, message)
+        return self.hand_out_extra(route, message, origin) and kept if route.extra else kept
+
     def hand_out_extra(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
         """The receivers of a route for whom the plain way is not right. False: one of them was full."""
-        return self._hand_out(route, route.special, message, origin)
+        return self._hand_out_to(route.special, route, message, origin)
 
-    def _hand_out(
-        self, route: Route[Session], to: tuple[Subscription[Session], ...], message: Message, origin: Session | None
+    def _hand_out_plain(self, route: Route[Session], message: Message) -> bool:
+        """All receivers for whom the plain way is right; QoS 0 or 1. False: one of them was full."""
+        form = message.variant(message.qos, False, b"")
+        if not form.qos:
+            assert route.any4 is not None  # it is fresh
+            self.fan_out0(route.any4, form, v5=False)
+            self.fan_out0(route.any5, form, v5=True)
+            return True
+        kept = True
+        if route.kept4 or route.kept5:
+            kept = self.fan_out(route.kept4, form, v5=False) & self.fan_out(route.kept5, form, v5=True)
+        loose = form.loose() if form.seq else form
+        if route.some4 or route.some5:
+            kept &= self.fan_out(route.some4, loose, v5=False) & self.fan_out(route.some5, loose, v5=True)
+        if route.zero4 or route.zero5:
+            lesser = loose.variant(0, False, b"")
+            self.fan_out0(route.zero4, lesser, v5=False)
+            self.fan_out0(route.zero5, lesser, v5=True)
+        return kept
+
+    def fan_out0(self, sessions: tuple[Session, ...], message: Message, *, v5: bool) -> None:
+        """Send a QoS 0 message to sessions that are there, all of one version: the same bytes to each."""
+        if not sessions:
+            return
+        packet = b"".join((*parts(message, v5, self.now), message.payload))
+        dirty = self.dirty
+        for session in sessions:
+            chunks = session.out
+            if not chunks:
+                if chunks is None:
+                    session.late(packet)
+                    continue
+                dirty.append(session.channel)  # type: ignore[arg-type]  # where out is, it is
+            chunks.append(packet)
+        self.counters.messages_sent += len(sessions)
+
+    def fan_out(self, sessions: tuple[Session, ...], message: Message, *, v5: bool) -> bool:
+        """Send a QoS 1 message to live sessions, all of one version. False: one of them was full."""
+        if not sessions:
+            return True
+        if message.size > LARGE_BYTES:
+            return sum(session.take(message) for session in sessions) == len(sessions)
+        head, between = parts(message, v5, self.now)
+        return self._fan_out(sessions, message, head, between + message.payload)
+
+    def _fan_out(self, sessions: tuple[Session, ...], message: Message, head: bytes, rest: bytes) -> bool:
+        """The same, with what comes before and after the packet id."""
+        kept, sent, dirty = True, 0, self.dirty
+        for session in sessions:
+            chunks, inflight = session.out, session.inflight
+            if chunks is None or session.queue is not None or session.staged or len(inflight) >= session.window:
+                kept &= session.take(message)
+                continue
+            id = session.next_id + 1
+            if id > 65535 or id in inflight:
+                id = session.free_id()
+            session.next_id = id
+            inflight[id] = message
+            if not chunks:
+                dirty.append(session.channel)  # type: ignore[arg-type]  # where out is, it is
+            chunks += (head, PACKET_ID[id], rest)
+            sent += 1
+        self.counters.messages_sent += sent
+        if message.seq:
+            self.owe(message, sent)
+        return kept
+
+    def _hand_out_to(
+        self, to: tuple[Subscription[Session], ...], route: Route[Session], message: Message, origin: Session | None
     ) -> bool:
+        """Some receivers of a route, each as its subscription asks for, and its groups and services."""
         kept = True
         # Each class of receivers has its own form of the message, made and encoded once.
         forms: dict[tuple[int, bytes, bool], Message] = {}

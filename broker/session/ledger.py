@@ -68,13 +68,13 @@ class Ledger:
 
     # -- what was promised -------------------------------------------------------------------------------------------
 
-    def owe(self, message: Message) -> None:
-        """A receiver who must not lose `message` gets it now."""
+    def owe(self, message: Message, times: int = 1) -> None:
+        """So many receivers who must not lose `message` get it now."""
         promise = message.promise
         if promise is None or promise.logged:
-            self.log.hold(message.seq)
+            self.log.hold(message.seq, times)
         else:
-            promise.waiting += 1
+            promise.waiting += times
 
     def hand_back(self, message: Message) -> None:
         """A receiver who was owed `message` has got it, or will not get it any more."""

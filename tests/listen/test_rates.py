@@ -15,7 +15,7 @@ from broker.limits import BURST_S, METERS_MAX
 from broker.listen import rates
 from broker.listen.rates import Allowance, Meter, Meters, Rates
 from broker.wire.encode import encode
-from broker.wire.packets import Disconnect, Puback, Publish, Request, Subscribe, Will
+from broker.wire.packets import Disconnect, Pingresp, Puback, Publish, Request, Subscribe, Will
 
 KIOSK = Identity(Role.DEVICE, "acme", "kiosk-7")
 TILL = Identity(Role.DEVICE, "acme", "till-3")
@@ -160,6 +160,17 @@ async def test_topic_filters_count_as_messages(engine: Engine) -> None:
     client = await Client.connected(port, "c")
     await client.send(Subscribe(1, [Request(f"f/{n}", 0) for n in range(100)]))
     await until(lambda: engine.counters.readings_paused == 1)
+
+
+@pytest.mark.usefixtures("_short_burst")
+async def test_bytes_that_are_of_no_message_count_too(engine: Engine) -> None:
+    port = engine.listen(rates=Rates(bytes=10_000))
+    client = await Client.connected(port, "c")
+    for _ in range(10):  # 2,000 bytes, a few at a time
+        await client.send(b"\xc0\0" * 100)
+        for _ in range(100):
+            await client.expect(Pingresp)
+    assert engine.counters.readings_paused > 0
 
 
 @pytest.mark.usefixtures("_short_burst")

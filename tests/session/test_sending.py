@@ -233,6 +233,21 @@ def test_a_small_message_does_not_overtake_a_large_one(way: str, qos: int) -> No
     ]
 
 
+@pytest.mark.parametrize("version", [4, 5])
+def test_qos_1_does_not_overtake_qos_2_that_is_still_written(version: int) -> None:
+    """[MQTT-4.6.0-5, -6]: QoS 2 to one who outlives its connection goes out when its packet id is on the disk."""
+    lab = Lab(commit_window_ms=10_000)
+    client = lab.connect("c", session_expiry=100)
+    client.subscribe("a", 2)
+    sender = lab.connect("p", version)
+    lab.hold = True
+    for number in range(6):
+        sender.send(Publish(b"a", b"%d" % number, 2 - number % 2, packet_id=number + 1))
+    assert not client.payloads()
+    lab.commit()
+    assert client.payloads() == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
 def test_qos_2_leaves_the_window_with_pubcomp() -> None:
     """§4.9: the quota is given back by PUBCOMP or by a PUBREC that refuses, not by PUBREC."""
     lab = Lab()
