@@ -13,6 +13,9 @@ import msgspec
 from broker.identity import Identity, Role
 from broker.limits import BURST_S, METERS_MAX
 
+# An enum's member costs 60 ns each time it is named.
+_DEVICES: Final = (Role.DEVICE, Role.ENROLLING)
+_SERVER: Final = Role.SERVER
 _SWEEP_MIN: Final = 1024
 
 
@@ -36,13 +39,9 @@ class RatesOf(msgspec.Struct, frozen=True):
 
     def of(self, role: Role) -> Rates:
         """What one identity of `role` may do."""
-        match role:
-            case Role.DEVICE | Role.ENROLLING:
-                return self.device
-            case Role.SERVER:
-                return self.server
-            case _:
-                return NO_RATES
+        if role in _DEVICES:
+            return self.device
+        return self.server if role is _SERVER else NO_RATES
 
 
 class Meter:

@@ -191,7 +191,8 @@ class Reactor:
         now = self.core.now
         if peer and not self._welcome(sock, host_of(peer)):
             return
-        listener.meter.charge(listener.rates, now, 1)
+        if listener.rates.connects:
+            listener.meter.charge(listener.rates, now, 1)
         if listener.tls is None:
             self._serve(sock, listener, peer, since)
         else:
@@ -241,7 +242,8 @@ class Reactor:
 
     def _welcome(self, sock: socket.SocketType, host: str) -> bool:
         """Whether `host` may connect now: not more often than its rate, and closed at once if not."""
-        if self._meter_of(self._addresses, host).connect(self.rates.address, self.core.now):
+        rates = self.rates.address
+        if not rates.connects or self._meter_of(self._addresses, host).connect(rates, self.core.now):
             return True
         self.core.counters.connections_refused += 1
         self.core.note("connection refused", client=host, error="too many connects a second from this address")

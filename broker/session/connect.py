@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from broker.session.rights import Rights
     from broker.session.session import Session
 
+# An enum's member costs 60 ns each time it is named.
+_DEVICE: Final = Role.DEVICE
+_ENROLLING: Final = Role.ENROLLING
+_SERVER: Final = Role.SERVER
 _CONNACK: Final = [encode(Connack(present), V4) for present in (False, True)]
 _NEVER = 0xFFFFFFFF  # a session expiry that means: keep for ever (§3.1.2.11.2)
 _NAMED_ACK_BYTES = 64  # PUBACK or PUBREC with a message id in it
@@ -71,7 +75,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     # What MQTT 5 says in one number, the clean session flag says in 3.1.1 [MQTT-3.1.2-6].
     wanted = (asked.session_expiry or 0) if v5 else (0 if packet.clean_start else _NEVER)
     # Who enrols comes back under its own name.
-    expiry_s = 0 if identity.role is Role.ENROLLING else min(wanted, limits.session_expiry_max_s)
+    expiry_s = 0 if identity.role is _ENROLLING else min(wanted, limits.session_expiry_max_s)
     keep_alive = packet.keep_alive
     if v5 and not 0 < keep_alive <= KEEP_ALIVE_MAX_S:
         keep_alive = KEEP_ALIVE_MAX_S
@@ -95,7 +99,7 @@ def accepted(channel: "Channel", identity: Identity, until: float = 0.0, rights:
     channel.session = session
     channel.packet_max = limits.packet_bytes_max
     channel.rights = rights
-    channel.stamps = identity.role is Role.SERVER
+    channel.stamps = identity.role is _SERVER
     # [MQTT-3.1.2-29, MQTT-3.4.2-3, MQTT-3.5.2-3]
     channel.names = asked.request_problem_info != 0 and (asked.maximum_packet_size or 1024) > _NAMED_ACK_BYTES
     session.will = will  # [MQTT-3.1.2-7]
@@ -133,7 +137,7 @@ def _told(
         maximum_packet_size=packet_bytes_max,
         topic_alias_maximum=TOPIC_ALIASES_MAX,
     )
-    if identity.role is Role.DEVICE:
+    if identity.role is _DEVICE:
         # Whose it is and where it stands may have changed since it enrolled: it subscribes accordingly.
         told.user_properties = [("user", identity.user), ("store", identity.store)]
     return told
@@ -171,6 +175,6 @@ def disconnect(channel: "Channel", session: "Session", packet: Disconnect) -> No
         if expiry and not session.expiry_s:
             raise ProtocolError("session expiry of a session that was to end", Reason.PROTOCOL_ERROR)
         session.expiry_s = min(expiry, channel.core.limits.session_expiry_max_s)
-    if packet.reason == Reason.SUCCESS:
+    if not packet.reason:
         session.will = None  # [MQTT-3.1.2-10]
     channel.close()

@@ -11,8 +11,7 @@ from support.mqtt import Client
 
 from broker.listen import reactor
 from broker.listen.connection import Connection
-from broker.session import subscribe
-from broker.session.channel import Channel
+from broker.session.channel import SERVE, Channel
 from broker.session.session import Session
 from broker.wire.packets import Publish, Request, Subscribe
 
@@ -30,7 +29,7 @@ def _breaks_for(victim: str, function: Callable[..., object]) -> Callable[..., o
 
 async def test_in_a_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     """3.1.1 [MQTT-4.8.0-2]."""
-    monkeypatch.setattr(subscribe, "subscribe", _breaks_for("victim", subscribe.subscribe))
+    monkeypatch.setitem(SERVE, Subscribe, _breaks_for("victim", SERVE[Subscribe]))
     async with running() as engine:
         victim, other = [await Client.connected(engine.port, name) for name in ("victim", "other")]
         await victim.send(Subscribe(1, [Request("t")]))
