@@ -102,7 +102,7 @@ FILTER_WORK: Final = 10  # to subscribe to one, and to unsubscribe
 RETAINED_WORK: Final = 10  # to send one retained message
 DEADLINE_WORK: Final = 30  # to ask whether something is due, and to close a connection that is
 END_WORK: Final = 40  # to end a session with a few subscriptions
-FLUSH_WORK: Final = 30  # to write to a connection, 5 us without TLS and 10 to 15 with it
+FLUSH_WORK: Final = 50  # to write to a connection: 25 us with TLS, where there are thousands, and 10 without
 FLUSHED_MAX: Final = TURN_WORK_MAX // FLUSH_WORK  # connections at the end of a round; the others in the next turns
 HAND_ON_WORK: Final = 20  # to give what a member of a group leaves behind to another
 # Read in a round from all who are ready, and at least 1 KiB from each: 75,000 of the smallest messages. Of
