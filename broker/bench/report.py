@@ -69,6 +69,13 @@ class Section:
             for line in lines.values():
                 yield variant, line
 
+    def heads(self) -> Iterator[tuple[str, Line]]:
+        """What says most of each variant: the headline; where there are several, that of the greatest size."""
+        for variant, lines in self.variants.items():
+            named = [line for line in lines.values() if line.figure.name == self.headline]
+            if named:
+                yield variant, max(named, key=lambda line: line.figure.x or 0)
+
 
 @dataclass
 class Results:
@@ -142,28 +149,48 @@ class Results:
     def markdown(self) -> str:
         """The medians, and the ratios of the first broker to each other one, with their spread."""
         lines = [f"* {name}: {text}" for name, text in self.about.items()]
-        ours, *others = self.brokers
-        for section in self.sections.values():
-            heads = [section.title, "unit", ours]
-            for other in others:
-                heads += [other, "ratio"]
-            lines += ["", _line(heads), _line(["---", "---", *["---:"] * (len(heads) - 2)])]
-            for variant, line in section.lines():
-                place = "" if line.figure.x is None else f"{line.figure.x:,} {line.figure.axis}"
-                what = ", ".join(filter(None, [variant, place]))
-                cells = [
-                    f"{what}: {line.figure.title}" if what else line.figure.title,
-                    line.figure.unit,
-                    shown(line.median(ours)),
-                ]
-                for other in others:
-                    ratio = None if line.figure.unit == "%" else line.ratio(ours, other)
-                    cells += [shown(line.median(other)), str(ratio or "")]
-                lines.append(_line(cells))
+        heads = [(name, variant, line) for name, section in self.sections.items() for variant, line in section.heads()]
+        if len(self.sections) > 1:
+            whats = [_what(", ".join(filter(None, [name, variant])), line) for name, variant, line in heads]
+            lines += self._table("In short", whats, [line for _, _, line in heads])
+        for name, section in self.sections.items():
+            pairs = list(section.lines())
+            title = f"`{name}`: {section.title}"
+            lines += self._table(title, [_what(*pair) for pair in pairs], [line for _, line in pairs])
         for head, texts in (("Note:", self.remarks), ("Failed:", self.failures)):
             if texts:
                 lines += ["", head, "", *(f"* {text}" for text in texts)]
         return "\n".join(lines)
+
+    def _table(self, title: str, whats: Sequence[str], lines: Sequence[Line]) -> list[str]:
+        """Aligned, so that it can be read as it is. Who has no figure has no column."""
+        ours, *others = [broker for broker in self.brokers if any(broker in line.values for line in lines)]
+        heads = [title, "unit", ours, *(head for other in others for head in (other, "ratio"))]
+        rows = [heads]
+        for what, line in zip(whats, lines, strict=True):
+            row = [what, line.figure.unit, shown(line.median(ours))]
+            for other in others:
+                ratio = None if line.figure.unit == "%" else line.ratio(ours, other)
+                row += [shown(line.median(other)), str(ratio or "")]
+            rows.append(row)
+        widths = [max(3, *(len(row[at]) for row in rows)) for at in range(len(heads))]
+        dashes = ["-" * width if at < 2 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+        rows.insert(1, dashes)
+        return ["", *(_row(row, widths) for row in rows)]
+
+
+def _what(variant: str, line: Line) -> str:
+    place = "" if line.figure.x is None else f"{line.figure.x:,} {line.figure.axis}"
+    before = ", ".join(filter(None, [variant, place]))
+    return f"{before}: {line.figure.title}" if before else line.figure.title
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if at < 2 else cell.rjust(width)
+        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f"| {' | '.join(padded)} |"
 
 
 def shown(value: float | None) -> str:
@@ -171,7 +198,3 @@ def shown(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == 0 else f"{value:.3g}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -148,7 +148,7 @@ def storm(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
 ROWS: Final = (
     Row(
         "reconnect-storm",
-        "10,000 devices lose their connections at once, and come back; broker and load share two cores",
+        "All devices lose their connections and come back at once; broker and load share the cores",
         storm,
         (Case("tls", 1),),
         ("transport", "version"),

@@ -135,6 +135,8 @@ def _measure(options: Mapping[str, Any]) -> "Results":
         "qos": options["qos"],
         "size": options["sizes"],
     }
+    if not options["brokers"] and (missing := _missing()):
+        click.echo(f"not installed, so not measured: {missing}", err=True)
     return Plan(
         _rows(options["rows"], quick=options["quick"]),
         _kinds(options["brokers"], options["peers"]),
@@ -183,6 +185,14 @@ def _kinds(names: Sequence[str], peers: Mapping[str, str]) -> "list[Kind]":
     return [kind for kind in kinds.values() if not names or kind.name in names]
 
 
+def _missing() -> str:
+    """Which of the brokers that are known are not here, and how to get them."""
+    from broker.bench.brokers import KNOWN, found  # noqa: PLC0415 - only where used
+
+    here = {kind.name for kind in found()}
+    return "; ".join(f"{name}: {known.remedy}" for name, known in KNOWN.items() if name not in here)
+
+
 def _list(run: Run) -> None:
     from broker.bench.brokers import found  # noqa: PLC0415 - only where used
     from broker.bench.rows import ROWS  # noqa: PLC0415
@@ -202,3 +212,5 @@ def _list(run: Run) -> None:
         empty="",
     )
     run.say(f"brokers here: {', '.join(kind.name for kind in found())}")
+    if missing := _missing():
+        run.say(f"not here: {missing}")

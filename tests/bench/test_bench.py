@@ -98,7 +98,7 @@ def test_a_load_that_loses_or_doubles_is_found_out(
 
 
 def test_a_load_that_counts_too_much_is_found_out(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.Traffic, "_delivered", lambda traffic: sum(flow.sent + 1 for flow in traffic.flows))
+    monkeypatch.setattr(flows.Traffic, "_delivered", lambda traffic: sum(2 * flow.sent for flow in traffic.flows))
     results = plan(short_path, PAIRS, ONE)
     assert "the broker counts" in results.failures[0]
 
@@ -170,19 +170,36 @@ def results() -> Results:
 
 
 def test_medians_and_paired_ratios() -> None:
-    text = results().markdown()
-    assert "| TCP: time | µs | 2 | 10 | 0.25 (0.1 to 3) |" in text
-    assert "| TCP: n |  |  |  |  |" in text
+    assert results().markdown().split("\n\n")[1] == (
+        "| `row`: Row | unit | ours | their |           ratio |\n"
+        "| ---------- | ---- | ---: | ----: | --------------: |\n"
+        "| TCP: time  | µs   |    2 |    10 | 0.25 (0.1 to 3) |\n"
+        "| TCP: n     |      |      |       |                 |"
+    )
 
 
 def test_a_run_that_failed_leaves_the_others_paired() -> None:
     made = Results({}, ["ours", "their"])
-    made.add("row", "Row", "us", "", "ours", 0, [Figure("us", "time", "µs", 1)])
-    for nth in (0, 1):
-        made.add("row", "Row", "us", "", "their", nth, [Figure("us", "time", "µs", 10 * (nth + 1))])
-    made.add("row", "Row", "us", "", "ours", 2, [Figure("us", "time", "µs", 1)])
-    made.add("row", "Row", "us", "", "their", 2, [Figure("us", "time", "µs", 4)])
+    for broker, nth, value in (("ours", 0, 1), ("their", 0, 10), ("their", 1, 20), ("ours", 2, 1), ("their", 2, 4)):
+        made.add("row", "Row", "us", "", broker, nth, [Figure("us", "time", "µs", value)])
     assert "| 0.175 (0.1 to 0.25) |" in made.markdown()
+
+
+def test_in_short_there_are_the_headlines_at_their_greatest() -> None:
+    short = curves().markdown().split("\n\n")[1]
+    assert [line.split("|")[1].strip() for line in short.splitlines()] == [
+        "In short",
+        "-" * len("scale-things, TCP, 100 things: time"),
+        "row, TCP: time",
+        "scale-things, TCP, 100 things: time",
+    ]
+
+
+def test_who_has_no_figure_has_no_column() -> None:
+    made = results()
+    made.add("other", "Other", "us", "", "ours", 0, [Figure("us", "time", "µs", 1)])
+    assert made.markdown().endswith("| `other`: Other | unit | ours |\n| -------------- | ---- | ---: |\n"
+                                    "| time           | µs   |    1 |")  # fmt: skip
 
 
 def test_what_was_written_can_be_shown_again(tmp_path: Path) -> None:
