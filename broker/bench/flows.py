@@ -240,7 +240,7 @@ def latency(bench: Bench, broker: Broker, case: Case) -> list[Figure]:
     target = broker.target(case.version)
     before = broker.counters(again=False)
     with Probe(target, bench.load_cores, qos=case.qos, body_bytes=case.size, rate=RATE) as probe:
-        time.sleep(3 * bench.seconds)
+        time.sleep(5 * bench.seconds)
     after = broker.counters()
     for counter in ("messages_received", "messages_sent"):
         agree(counter, before, after, probe.latency.messages)

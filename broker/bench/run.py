@@ -33,7 +33,7 @@ from broker.bench.report import Figure, Results
 
 FILES_MORE: Final = 200  # what a process has open besides clients
 LIMIT_SHARE: Final = 90.0  # per cent of its core, above which the load is what was measured
-_SECONDS: Final = 1.0
+_SECONDS: Final = 0.6
 _SECONDS_QUICK: Final = 0.3
 
 

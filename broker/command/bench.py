@@ -44,7 +44,13 @@ def _named(_context: click.Context, _option: click.Parameter, values: tuple[str,
 )
 @click.option("--list", "listed", is_flag=True, help="Show the rows and their variants, and which brokers are here.")
 @click.option("--row", "rows", multiple=True, metavar="NAME", help="Only this row, or all that begin so; repeatable.")
-@click.option("--broker", "brokers", multiple=True, metavar="NAME", help="Only this broker; repeatable.")
+@click.option(
+    "--broker",
+    "brokers",
+    multiple=True,
+    metavar="NAME",
+    help="Only this broker; repeatable: the first is compared with the others.",
+)
 @click.option(
     "--peer",
     "peers",
@@ -182,7 +188,12 @@ def _kinds(names: Sequence[str], peers: Mapping[str, str]) -> "list[Kind]":
         if name not in kinds:
             remedy = KNOWN[name].remedy if name in KNOWN else "pushbroker bench --list"
             raise NotFound(f"there is no broker {name!r} here", remedy=remedy)
-    return [kind for kind in kinds.values() if not names or kind.name in names]
+    if names:
+        return [kinds[name] for name in dict.fromkeys(names)]
+    # The first is compared with each other one, in pictures with the second: mosquitto, whichever, where there is one.
+    known = list(KNOWN)
+    places = {name: next((at for at, of in enumerate(known) if name.startswith(of)), len(known)) for name in kinds}
+    return sorted(kinds.values(), key=lambda kind: places[kind.name])
 
 
 def _missing() -> str:
