@@ -64,11 +64,16 @@ class Loop:
         del self._links[link.fileno]
         self._poll.unregister(link.fileno)
 
+    def step_until(self, due: float) -> None:
+        """Serve those that are ready, or become so before `due` on the performance counter, to the microsecond.
+
+        epoll counts in milliseconds; select does not, but knows only the first thousand files of a process.
+        """
+        select.select([self._poll.fileno()], [], [], max(0.0, due - time.perf_counter()))
+        self.step(0)
+
     def step(self, wait_s: float) -> bool:
         """Serve those that are ready, or become so within that time. False when there were none."""
-        if 0 < wait_s < 0.1:  # epoll counts in milliseconds, select does not
-            select.select([self._poll.fileno()], [], [], wait_s)
-            wait_s = 0
         ready = self._poll.poll(wait_s)
         links = self._links
         for number, events in ready:

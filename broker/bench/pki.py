@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _HOUR: Final = datetime.timedelta(hours=1)
-_LIFE: Final = datetime.timedelta(days=365)  # our broker makes another where the end is near
+_LIFE: Final = datetime.timedelta(days=3650)  # our broker gives notice where an authority's end is near
 
 
 class Pki:

@@ -132,7 +132,7 @@ def _publish(loop: Loop, publisher: Publisher, rate: int) -> tuple[float, list[f
         due = began + len(late) / rate
         now = time.perf_counter()
         if now < due:
-            loop.step(min(due - now, 0.05))
+            loop.step_until(min(due, now + 0.05))
             continue
         late.append((now - due) * 1000)
         publisher.go(len(late))

@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -99,6 +101,19 @@ async def test_what_another_client_has_published_is_what_the_load_counts(away: T
     assert judge(receivers.numbers(), due) == Verdict(lost=2, double=1, misplaced=1)
     with pytest.raises(BenchError, match="2 messages are lost, 1 double, 1 misplaced"):
         complete(receivers.numbers(), due)
+
+
+def test_a_loop_with_more_files_than_select_knows() -> None:
+    with ExitStack() as files, socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(1100):
+            files.enter_context(Path("/dev/null").open())
+        with Loop() as loop:
+            client = Client(loop, Target(listener.getsockname()[1]), b"one")
+            broker, _ = listener.accept()
+            with broker:
+                broker.sendall(b"\x20\x02\x00\x00")
+                assert loop.run(lambda: client.ready, within_s=10)
+                assert not loop.run(lambda: False, within_s=0.05)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
