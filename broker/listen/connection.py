@@ -8,7 +8,6 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from broker.errors import ProtocolError
 from broker.listen.rates import Allowance
 from broker.session.channel import Channel
 
@@ -84,13 +83,8 @@ class Connection(Channel):
                 return
             before = len(self.out)
             self.feed(data)
-            if self.tls and share == READ_BYTES:
-                more = RECORDS_MAX
-                while len(data) == RECORD_BYTES and more and self.reading and not self.closed:
-                    more -= 1
-                    data = self.sock.recv(READ_BYTES)
-                    self.core.counters.bytes_received += len(data)
-                    self.feed(data)
+            if len(data) == RECORD_BYTES and self.tls and share == READ_BYTES:
+                self._read_on()
             if self.pending is not None and not self.gone:
                 self.unread += len(self.out) - before
                 if self.unread > UNREAD_MAX:
@@ -100,6 +94,17 @@ class Connection(Channel):
                 self.close()
         except OSError:
             self.close()
+
+    def _read_on(self) -> None:
+        """Read a few more TLS records, for as long as they are full ones."""
+        for _ in range(RECORDS_MAX):
+            if not self.reading or self.closed:
+                return
+            data = self.sock.recv(READ_BYTES)
+            self.core.counters.bytes_received += len(data)
+            self.feed(data)
+            if len(data) < RECORD_BYTES:
+                return
 
     def lost(self) -> None:
         """The peer is gone, as a write or epoll says. What it said before still counts, and is read to the end first.
@@ -132,14 +137,18 @@ class Connection(Channel):
 
     def feed(self, data: bytes) -> None:
         """Take in MQTT that the peer sent, and see that it does not send more than it may."""
+        if len(data) == 4 and self.uncounted < PIECE_BYTES and self.lone_puback(data):
+            self.uncounted += 4
+            return
         if self.allowance is None:
-            try:
-                self._feed(data)
-            except ProtocolError as error:
-                self.fail(error)
+            Channel.feed(self, data)
+            self.uncounted = 0
             if not self.rest or not self.reading:
                 return
             data, self.rest = self.rest, b""  # it was let in, and this followed its CONNECT
+        if len(data) <= PIECE_BYTES:
+            self._feed_counted(data, len(data))
+            return
         for at in range(0, len(data), PIECE_BYTES):
             if self.closed:
                 return
@@ -217,10 +226,13 @@ class Connection(Channel):
         out = self.out
         if not out or self.pending is not None:
             return
-        if len(out) > SEND_CHUNKS and sum(map(len, out)) > SEND_BYTES:
+        if len(out) == 1:
+            data = out[0]
+        elif len(out) > SEND_CHUNKS and sum(map(len, out)) > SEND_BYTES:
             self.push()
             return
-        data = b"".join(out) if len(out) > 1 else out[0]
+        else:
+            data = b"".join(out)
         if self.tls and len(data) > SEND_BYTES:
             # What is sent at once is what is kept: OpenSSL wants the same again, with all that it has taken.
             self.push()

@@ -159,6 +159,18 @@ class Channel:
         except ProtocolError as error:
             self.fail(error)
 
+    def lone_puback(self, data: bytes) -> bool:
+        """Take in four bytes if they are a PUBACK, as most of what a device sends is. False: they are not."""
+        session = self.session
+        if data[0] != 0x40 or data[1] != 2 or session is None or self.tail:
+            return False
+        self.seen = self.core.now
+        try:
+            session.puback(data[2] << 8 | data[3], 0)
+        except ProtocolError as error:
+            self.fail(error)
+        return True
+
     def _feed(self, data: bytes) -> None:
         core = self.core
         self.seen = core.now

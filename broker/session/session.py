@@ -908,7 +908,8 @@ class Session:
         del self.inflight[id]
         if reason < 0x80:
             self.core.delivered(self, message)
-        self.core.release(self, message, id)
+        if message.seq or self.expiry_s:  # else nobody waits for this
+            self.core.release(self, message, id)
         if self.queue is not None or self.resend is not None or not self.live:
             self.refill()
 

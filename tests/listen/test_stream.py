@@ -11,9 +11,12 @@ from support.mqtt import Client
 from support.pki import Pki
 
 from broker.limits import CONNECT_BYTES_MAX, PACKET_BYTES_MAX
+from broker.listen import rates
+from broker.listen.connection import PIECE_BYTES
+from broker.listen.rates import Rates
 from broker.message import Message
 from broker.wire.encode import encode
-from broker.wire.packets import Connack, Connect, Disconnect, Puback, Publish, Request, Suback, Subscribe, Will
+from broker.wire.packets import Connack, Connect, Disconnect, Puback, Publish, Pubrel, Request, Suback, Subscribe, Will
 
 LARGE = bytes(range(256)) * ((PACKET_BYTES_MAX - 64) // 256)
 
@@ -211,3 +214,58 @@ async def test_disconnect_is_not_waited_for(engine: Engine) -> None:
     await client.expect_end()
     await client.close()
     assert engine.counters.messages_received == 0
+
+
+# -- four bytes that are, or are not, a PUBACK -------------------------------------------------------------------------
+
+
+async def _read(engine: Engine, client: Client, data: bytes) -> None:
+    """Have the broker read exactly this at once."""
+    before = engine.counters.bytes_received
+    await client.send(data)
+    await until(lambda: engine.counters.bytes_received == before + len(data))
+
+
+async def test_the_end_of_a_packet_that_looks_like_a_puback(engine: Engine) -> None:
+    client = await Client.connected(engine.port, "c")
+    await client.subscribe("t", qos=1)
+    packet = encode(Publish(b"t", b"payload\x40\x02\x00\x01", 0), 5)
+    await _read(engine, client, packet[:-4])
+    await _read(engine, client, packet[-4:])
+    await client.expect_message(b"payload\x40\x02\x00\x01")
+
+
+async def test_a_puback_that_is_too_short(engine: Engine) -> None:
+    client = await Client.connected(engine.port, "c")
+    await _read(engine, client, b"\x40\x00\xc0\x00")
+    assert engine.counters.protocol_errors == 1
+    assert not engine.reactor.connections
+
+
+@pytest.mark.parametrize("qos", [0, 2])
+async def test_a_puback_for_what_was_not_sent_at_qos_1(engine: Engine, qos: int) -> None:
+    client = await Client.connected(engine.port, "c")
+    if qos:
+        await client.subscribe("t", qos=qos)
+        await client.send(Publish(b"t", b"x", qos, packet_id=1), Pubrel(1))
+        await until(lambda: engine.session("c").inflight)
+    await _read(engine, client, b"\x40\x02\x00" + (b"\x01" if qos else b"\x00"))
+    assert engine.counters.protocol_errors == 1
+    assert not engine.reactor.connections
+
+
+async def test_a_puback_is_a_sign_of_life(engine: Engine) -> None:
+    client = await Client.connected(engine.port, "c")
+    channel = engine.session("c").channel
+    assert channel is not None
+    channel.seen = 0.0
+    await _read(engine, client, b"\x40\x02\x00\x09")
+    assert channel.seen > 0
+
+
+async def test_pubacks_count_as_bytes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "BURST_S", 0.01)
+    client = await Client.connected(engine.listen(rates=Rates(bytes=1000)), "c")
+    for _ in range(PIECE_BYTES // 4 + 1):
+        await _read(engine, client, b"\x40\x02\x00\x09")
+    await until(lambda: engine.counters.readings_paused > 0)
