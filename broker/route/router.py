@@ -371,8 +371,9 @@ class Router(Generic[R]):
                 found.append(held)
                 continue
             found += held.there.values()
-            found += islice(held.away.values(), NARROW_MAX + 1)
-            count += len(held.idle) + max(0, len(held.away) - NARROW_MAX - 1)
+            for absent in (held.away, held.idle):
+                found += islice(absent.values(), NARROW_MAX + 1)
+                count += max(0, len(absent) - NARROW_MAX - 1)
             groups += held.groups.values()
         self.walked += len(found) + len(groups)
         if sources > 1:  # only then can a session be there twice
