@@ -17,6 +17,7 @@ class MessageIds:
     def __init__(self) -> None:
         self._last_ms = 0
         self._count = 0
+        self._prefix = ""  # what the ids of this time have in common: it changes each 256 ms
         self._process = "".join(secrets.choice(_ALPHABET) for _ in range(7))
 
     def next(self) -> str:
@@ -30,12 +31,13 @@ class MessageIds:
                 self._last_ms, self._count = self._last_ms + 1, 0
         number = self._last_ms << 22 | self._count << 6
         pairs = _PAIRS
+        if not self._count or not self._prefix:
+            self._prefix = (
+                f"m{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}"
+                f"{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}"
+            )
         return (
-            "m"
-            + pairs[number >> 60 & 1023]
-            + pairs[number >> 50 & 1023]
-            + pairs[number >> 40 & 1023]
-            + pairs[number >> 30 & 1023]
+            self._prefix
             + pairs[number >> 20 & 1023]
             + pairs[number >> 10 & 1023]
             + pairs[number & 1023]

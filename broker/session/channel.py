@@ -258,12 +258,20 @@ class Channel:
                 elif first == 0x32:  # PUBLISH, QoS 1
                     name_end = at + 2 + (data[at] << 8 | data[at + 1]) if size >= 2 else end
                     body = name_end + 2 + v5
-                    if body <= stop and size <= LARGE_BYTES and not (v5 and data[body - 1]) and not self.stamps:
+                    if body <= stop and size <= LARGE_BYTES and not (v5 and data[body - 1]):
                         topic = data[at + 2 : name_end]
                         route = routes.get(topic)
                         id = data[name_end] << 8 | data[name_end + 1]
                         if route is not None and route.any4 is not None and id:
                             received += 1
+                            if self.stamps:
+                                publish.stamped(self, session, route, topic, data[body:stop], id)
+                                if len(route.every) > WIDE:
+                                    self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
+                                pos = stop
+                                if self.closed or self.held:
+                                    break
+                                continue
                             if route.lasting or self.acks is not None:
                                 message = Message(topic, data[body:stop], 1, publisher=session.key)
                                 promise = Promise(self, 0x40, id)

@@ -154,8 +154,7 @@ class Core(Ledger):
             return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must)
         if kept is not None:
             self._retain(kept)
-        all_kept = self._hand_out(route, message, origin)
-        return _reason(route, all_kept)
+        return self.hand_out(route, message, origin)
 
     def keep(
         self,
@@ -348,12 +347,14 @@ class Core(Ledger):
         for service in route.services:
             service(message, origin)
 
-    def _hand_out(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
-        """Give a message to which no promise belongs to all who are there. False: one of them was full."""
+    def hand_out(self, route: Route[Session], message: Message, origin: Session | None) -> Reason:
+        """Give a message to which no promise belongs to all who are there. Returns what the publisher is told."""
         if message.qos == 2:
-            return self._hand_out_to(route.every, route, message, origin)
+            return _reason(route, self._hand_out_to(route.every, route, message, origin))
         kept = self._hand_out_plain(route, message)
-        return self.hand_out_extra(route, message, origin) and kept if route.extra else kept
+        if route.extra:
+            kept &= self.hand_out_extra(route, message, origin)
+        return _reason(route, kept)
 
     def hand_out_extra(self, route: Route[Session], message: Message, origin: Session | None) -> bool:
         """The receivers of a route for whom the plain way is not right. False: one of them was full."""

@@ -9,7 +9,7 @@ from broker.route.access import may_publish
 from broker.route.router import Route
 from broker.wire.codes import Reason
 from broker.wire.packets import Pubcomp, Publish
-from broker.wire.publish import forwarded, user_property
+from broker.wire.publish import forwarded, message_id, parts
 from broker.wire.topics import check_topic_name
 
 if TYPE_CHECKING:
@@ -71,17 +71,13 @@ def serve(channel: "Channel", session: "Session", packet: Publish) -> None:
         session.key,
         tracked=qos == 2,
     )
-    name = b""
     if channel.stamps and qos:
-        # A name that both ends know it by: the publisher from the acknowledgement, the receivers from a property.
-        message.id = core.bridge.stamp(topic)
+        promise.name = _name(channel, message)
         if message.id:
-            name = user_property("message-id", message.id)
-            promise.name = name if channel.names else b""
             message.receipt = ("receipt", "delivered") in properties.user_properties
             message.tracked |= message.receipt
     # Ours stands before those of the publisher, which go on as they are [MQTT-3.3.2-17], [MQTT-3.3.2-18].
-    message.properties = name + forwarded(properties)
+    message.properties += forwarded(properties)
     if not qos:
         reason = core.publish(message, session, retain=packet.retain)
         core.counters.publishes_refused += reason == Reason.QUOTA_EXCEEDED
@@ -95,6 +91,37 @@ def serve(channel: "Channel", session: "Session", packet: Publish) -> None:
     if qos == 2 and reason is not None and reason >= 0x80:
         session.unreceive(id)  # [MQTT-4.3.3-9]
     channel.promised(promise, reason)
+
+
+def stamped(
+    channel: "Channel", session: "Session", route: "Route[Session]", topic: bytes, payload: bytes, id: int
+) -> None:
+    """A small plain PUBLISH at QoS 1 to a topic whose route is known, from one whose messages get names."""
+    core = channel.core
+    message = Message(topic, payload, 1, publisher=session.key)
+    name = _name(channel, message)
+    if not route.lasting and channel.acks is None:
+        channel.answer(0x40, id, core.hand_out(route, message, session), name)
+        return
+    promise = Promise(channel, 0x40, id, name)
+    reason: Reason | None
+    if route.online:
+        head, between = parts(message, bool(channel.v5), core.now)
+        reason = core.keep_online(route, message, session, promise, head, between + payload)
+    elif route.lasting:
+        reason = core.keep(route, message, session, promise)
+    else:
+        reason = core.hand_out(route, message, session)
+    channel.promised(promise, reason)
+
+
+def _name(channel: "Channel", message: Message) -> bytes:
+    """Give a message a name, which its receivers know from a property. Returns what its publisher is told of it."""
+    message.id = channel.core.bridge.stamp(message.topic)
+    if not message.id:
+        return b""
+    message.properties = message_id(message.id)
+    return message.properties if channel.names else b""
 
 
 def released(channel: "Channel", session: "Session", id: int) -> None:

@@ -4,12 +4,13 @@ from typing import Final
 
 from broker.message import Message
 from broker.wire.packets import Properties
-from broker.wire.primitives import decode_varint, encode_varint, write_pair
+from broker.wire.primitives import decode_varint, encode_varint, write_text
 from broker.wire.properties import encode_properties
 
 # Every packet id, and every plain PUBACK, encoded once: 5 MB of memory for 0.1 us on each message.
 PACKET_ID: Final = [n.to_bytes(2) for n in range(65536)]
 PUBACK: Final = [b"\x40\x02" + id for id in PACKET_ID]
+_MESSAGE_ID: Final = b"\x26" + write_text("message-id")
 
 
 def parts(message: Message, v5: bool, now: float) -> tuple[bytes, bytes]:
@@ -75,9 +76,9 @@ def forwarded(properties: Properties) -> bytes:
     return encoded[start:]
 
 
-def user_property(name: str, value: str) -> bytes:
-    """One user property, encoded."""
-    return b"\x26" + write_pair((name, value))
+def message_id(id: str) -> bytes:
+    """The user property by which a message's receivers and its publisher know it, encoded."""
+    return _MESSAGE_ID + len(id).to_bytes(2) + id.encode()
 
 
 def named_ack(first: int, packet_id: int, reason: int, user: bytes) -> bytes:

@@ -35,3 +35,15 @@ def test_a_count_that_overflows_goes_into_the_next_millisecond(monkeypatch: pyte
 def test_two_brokers_make_different_ids_in_the_same_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 1_800_000_000_000_000_000)
     assert MessageIds().next() != MessageIds().next()
+
+
+def test_ids_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_800_000_000_000_000_000]
+    monkeypatch.setattr(time, "time_ns", lambda: clock[0])
+    ids = MessageIds()
+    made = []
+    for _ in range(300):  # three minutes, in steps that change different digits
+        made += [ids.next(), ids.next()]
+        clock[0] += 601_000_000
+    assert made == sorted(set(made))
+    assert len({id[:9] for id in made}) == 300  # 256 ms each

@@ -588,3 +588,27 @@ def test_no_names_that_make_an_acknowledgement_too_large(qos: int) -> None:
     sender = lab.connect("s", maximum_packet_size=20)
     sender.publish("acme/user/ada", b"x", qos, id=1)
     assert sender.packets() == [Puback(1, 0x10) if qos == 1 else Pubrec(1, 0x10)]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_messages_with_names_are_acknowledged_in_their_order(version: int) -> None:
+    """[MQTT-4.6.0-2]: one for somebody who is there and promised nothing waits behind one that is not settled yet."""
+    server = Identity(Role.SERVER, "acme", "crm")
+    lab = Lab(admit=lambda p: server if p.client_id == "s" else ANONYMOUS, commit_window_ms=10_000)
+    lab.bridge.named = b"acme/"
+    lasting, other = lab.connect("lasting", session_expiry=60), lab.connect("other")
+    lasting.subscribe("acme/user/ada", 1)
+    other.subscribe("acme/user/bob", 1)
+    sender = lab.connect("s", version)
+    for round_ in range(3):  # the first makes the topics known
+        before = lab.core.counters.messages_received
+        for id, user in enumerate(("ada", "bob", "ada"), 3 * round_ + 1):
+            sender.send(Publish(f"acme/user/{user}".encode(), b"%d" % id, 1, packet_id=id))
+        assert lab.core.counters.messages_received == before + 3
+        assert sender.packets() == []
+        messages = lasting.messages()
+        for message in messages:
+            lasting.ack(message)
+        assert [p.packet_id for p in sender.packets() if isinstance(p, Puback)] == list(range(id - 2, id + 1))
+        names = [dict(m.properties.user_properties)["message-id"] for m in (*messages, *other.messages())]
+        assert names == [f"m{id - 2}", f"m{id}", f"m{id - 1}"]
