@@ -237,13 +237,15 @@ class Router(Generic[R]):
         """The subscriptions that get `topic` at QoS 1 or 2, of all sessions that are not live, some perhaps twice.
 
         Those who went first, mostly, come first: who wants to know how far the last one is need hardly look further.
+        It can be left there, and gone on with: no session that is not live all the while is missing then.
         """
         for held in list(self._matching(topic)):
             if isinstance(held, _Bucket):
-                yield from list(islice(held.away.values(), NARROW_MAX))
                 if len(held.away) > NARROW_MAX:
-                    yield from list(held.away.values())
-                yield from [s for s in held.there.values() if s.options & QOS and not s.session.live]
+                    yield from list(islice(held.away.values(), NARROW_MAX))
+                # At one moment: who comes or goes meanwhile is in one of both.
+                behind = (s for s in held.there.values() if s.options & QOS and not s.session.live)
+                yield from [*held.away.values(), *behind]
             elif held.options & QOS and not held.session.live:
                 yield held
 

@@ -10,10 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.effort import lines
 from support.loopback import Lab
 
+from broker import limits
 from broker.limits import NARROW_MAX
 from broker.message import Message
 from broker.route.router import Route, Router
 from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Group, Subscription
+from broker.session import session
+from broker.wire.packets import Publish
 from broker.wire.topics import matches
 
 
@@ -268,6 +271,34 @@ def test_how_far_the_last_one_is_takes_no_look_at_all_who_are_away() -> None:
     assert lines(lambda: lab.core.tick(lab.core.now + 0.5)) < 250
     assert not lab.core.log.touched
     assert lab.core.log.messages == 1
+
+
+def test_who_goes_while_the_others_are_looked_at_finds_what_it_has_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not among those who are away when that began, and not among those who are there when it ended."""
+    lab = Lab()
+    kept = {"clean": False, "session_expiry": 1000}
+    names = ["slow", *(f"c{n}" for n in range(NARROW_MAX * 2))]
+    for name in names:
+        client = lab.connect(name, **kept)
+        client.subscribe("news", 1)
+        client.drop()
+    sender = lab.connect("p")
+    for number in range(8):
+        sender.publish("news", b"%d" % number, 1)
+    for name in names[1:]:
+        client = lab.connect(name, **kept)
+        client.ack(*(packet for packet in client.early if isinstance(packet, Publish)))
+        client.drop()
+    monkeypatch.setattr(session, "FETCH_MESSAGES_MAX", 1)
+    slow = lab.connect("slow", receive_maximum=1, **kept)
+    monkeypatch.setattr(limits, "SWEPT_MAX", NARROW_MAX + 4)
+    assert slow.session.cursor < lab.core.log.head
+    lab.advance(0.5)
+    slow.drop()
+    for _ in range(10):
+        lab.advance(0.5)
+    got = lab.connect("slow", **kept).early
+    assert [packet.payload for packet in got if isinstance(packet, Publish)] == [b"%d" % n for n in range(8)]
 
 
 # -- by name ---------------------------------------------------------------------------------------------------------
