@@ -134,6 +134,8 @@ class Reactor:
         sock.setblocking(False)
         for level, option, value in OPTIONS if sock.family != socket.AF_UNIX else ():
             sock.setsockopt(level, option, value)
+        if tls is not None:
+            self._handshakes.start()
         sock.listen(BACKLOG)
         listener = Listener(sock, tls, web, proxy, connections_max, rates)
         self.listeners.append(listener)

@@ -126,7 +126,16 @@ class Handshakes:
         self._asleep = False  # the thread has to be woken
         self._closing = False
         self._thread: threading.Thread | None = None
+        # Both now: once descriptors run out, handshakes are still done.
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.epoll()
+        self._poll.register(self._bell, IN)
+
+    def start(self) -> None:
+        """Have a thread, before the first `begin`. May be called again."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tls-handshakes", daemon=True)
+            self._thread.start()
 
     def begin(self, handshake: Handshake) -> None:
         """Have one done."""
@@ -135,10 +144,7 @@ class Handshakes:
             return
         self.count += 1
         self._new.append(handshake)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="tls-handshakes", daemon=True)
-            self._thread.start()
-        elif self._asleep:
+        if self._asleep:
             os.eventfd_write(self._bell, 1)
 
     def full(self) -> bool:
@@ -146,10 +152,8 @@ class Handshakes:
         if len(self._new) < HANDSHAKES_WAITING_MAX:
             return False
         self._held = True  # and only now is it looked once more: the thread may just have taken them all
-        if len(self._new) >= HANDSHAKES_WAITING_MAX:
-            return True
-        self._held = False
-        return False
+        # If not, `again` is called all the same: others may wait for it.
+        return len(self._new) >= HANDSHAKES_WAITING_MAX
 
     def close(self) -> None:
         """Stop, and close the connections whose handshakes are not over. May be called again."""
@@ -159,6 +163,7 @@ class Handshakes:
         if self._thread is not None:
             os.eventfd_write(self._bell, 1)
             self._thread.join()
+        self._poll.close()
         os.close(self._bell)
         for handshake in (*self._new, *self._over):
             handshake.sock.close()
@@ -179,57 +184,55 @@ class Handshakes:
     # -- in the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        poll = self._poll
         under_way: dict[int, Handshake] = {}
         looked = time.monotonic()
-        with select.epoll() as poll:
-            poll.register(self._bell, IN)
-            while not self._closing:
-                self._asleep = True  # and only then is it looked whether there is something
-                wait_s = 0 if self._new else LOOK_S if under_way else None
-                events = poll.poll(wait_s, EVENTS_MAX)
-                self._asleep = False
-                for fd, _ in events:
-                    handshake = under_way.get(fd)
-                    if handshake is None:
-                        os.eventfd_read(self._bell)
-                    elif _step(handshake, poll):
+        while not self._closing:
+            self._asleep = True  # and only then is it looked whether there is something
+            wait_s = 0 if self._new else LOOK_S if under_way else None
+            events = poll.poll(wait_s, EVENTS_MAX)
+            self._asleep = False
+            for fd, _ in events:
+                handshake = under_way.get(fd)
+                if handshake is None:
+                    os.eventfd_read(self._bell)
+                elif _step(handshake, poll):
+                    poll.unregister(fd)
+                    del under_way[fd]
+                    self._over.append(handshake)
+            for _ in range(min(len(self._new), BEGUN_MAX)):
+                handshake = self._new.popleft()
+                if _start(handshake, poll):
+                    under_way[handshake.sock.fileno()] = handshake
+                else:
+                    self._over.append(handshake)
+            now = time.monotonic()
+            if now - looked > LOOK_S:
+                looked = now
+                for fd, handshake in list(under_way.items()):
+                    if handshake.until < now:
+                        handshake.late = True
                         poll.unregister(fd)
                         del under_way[fd]
                         self._over.append(handshake)
-                for _ in range(min(len(self._new), BEGUN_MAX)):
-                    handshake = self._new.popleft()
-                    if _start(handshake):
-                        fd = handshake.sock.fileno()
-                        under_way[fd] = handshake
-                        poll.register(fd, IN)
-                    else:
-                        self._over.append(handshake)
-                now = time.monotonic()
-                if now - looked > LOOK_S:
-                    looked = now
-                    for fd, handshake in list(under_way.items()):
-                        if handshake.until < now:
-                            handshake.late = True
-                            poll.unregister(fd)
-                            del under_way[fd]
-                            self._over.append(handshake)
-                if self._held and len(self._new) <= HANDSHAKES_WAITING_MAX // 2:
-                    self._held = False
-                    self._loop.call_soon_threadsafe(self._again)
-                if self._over and not self._handing:
-                    self._handing = True
-                    self._loop.call_soon_threadsafe(self._hand_over)
+            if self._held and len(self._new) <= HANDSHAKES_WAITING_MAX // 2:
+                self._held = False
+                self._loop.call_soon_threadsafe(self._again)
+            if self._over and not self._handing:
+                self._handing = True
+                self._loop.call_soon_threadsafe(self._hand_over)
         for handshake in under_way.values():
             handshake.sock.close()
 
 
-def _start(handshake: Handshake) -> bool:
-    """Make it a TLS socket. False: that cannot be done."""
+def _start(handshake: Handshake, poll: select.epoll) -> bool:
+    """Make it a TLS socket, and watch it. False: that cannot be done."""
     try:
         handshake.sock.getpeername()  # of one that was reset meanwhile, `ssl` would leave its half-made socket behind
         handshake.sock = handshake.context.wrap_socket(
             handshake.sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
         )
+        poll.register(handshake.sock.fileno(), IN)
     except Exception as error:  # noqa: BLE001 - one connection's bug is not the others' end
         handshake.error = error
         return False

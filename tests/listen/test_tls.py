@@ -1,14 +1,17 @@
 """TLS handshakes that fail, stall or succeed with a client certificate, on a live listener."""
 
 import asyncio
+import errno
 import socket
 import ssl
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -167,6 +170,41 @@ async def test_a_storm_of_handshakes(engine: Engine, pki: Pki, monkeypatch: pyte
         await client.silent()
     assert engine.reactor.open == len(engine.core.sessions) == 61
     assert engine.counters.handshakes_failed == engine.counters.connections_refused == 0
+
+
+async def test_one_listener_that_may_go_on_does_not_make_another_wait_for_ever(pki: Pki) -> None:
+    """The thread takes some between the two looks that are had at how many there are."""
+
+    class Looked(deque[tls.Handshake]):
+        seen = [tls.HANDSHAKES_WAITING_MAX] * 3 + [tls.HANDSHAKES_WAITING_MAX - 1]
+
+        def __len__(self) -> int:
+            return self.seen.pop(0) if self.seen else super().__len__()
+
+    again = asyncio.Event()
+    handshakes = tls.Handshakes(asyncio.get_running_loop(), lambda _: None, again.set)
+    handshakes._new = Looked()
+    assert handshakes.full()
+    assert not handshakes.full()
+    ours, peer = socket.socketpair()
+    with peer:
+        ours.setblocking(False)
+        handshakes.start()
+        handshakes.begin(tls.Handshake(ours, pki.context, cast("Any", None), "", time.monotonic() + 9))
+        await asyncio.wait_for(again.wait(), 9)
+        handshakes.close()
+
+
+async def test_descriptors_run_out_before_the_first_handshake(
+    engine: Engine, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took another one, and failed: nobody got in over TLS from then on, also when there were some again."""
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tls.select, "epoll", none_left)
+    await _fine(engine, pki)
 
 
 async def test_who_is_in_the_middle_of_a_handshake_when_the_broker_stops(engine: Engine, pki: Pki) -> None:
