@@ -108,7 +108,7 @@ class Log:
 
     def _add(self, found: TopicLog, seq: int, size: int, expires_at: float) -> None:
         found.add(seq, size, expires_at)
-        if expires_at and not 0 < found.expires_at <= expires_at:
+        if expires_at and (not found.expires_at or expires_at < found.expires_at):
             self._expire_at(found, expires_at)
 
     def _expire_at(self, found: TopicLog, when: float) -> None:
@@ -286,7 +286,7 @@ class Log:
         while last:
             # Runs of expired ones, from the end, so that places do not move under us.
             first = last
-            while first and 0 < found.expires[first - 1] <= now:
+            while first and found.expires[first - 1] and found.expires[first - 1] <= now:
                 first -= 1
             self.counters.log_messages_expired += self._cut(topic, found, last, first)
             last = first - 1 if first else 0

@@ -334,3 +334,15 @@ def test_any_order_adds_up(seed: int, steps: int) -> None:
             if is_listed:
                 expected_list.setdefault(of, []).append(seq)
         assert listed(log) == expected_list
+
+
+def test_what_expired_before_the_machine_started_goes() -> None:
+    """On a clock that begins with the machine its time is negative. It stayed for ever, and kept others from going."""
+    log = new()
+    stuck = [(n + 1, b"old/%d" % n, 10, OFFSET_S - 3600) for n in range(SWEPT_MAX)]
+    log.load([*stuck, (SWEPT_MAX + 1, b"new", 10, OFFSET_S + 20), (SWEPT_MAX + 2, b"kept", 10, 0.0)])
+    for now in (50.0, 120.0, 120.5):
+        log.expire_due(now, SWEPT_MAX)
+    assert listed(log) == {b"kept": [SWEPT_MAX + 2]}
+    assert log.counters.log_messages_expired == SWEPT_MAX + 1
+    adds_up(log)
