@@ -79,7 +79,7 @@ class Connection(Channel):
             data = self.sock.recv(READ_BYTES if self.tls else share)
             self.core.counters.bytes_received += len(data)
             if not data:
-                self.close()
+                self._end()
                 return
             before = len(self.out)
             self.feed(data)
@@ -91,9 +91,16 @@ class Connection(Channel):
                     self.pause()
         except WAIT:
             if self.gone:
-                self.close()
+                self._end()
         except OSError:
+            self._end()
+
+    def _end(self) -> None:
+        """There is nothing more to be heard: close, now or when it is its turn, if very many go at once."""
+        if self.reactor.may_close(self):
             self.close()
+        elif not self.gone:
+            self._cut()
 
     def _read_on(self) -> None:
         """Read a few more TLS records, for as long as they are full ones."""
@@ -113,13 +120,17 @@ class Connection(Channel):
         """
         if self.closed or self.gone:
             return
+        self._cut()
+        self._hear_out_soon()  # and not now: we may be in the middle of what it said
+
+    def _cut(self) -> None:
+        """Nothing goes out any more, and epoll is not asked."""
         self.gone = True
         self.out.clear()
-        self.pending = b""  # nothing goes out any more
+        self.pending = b""
         self.unread = 0
         self.block(0)
         self.reactor.mute(self)
-        self._hear_out_soon()  # and not now: we may be in the middle of what it said
 
     def _hear_out_soon(self) -> None:
         self.reactor.loop.call_soon(self.reactor.run, self._hear_out, self)

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from typing import Final
@@ -43,6 +44,7 @@ _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 EVENTS_MAX: Final = 512  # taken from epoll at once
 ROUNDS_MAX: Final = 4  # before asyncio's other work gets its turn
 ACCEPTS_MAX: Final = 64  # from one listener at once
+CLOSED_MAX: Final = 64  # in a round, of those that have gone: 4 ms
 BACKLOG: Final = 4096
 # Set on a listening socket; what it accepts inherits them.
 OPTIONS: Final = (
@@ -109,6 +111,8 @@ class Reactor:
         self._addresses = Meters()
         self._secrets = Meters()  # that turned out wrong, by address
         self._handshakes = Handshakes(loop, self._secured, self._accept_on)
+        self._closed = 0  # in this round, of those that have gone
+        self._leaving: deque[Connection] = deque()  # they have gone, too, and are closed in other rounds
         self._held: list[Listener] = []  # they accept nobody until handshakes have been done
         loop.add_reader(self._epoll.fileno(), self._ready)
         self._tick_at = loop.time() + TICK_S
@@ -345,6 +349,9 @@ class Reactor:
             core.now = time.monotonic()
             events = self._epoll.poll(0, EVENTS_MAX)
             self.share = min(READ_BYTES, ROUND_BYTES // (len(events) or 1))
+            self._closed = 0
+            if self._leaving:
+                self._see_off()
             for fd, event in events:
                 connection = connections.get(fd)
                 if connection is None:
@@ -362,6 +369,36 @@ class Reactor:
             core.flush()
             if len(events) < EVENTS_MAX:
                 break
+
+    def may_close(self, connection: Connection) -> bool:
+        """Whether a connection whose peer has gone may be closed now. If not, that is done later, a part each round.
+
+        When thousands go at once, those who stay would wait for all of their sessions to be put away.
+        """
+        self._closed += 1
+        if self._closed <= CLOSED_MAX:
+            return True
+        if not self._leaving:
+            self.loop.call_soon(self._leave)
+        self._leaving.append(connection)
+        return False
+
+    def _leave(self) -> None:
+        """Have another round, for those that are still to be closed."""
+        if self._leaving and not self._epoll.closed:
+            self._ready()
+            self.loop.call_soon(self._leave)
+
+    def _see_off(self) -> None:
+        """Close some of those that have gone."""
+        while self._leaving and self._closed < CLOSED_MAX:
+            connection = self._leaving.popleft()
+            if not connection.closed:  # by another that has taken over its session, perhaps
+                self._closed += 1
+                try:
+                    connection.close()
+                except Exception as error:  # noqa: BLE001 - as in a round
+                    self.core.unexpected(error, connection)
 
     def _turn(self) -> None:
         """Go on with those who had worked enough, now that the others have been served."""

@@ -1,17 +1,22 @@
 """More clients than fit: the broker goes on to serve those who are in, and takes the next when one has left."""
 
 import asyncio
+import socket
+import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from support.engine import running, until
 from support.mqtt import Client
 
 from broker.listen import reactor
 from broker.session.bounds import Limits
-from broker.wire.packets import Connack, Connect
+from broker.wire.packets import Connack, Connect, Properties, Will
 
+LASTING = Properties(session_expiry=60)
 SCRIPT = """
 import asyncio, resource, socket, sys
 from support.engine import running
@@ -103,3 +108,37 @@ async def test_a_storm_of_connections() -> None:
         await asyncio.gather(*storm)
         await until(lambda: len(engine.reactor.connections) == 301)
         assert engine.counters.connections_refused == 0
+
+
+@pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
+async def test_very_many_that_go_at_once_are_seen_off_in_parts(monkeypatch: pytest.MonkeyPatch, abort: bool) -> None:
+    """Those who stay would wait until the sessions of all of them are put away."""
+    monkeypatch.setattr(reactor, "CLOSED_MAX", 4)
+    async with running() as engine:
+        witness = await Client.connected(engine.port, "witness")
+        await witness.subscribe("gone/#")
+        fleet = [
+            await Client.connected(engine.port, f"c{n}", will=Will(b"gone/%d" % n, b""), properties=LASTING)
+            for n in range(50)
+        ]
+        closed = [engine.counters.connections_closed]
+        flush = engine.core.flush
+
+        def counted() -> None:
+            closed.append(engine.counters.connections_closed)
+            flush()
+
+        monkeypatch.setattr(engine.core, "flush", counted)
+        for client in fleet[1:]:
+            sock = client.writer.get_extra_info("socket")
+            if abort:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.abort()
+        again = await Client.connected(engine.port, "c40", clean_start=False, properties=LASTING)  # perhaps before that
+        gone = {(await witness.expect_message()).topic for _ in fleet[1:]}
+        assert gone == {b"gone/%d" % n for n in range(1, 50)}
+        await until(lambda: engine.reactor.open == 3)
+        assert max(after - before for before, after in pairwise(closed)) <= 4 + 1
+        assert engine.counters.unexpected_errors == 0
+        await again.silent()
+        await fleet[0].silent()
