@@ -30,6 +30,8 @@ from broker.bench.run import Bench, Case, Meter, Row
 
 PAIRS: Final = 10
 WINDOW: Final = 64
+# Of messages on their way to one receiver: half of what our broker keeps for one that is slow before it cuts it off.
+LAG_BYTES_MAX: Final = 2 << 20
 KEPT_BYTES_MAX: Final = 200_000_000  # of what receivers get in a run: it is kept until it was looked at
 WARM_SHARE: Final = 0.2
 SETTLE_S: Final = 1.0
@@ -74,7 +76,8 @@ class Traffic:
         self._loop = loop
         self._broker = broker
         # Who publishes at QoS 0 has no acknowledgements to wait for: the receivers hold it back.
-        lag = window * 8 if case.qos else window
+        lag = min(window * 8 if case.qos else window, LAG_BYTES_MAX // case.size)
+        window = min(window, lag)
         fan = sum(map(len, receivers)) // publishers
         alone = publishers == len(receivers)  # pairs
         self.flows = [Flow(lag, fan) for _ in range(publishers if alone else 1)]
