@@ -466,7 +466,7 @@ def make_sessions(
 def churn(
     loop: Loop, target: Target, count_max: int, within_s: float, ticket: ssl.SSLSession | None = None
 ) -> tuple[int, int]:
-    """Connect and leave, over and over; returns how many did, and how many of them resumed that TLS session."""
+    """Connect and leave, over and over, once at least; returns how many did, and how many resumed that TLS session."""
     ends = time.monotonic() + within_s
     count = resumed = 0
 
@@ -480,7 +480,7 @@ def churn(
         resumed += ticket is not None and client.link.resumed
         client.leave(left)
 
-    _do_all(loop, (passing for _ in range(count_max) if time.monotonic() < ends))
+    _do_all(loop, (passing for _ in range(count_max) if not count or time.monotonic() < ends))
     return count, resumed
 
 

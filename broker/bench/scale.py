@@ -324,7 +324,7 @@ ROWS: Final = tuple(
         ("scale-connections", "Devices that are connected and idle", connections, Case("tls", 1),
          ("transport", "version", "size"), 0, {}, 1_000),
         ("scale-sessions", "Sessions whose clients are away", sessions, Case(qos=1),
-         ("transport", "version", "qos", "size"), 0, {"sessions_max": "2000000"}, 1_100),
+         ("transport", "version", "qos", "size"), 0, {"sessions_max": "4000000"}, 1_100),
         ("scale-topics", "Messages to different topics", topics, Case(qos=1),
          ("transport", "version", "qos", "size"), 1, {}, 1_100),
         ("scale-retained", "Retained messages", retained, Case(qos=1),
