@@ -264,25 +264,20 @@ class Channel:
                         id = data[name_end] << 8 | data[name_end + 1]
                         if route is not None and route.any4 is not None and id:
                             received += 1
-                            if self.stamps:
-                                publish.stamped(self, session, route, topic, data[body:stop], id)
-                                if len(route.every) > WIDE:
-                                    self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
-                                pos = stop
-                                if self.closed or self.held:
-                                    break
-                                continue
-                            if route.lasting or self.acks is not None:
-                                message = Message(topic, data[body:stop], 1, publisher=session.key)
-                                promise = Promise(self, 0x40, id)
-                                if route.online:
-                                    head, rest = data[pos:name_end], data[body - v5 : stop]
-                                    reason = core.keep_online(route, message, session, promise, head, rest)
-                                elif route.lasting:
-                                    reason = core.keep(route, message, session, promise)
+                            if self.stamps or route.lasting or self.acks is not None:
+                                if self.stamps:
+                                    publish.stamped(self, session, route, topic, data[body:stop], id)
                                 else:
-                                    reason = core.publish(message, session)
-                                self.promised(promise, reason)
+                                    message = Message(topic, data[body:stop], 1, publisher=session.key)
+                                    promise = Promise(self, 0x40, id)
+                                    if route.online:
+                                        head, rest = data[pos:name_end], data[body - v5 : stop]
+                                        reason = core.keep_online(route, message, session, promise, head, rest)
+                                    elif route.lasting:
+                                        reason = core.keep(route, message, session, promise)
+                                    else:
+                                        reason = core.publish(message, session)
+                                    self.promised(promise, reason)
                                 if len(route.every) > WIDE:
                                     self._worked(len(route.every) * (1 + (size >> WORK_BYTES_SHIFT)))
                                 pos = stop
