@@ -31,7 +31,7 @@ class MessageIds:
                 self._last_ms, self._count = self._last_ms + 1, 0
         number = self._last_ms << 22 | self._count << 6
         pairs = _PAIRS
-        if not self._count or not self._prefix:
+        if not self._count:
             self._prefix = (
                 f"m{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}"
                 f"{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}"

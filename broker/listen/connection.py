@@ -354,12 +354,12 @@ def host_of(address: str) -> str:
 
 
 def peer_name(address: Any) -> str:
-    """The same for an address as the kernel gives it; that of a Unix socket is empty."""
+    """`host:port` of an address as the kernel gives it; of a Unix socket just that."""
     return host_and_port(address[0], address[1]) if isinstance(address, tuple) else "unix"
 
 
 def address_of(sock: socket.SocketType) -> str:
-    """The same of the peer of a socket."""
+    """`host:port` of the peer of a socket, asked of the kernel."""
     try:
         return peer_name(sock.getpeername())
     except OSError:

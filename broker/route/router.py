@@ -12,7 +12,7 @@ from broker.limits import NARROW_MAX, ROUTE_NODES_MAX, ROUTES_CACHED_MAX
 from broker.message import Message
 from broker.route.subscription import QOS, Group, R, Subscription
 from broker.route.topictree import TopicTree
-from broker.wire.topics import matches
+from broker.wire.topics import matches, wild
 
 # Below this many nodes a walk through the cache takes less than a millisecond.
 WALK_MIN: Final = 2000
@@ -170,7 +170,7 @@ class Router(Generic[R]):
     def subscribe(self, subscription: Subscription[R]) -> None:
         """Add a subscription, or replace that session's own for the same filter and group [MQTT-3.8.4-3]."""
         filter = subscription.filter
-        if _wild(filter):
+        if wild(filter):
             node = self._wild
             levels = filter.split(b"/")
             rest = levels[-1] == b"#"
@@ -213,7 +213,7 @@ class Router(Generic[R]):
             return
         else:
             self.subscriptions -= 1
-        if _wild(filter):
+        if wild(filter):
             self._prune(filter)
         else:
             del self._exact[filter]
@@ -251,7 +251,7 @@ class Router(Generic[R]):
 
     def _find(self, filter: bytes) -> _Held[R] | None:
         """What a filter holds."""
-        if not _wild(filter):
+        if not wild(filter):
             return self._exact.get(filter)
         node: _Node[R] | None = self._wild
         levels = filter.split(b"/")
@@ -317,7 +317,7 @@ class Router(Generic[R]):
         self._cached = TopicTree()
 
     def _stale(self, filter: bytes) -> None:
-        if _wild(filter):
+        if wild(filter):
             before = self._cached.walked
             for route in self._cached.match(filter):
                 route.any4 = None
@@ -418,11 +418,6 @@ class Router(Generic[R]):
         route.some5 = tuple(s.session for s in some if s.session.v5)
         # Last: from here on the route is fresh.
         route.any4 = tuple(s.session for s in plain if not s.session.v5)
-
-
-def _wild(filter: bytes) -> bool:
-    """Whether a checked filter has a wildcard: they stand alone in a level, so looking for the byte is enough."""
-    return b"+" in filter or b"#" in filter
 
 
 def _heard(services: list[tuple[bytes, Service[R]]], topic: bytes) -> tuple[Service[R], ...]:

@@ -16,6 +16,7 @@ from broker.limits import BODIES_BYTES_MAX
 from broker.message import Message
 from broker.route.expiring import Expiring
 from broker.route.topictree import TopicTree
+from broker.wire.topics import wild
 
 
 class TopicLog:
@@ -251,7 +252,7 @@ class Log:
 
     def touch(self, filter: bytes) -> None:
         """Whoever had this filter has got on in the topics that it matches."""
-        if _wild(filter):
+        if wild(filter):
             self.touched_widely[filter] = None  # they may be many: they are looked for later
         elif filter in self.topics:
             self.touched[filter] = None
@@ -327,12 +328,7 @@ class Log:
 
     def walk(self, filter: bytes) -> Iterator[TopicLog | None]:
         """As `matching`, with a None now and then where nothing was found (`TopicTree.walk`)."""
-        if _wild(filter):
+        if wild(filter):
             return self._tree.walk(filter)
         found = self.topics.get(filter)
         return iter([found] if found is not None else [])
-
-
-def _wild(filter: bytes) -> bool:
-    """Whether a checked filter has a wildcard."""
-    return b"+" in filter or b"#" in filter

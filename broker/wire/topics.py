@@ -18,6 +18,11 @@ def has_wildcard(text: str) -> bool:
     return "+" in text or "#" in text
 
 
+def wild(filter: bytes) -> bool:
+    """The same of a checked filter, encoded: wildcards stand alone in a level, so the byte is enough."""
+    return b"+" in filter or b"#" in filter
+
+
 def check_topic_name(topic: bytes) -> None:
     """Accept a topic that a message may be published to, as it came from the wire.
 
