@@ -10,6 +10,7 @@ class Counters:
         "connections_accepted",
         "connections_closed",
         "connections_refused",
+        "facts_refused",
         "handshakes_failed",
         "handshakes_paced",
         "journal_commits",
@@ -60,6 +61,7 @@ class Counters:
     connections_accepted: int
     connections_closed: int
     connections_refused: int
+    facts_refused: int  # publishes of what the bridge is to write down, while it was behind
     handshakes_failed: int
     handshakes_paced: int  # times that accepting waited for them
     journal_commits: int

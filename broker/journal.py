@@ -30,7 +30,7 @@ class SavedMessage(msgspec.Struct, gc=False):
     expires_at: float = 0.0
     publisher: str = ""
     id: str = ""
-    receipt: bool = False
+    receipt: int = 0
 
 
 class SavedDelivery(msgspec.Struct, gc=False):
@@ -87,6 +87,17 @@ class SavedSession(msgspec.Struct, gc=False):
     received: list[int] = []
 
 
+class Fact(msgspec.Struct, gc=False):
+    """Something that happened, for the bridge, which applies it once it is on the disk. Numbers rise; there are gaps.
+
+    firm: it stays true when messages of its batch cannot be written.
+    """
+
+    number: int
+    body: bytes
+    firm: bool = False
+
+
 class Batch:
     """What is written in one transaction, in the order of these fields. None, or False, takes a row away.
 
@@ -94,7 +105,8 @@ class Batch:
     comes last. A new session replaces one with the same key.
     """
 
-    __slots__ = ("deliveries", "ended", "forgotten", "messages", "received", "retained", "sessions", "subscriptions")
+    __slots__ = ("applied", "deliveries", "ended", "facts", "forgotten", "messages", "received", "retained", "sessions",
+                 "subscriptions")  # fmt: skip
 
     def __init__(self) -> None:
         self.sessions: dict[int, SavedSession] = {}
@@ -105,6 +117,8 @@ class Batch:
         self.received: dict[tuple[int, int], bool] = {}  # session, packet id: QoS 2 between PUBLISH and PUBREL
         self.retained: dict[bytes, SavedMessage | None] = {}  # by topic
         self.ended: list[int] = []
+        self.facts: list[Fact] = []
+        self.applied = 0  # facts up to this number are no longer needed: they go when something is written next
 
     def __bool__(self) -> bool:
         return bool(
@@ -116,6 +130,7 @@ class Batch:
             or self.retained
             or self.subscriptions
             or self.ended
+            or self.facts
         )
 
     def add(self, later: "Batch") -> None:
@@ -127,6 +142,8 @@ class Batch:
         self.received |= later.received
         self.retained |= later.retained
         self.ended += later.ended
+        self.facts += later.facts
+        self.applied = max(self.applied, later.applied)
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -135,6 +152,7 @@ class Totals(msgspec.Struct, frozen=True):
     sessions: int
     messages: int
     head: int
+    facts: int = 0  # the highest number of those, or 0
 
 
 class Journal(Protocol):
@@ -169,6 +187,10 @@ class Journal(Protocol):
 
     def retained(self) -> AsyncIterator[SavedMessage]:
         """The retained messages."""
+        ...
+
+    def facts(self) -> AsyncIterator[Fact]:
+        """The facts that are there, in their order."""
         ...
 
     @property

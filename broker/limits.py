@@ -173,5 +173,8 @@ FETCH_MESSAGES_MAX: Final = 256  # of one session
 # Up to so many absent sessions are counted one by one when a message waits for them. A topic with more is bounded by
 # what waits on the topic itself, so that a broadcast to 10,000 costs what one to 10 costs.
 NARROW_MAX: Final = 32
+# Facts that the bridge has not applied, in the journal and in memory: 100,000 receipts of 150 bytes. Beyond, whoever
+# would cause more is refused; the log's own bound holds for what is sent.
+FACTS_BYTES_MAX: Final = 16 << 20
 UNWRITTEN_BYTES_MAX: Final = 64 << 20  # accepted and on the way to the disk; beyond, publishers are refused
 SWEPT_MAX: Final = 1000  # topics, sessions looked through in one tick for what nobody needs any more: some 10 ms

@@ -1,9 +1,14 @@
 """The one record that travels: an application message, from the publisher to the last receiver."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+# What is made of a receiver's acknowledgement.
+NO_RECEIPT: Final = 0
+TOLD: Final = 1  # the brand is told, as it comes
+BOOKED: Final = 2  # it becomes a fact: the bridge keeps books on this message
 
 
 class Promise:
@@ -51,7 +56,7 @@ class Message(msgspec.Struct, gc=False):
     subscription_ids: bytes = b""  # encoded properties, of the receiver's subscriptions that matched
     # Its acknowledgement goes through the long way: a receipt was asked for, it is QoS 2, or it has a number.
     tracked: bool = False
-    receipt: bool = False
+    receipt: int = NO_RECEIPT
     seq: int = 0  # its place in the log, written or not, where a session that outlives its connection gets it
     promise: Promise | None = None  # what its publisher is still to be told; None for what came from the log
     # In flight or assigned to a session that was away: the rest of it is in the log.
@@ -87,7 +92,7 @@ class Message(msgspec.Struct, gc=False):
             self.publisher,
             self.id,
             subscription_ids,
-            self.receipt or qos == 2 or self.seq > 0,
+            bool(self.receipt) or qos == 2 or self.seq > 0,
             self.receipt,
             self.seq,
             self.promise,
@@ -111,6 +116,6 @@ class Message(msgspec.Struct, gc=False):
             self.publisher,
             self.id,
             self.subscription_ids,
-            self.receipt or self.qos == 2,
+            bool(self.receipt) or self.qos == 2,
             self.receipt,
         )

@@ -93,12 +93,13 @@ class Route(Generic[R]):
     general way. extra: there is someone for whom the plain way is not right.
 
     away: QoS 1 or 2 of sessions that are not live; of very many, some, but more than NARROW_MAX. lasting: something
-    must be kept until it is acknowledged. online: that is so, and nobody gets the topic but those in kept*.
+    must be kept until it is acknowledged. online: that is so, and nobody gets the topic but those in kept*. writes: a
+    service makes facts of what it hears.
     """
 
     __slots__ = ("any4", "any5", "away", "empty", "every", "extra", "groups", "kept4", "kept5", "lasting", "online",
                  "receivers",
-                 "services", "some4", "some5", "special", "topic", "zero4", "zero5")  # fmt: skip
+                 "services", "some4", "some5", "special", "topic", "writes", "zero4", "zero5")  # fmt: skip
 
     def __init__(self, topic: bytes) -> None:
         self.topic = topic
@@ -119,6 +120,7 @@ class Route(Generic[R]):
     extra: bool
     lasting: bool
     online: bool
+    writes: bool
 
     receivers: int  # sessions and groups; of very many that are away, those with overlapping filters twice
     empty: bool  # nobody gets this topic; one who only watches does not count
@@ -142,6 +144,7 @@ class Router(Generic[R]):
         self._exact: dict[bytes, _Held[R]] = {}
         self._wild = _Node[R]()
         self._services: list[tuple[bytes, Service[R]]] = []
+        self._writing: list[Service[R]] = []
         self._watchers: list[tuple[bytes, Service[R]]] = []
         self._cache: dict[bytes, Route[R]] = {}
         self._cached = TopicTree[Route[R]]()
@@ -152,9 +155,14 @@ class Router(Generic[R]):
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
-    def serve(self, filter: bytes, service: Service[R]) -> None:
-        """Hand every message on topics that match `filter` to a part of this process, too."""
+    def serve(self, filter: bytes, service: Service[R], *, writes: bool = False) -> None:
+        """Hand every message on topics that match `filter` to a part of this process, too.
+
+        writes: it makes facts of what it hears, and a publisher is told of success once these are on the disk.
+        """
         self._services.append((filter, service))
+        if writes:
+            self._writing.append(service)
         self._stale(filter)
 
     def watch(self, filter: bytes, service: Service[R]) -> None:
@@ -410,6 +418,7 @@ class Router(Generic[R]):
                 for s in group.members.values()
             )
         )
+        route.writes = any(service in self._writing for service in services)
         route.online = bool(kept) and len(kept) == count and not route.extra
         route.any5 = tuple(s.session for s in plain if s.session.v5)
         route.zero4 = tuple(s.session for s in zero if not s.session.v5)

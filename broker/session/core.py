@@ -148,8 +148,11 @@ class Core(Ledger):
                 return Reason.QUOTA_EXCEEDED
         route = self.router.route_once(message.topic) if once else self.router.route(message.topic)
         self.work += len(route.every) * (DELIVERY_WORK + (len(message.payload) >> WORK_BYTES_SHIFT))
-        if message.qos and (route.lasting or kept is not None or must):
-            return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must)
+        if route.writes and self.facts_full:
+            self.counters.facts_refused += 1
+            return Reason.QUOTA_EXCEEDED
+        if message.qos and (route.lasting or kept is not None or must or route.writes):
+            return self.keep(route, message, origin, promise or Promise(), retained=kept, must=must or route.writes)
         if kept is not None:
             self._retain(kept)
         return self.hand_out(route, message, origin)
@@ -251,6 +254,13 @@ class Core(Ledger):
         promise.due = self.now + self.limits.commit_window_ms / 1000
         self._windows.add(message.topic, promise)
         return None
+
+    def take_back(self, topic: bytes, seq: int) -> bool:
+        """Let nobody have message `seq` of `topic` who has not got it yet. False: somebody has it in flight."""
+        for subscription in self.router.route_once(topic).every:
+            subscription.session.take_back(seq)
+        self.log.take_back(topic, seq)
+        return not self.log.holds(seq)
 
     def drops_oldest(self, topic: bytes) -> bool:
         """Whether a full session gives up its oldest message for a new one on `topic`, as its brand wants it."""
@@ -535,6 +545,7 @@ class Core(Ledger):
         """A receiver has acknowledged `message`."""
         self.counters.messages_delivered += 1
         if message.receipt:
+            self.log.booked.discard(message.seq)
             self.bridge.delivered(session, message)
 
     @staticmethod

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from broker.counters import Counters
-from broker.journal import Batch, SavedMessage
-from broker.limits import UNWRITTEN_BYTES_MAX
+from broker.journal import Batch, Fact, SavedMessage
+from broker.limits import FACTS_BYTES_MAX, UNWRITTEN_BYTES_MAX
 from broker.message import Message, Promise
 from broker.session.bounds import Limits
 from broker.session.log import Log
@@ -65,6 +65,47 @@ class Ledger:
         self._staged: list[_Staged] = []  # sent after the next commit
         self._after: list[_After] = []  # done after it
         self._committing: _Commit | None = None
+        self.fact_head = 0  # the highest number of a fact so far
+        self._facts: deque[tuple[int, int]] = deque()  # not applied yet: number and size of each
+        self._facts_bytes = 0
+        self.told: Callable[[list[Fact]], object] = lambda _: None  # these are on the disk: apply them
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    def record(self, body: bytes, *, firm: bool = False) -> int:
+        """Put down something that happened. Returns its number.
+
+        It goes to the bridge once it is on the disk, together with all else of this turn, and comes again after a crash
+        if the bridge has not applied it.
+
+        firm: it is true whatever becomes of the messages of this turn. Else it is gone when they cannot be written.
+        """
+        self.fact_head += 1
+        self.log.batch.facts.append(Fact(self.fact_head, body, firm))
+        self.expect_fact(self.fact_head, len(body))
+        return self.fact_head
+
+    def expect_fact(self, number: int, size: int) -> None:
+        """A fact is on its way to the bridge."""
+        self.fact_head = max(self.fact_head, number)
+        self._facts.append((number, size))
+        self._facts_bytes += size
+
+    def applied(self, number: int) -> None:
+        """The bridge has all facts up to this one in its own records."""
+        while self._facts and self._facts[0][0] <= number:
+            self._facts_bytes -= self._facts.popleft()[1]
+        self.log.batch.applied = number
+
+    @property
+    def facts_waiting(self) -> int:
+        """Facts that the bridge has not applied."""
+        return len(self._facts)
+
+    @property
+    def facts_full(self) -> bool:
+        """Whether those who would cause more of them are to be refused."""
+        return self._facts_bytes > FACTS_BYTES_MAX
 
     # -- what was promised -------------------------------------------------------------------------------------------
 
@@ -231,6 +272,8 @@ class Ledger:
         self._unstage(done.staged, send=True)
         for promise in done.promised:
             self._settle(promise)
+        if done.batch.facts:
+            self.told(done.batch.facts)
         self._do(work for work, _ in done.after)
 
     def _do(self, works: Iterable[Callable[[], object]]) -> None:
@@ -266,6 +309,10 @@ class Ledger:
             gone = {saved.seq for saved in batch.messages}
             self.log.undo(batch.messages)
             batch.messages = []
+            void = {fact.number for fact in batch.facts if not fact.firm}
+            batch.facts = [fact for fact in batch.facts if fact.firm]
+            self._facts_bytes -= sum(size for number, size in self._facts if number in void)
+            self._facts = deque(one for one in self._facts if one[0] not in void)
             batch.deliveries = {key: row for key, row in batch.deliveries.items() if row is None or key[1] not in gone}
             self._staged = [one for one in staged if one[3].seq not in gone]
             for promise in promised:

@@ -8,7 +8,7 @@ written is read again from the disk, but for the latest, which stay in memory to
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from broker.counters import Counters
 from broker.journal import Batch, SavedMessage, size_of
@@ -80,6 +80,8 @@ class Log:
         self._recent: OrderedDict[int, Message] = OrderedDict()
         self._recent_bytes = 0
         self._held: dict[int, int] = {}
+        self.booked: set[int] = set()  # those of which the bridge wants to know when they are forgotten
+        self.gone: Callable[[int], object] = lambda _: None
         self._detached: dict[int, int] = {}  # size of those that are held and not listed
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -218,6 +220,7 @@ class Log:
             if self._unwritten.pop(seq, None) is None:
                 continue  # forgotten meanwhile
             self.unwritten_bytes -= size
+            self.booked.discard(seq)
             self.counters.log_messages_appended -= 1
             self.messages -= 1
             self.bytes -= size
@@ -246,6 +249,10 @@ class Log:
             self.counters.log_messages_delivered += 1
             self._forget(seq, size)
 
+    def holds(self, seq: int) -> bool:
+        """Whether somebody has the message in flight, queued or assigned."""
+        return seq in self._held
+
     def size_of_detached(self, seq: int) -> int:
         """The size of a message that is held and not listed, else 0."""
         return self._detached.get(seq, 0)
@@ -272,6 +279,16 @@ class Log:
             over -= found.sizes[last]
             last += 1
         self.counters.log_messages_dropped += self._cut(topic, found, last)
+
+    def take_back(self, topic: bytes, seq: int) -> bool:
+        """Nobody is to find this message any more. False: somebody holds it still, or it is not there."""
+        found = self.topics.get(topic)
+        at = bisect_left(found.seqs, seq) if found is not None else 0
+        if found is None or at == len(found.seqs) or found.seqs[at] != seq:
+            return False
+        dropped = self._cut(topic, found, at + 1, at)
+        self.counters.log_messages_dropped += dropped
+        return bool(dropped)
 
     def expire_due(self, now: float, most: int) -> None:
         """Forget what has expired by now, or up to a minute ago, under so many topics at most."""
@@ -314,6 +331,9 @@ class Log:
 
     def _forget(self, seq: int, size: int) -> None:
         self.batch.forgotten.append(seq)
+        if self.booked and seq in self.booked:
+            self.booked.remove(seq)
+            self.gone(seq)
         self.messages -= 1
         self.bytes -= size
         if self._unwritten.pop(seq, None) is not None:

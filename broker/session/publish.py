@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import ProtocolError
 from broker.limits import RECEIVE_MAXIMUM, TOPIC_ALIASES_MAX
-from broker.message import Message, Promise
+from broker.message import NO_RECEIPT, TOLD, Message, Promise
 from broker.route.access import may_publish
 from broker.route.router import Route
 from broker.wire.codes import Reason
@@ -74,8 +74,8 @@ def serve(channel: "Channel", session: "Session", packet: Publish) -> None:
     if channel.stamps and qos:
         promise.name = _name(channel, message)
         if message.id:
-            message.receipt = ("receipt", "delivered") in properties.user_properties
-            message.tracked |= message.receipt
+            message.receipt = TOLD if ("receipt", "delivered") in properties.user_properties else NO_RECEIPT
+            message.tracked |= message.receipt == TOLD
     # Ours stands before those of the publisher, which go on as they are [MQTT-3.3.2-17], [MQTT-3.3.2-18].
     message.properties += forwarded(properties)
     if not qos:
@@ -166,7 +166,7 @@ def _allowed(channel: "Channel", session: "Session", topic: bytes, packet: Publi
         if channel.rights is not None and not channel.rights.allowed("publish", [topic.decode()], packet):
             return None
     route = channel.core.router.route(topic)
-    if route is not known:
+    if route is not known and not route.writes:  # the fast way asks no service whether it has written
         if not channel.routes:
             channel.routes = {}
         elif len(channel.routes) >= ROUTES_KNOWN_MAX:

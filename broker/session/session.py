@@ -404,6 +404,14 @@ class Session:
         self.core.counters.messages_dropped_queue_full += 1
         self.core.release(self, oldest)
 
+    def take_back(self, seq: int) -> None:
+        """Drop message `seq` if it waits here and has not been sent."""
+        for message in [m for m in self.queue or () if m.seq == seq]:
+            assert self.queue is not None  # it was in it
+            self.queue.remove(message)
+            self.queue_bytes -= message.size
+            self.core.release(self, message)
+
     def refill(self) -> None:
         """Send what waits, as far as the window and the connection allow."""
         while self._refill():

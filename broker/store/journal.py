@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from broker.errors import Failed
-from broker.journal import Batch, SavedDelivery, SavedMessage, SavedSession, SavedSubscription, Totals
+from broker.journal import Batch, Fact, SavedDelivery, SavedMessage, SavedSession, SavedSubscription, Totals
 from broker.limits import FETCH_BYTES_MAX
 from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database, open_reader
 
@@ -39,6 +39,7 @@ _PRAGMAS: Final = (
 _MESSAGES_AT_ONCE: Final = 5000
 _SESSIONS_AT_ONCE: Final = 1000
 _RETAINED_AT_ONCE: Final = 100  # with their bodies
+_FACTS_AT_ONCE: Final = 100  # a request may be as large as a packet
 
 _SIZE: Final = "length(topic) + length(payload) + length(properties) + length(publisher) + 60"  # as `size_of` has it
 _MESSAGE: Final = "seq, topic, payload, qos, retain, properties, expires_at, publisher, id, receipt"
@@ -63,7 +64,7 @@ def _messages(column: str) -> str:
 # The columns hold arrays of rows, or of numbers, but for the bytes. `no_...` are the keys of rows that go.
 _COLUMNS: Final = (
     "sessions", "no_subscriptions", "subscriptions", "messages", "forgotten", "no_deliveries", "deliveries",
-    "no_received", "received", "no_retained", "retained", "ended", "bytes",
+    "no_received", "received", "no_retained", "retained", "ended", "facts", "applied", "bytes",
 )  # fmt: skip
 # In the temporary schema, for it belongs to this program rather than to the file.
 _TRIGGER: Final = f"""
@@ -95,6 +96,9 @@ _TRIGGER: Final = f"""
 
     DELETE FROM retained WHERE topic IN (SELECT {_blob(0, 1)} FROM {_rows("no_retained")});
     INSERT OR REPLACE INTO retained {_messages("retained")};
+
+    DELETE FROM fact WHERE number <= new.applied;
+    INSERT INTO fact SELECT value ->> 0, {_blob(1, 2)} FROM {_rows("facts")};
 
     DELETE FROM session WHERE number IN (SELECT value FROM json_each(new.ended));
     DELETE FROM subscription WHERE session IN (SELECT value FROM json_each(new.ended));
@@ -178,10 +182,11 @@ class SqliteJournal:
 
     async def totals(self) -> Totals:
         """How much there is. `head` is the highest number that anything refers to."""
-        ((sessions, messages, head),) = await self._all(
-            f"SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM log), (SELECT max(number) FROM ({_HIGHEST}))"  # noqa: S608
+        ((sessions, messages, head, facts),) = await self._all(
+            "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM log),"  # noqa: S608
+            f" (SELECT max(number) FROM ({_HIGHEST})), (SELECT max(number) FROM fact)"
         )
-        return Totals(sessions, messages, head or 0)
+        return Totals(sessions, messages, head or 0, facts or 0)
 
     async def index(self) -> AsyncIterator[list[tuple[int, bytes, int, float]]]:
         """Number, topic, size and expiry of every message, ascending, a few thousand at a time."""
@@ -212,6 +217,12 @@ class SqliteJournal:
         async for page in self._pages(f"rowid, {_MESSAGE} FROM retained", "rowid", _RETAINED_AT_ONCE):
             for row in page:
                 yield _message(row[1:])
+
+    async def facts(self) -> AsyncIterator[Fact]:
+        """The facts that are there, in their order."""
+        async for page in self._pages("number, body FROM fact", "number", _FACTS_AT_ONCE):
+            for number, body in page:
+                yield Fact(number, body, firm=True)
 
     @property
     def bytes_on_disk(self) -> int:
@@ -274,7 +285,7 @@ def _encoded(batch: Batch) -> list[str | bytes]:
             m.publisher, m.id, m.receipt,
         )  # fmt: skip
 
-    rows: dict[str, list[Any]] = {
+    rows: dict[str, Any] = {
         "sessions": [
             (
                 s.number, s.key, s.role, s.brand, s.name, s.user, s.store, s.v5, s.expiry_s, _us(s.ends_at), s.cursor,
@@ -301,6 +312,8 @@ def _encoded(batch: Batch) -> list[str | bytes]:
         "no_retained": [blob(topic) for topic, m in batch.retained.items() if m is None],
         "retained": [message(m) for m in batch.retained.values() if m is not None],
         "ended": batch.ended,
+        "facts": [(fact.number, *blob(fact.body)) for fact in batch.facts],
+        "applied": batch.applied,
     }  # fmt: skip
     return [*(_encode(rows[column]).decode() for column in _COLUMNS[:-1]), b"".join(parts)]
 
@@ -331,9 +344,7 @@ def _fetch(db: sqlite3.Connection, seqs: Sequence[int]) -> list[SavedMessage]:
 
 def _message(row: Row) -> SavedMessage:
     seq, topic, payload, qos, retain, properties, expires_at, publisher, id, receipt = row
-    return SavedMessage(
-        seq, topic, payload, qos, bool(retain), properties, expires_at / 1e6, publisher, id, bool(receipt)
-    )
+    return SavedMessage(seq, topic, payload, qos, bool(retain), properties, expires_at / 1e6, publisher, id, receipt)
 
 
 def _session(row: Row, subscriptions: list[Row], deliveries: list[Row], received: list[Row]) -> SavedSession:

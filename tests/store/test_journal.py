@@ -15,6 +15,7 @@ from support.memory_journal import MemoryJournal
 
 from broker.journal import (
     Batch,
+    Fact,
     SavedDelivery,
     SavedMessage,
     SavedSession,
@@ -354,3 +355,14 @@ async def test_a_batch_goes_in_beside_a_busy_thread(journal: SqliteJournal) -> N
     finally:
         stop.set()
         busy.join()
+
+
+async def test_facts_stay_until_they_are_applied(journal: SqliteJournal) -> None:
+    batch = Batch()
+    batch.facts = [Fact(1, b'["one"]'), Fact(2, b"\0\xff", firm=True), Fact(7, b"")]
+    await journal.commit(batch)
+    assert (await journal.totals()).facts == 7
+    batch = Batch()
+    batch.facts, batch.applied = [Fact(8, b"last")], 2
+    await journal.commit(batch)
+    assert [(fact.number, fact.body) async for fact in journal.facts()] == [(7, b""), (8, b"last")]

@@ -105,9 +105,9 @@ async def test_all_of_version_1_is_read_back(tmp_path: Path) -> None:
             assert await journal.totals() == Totals(sessions=2, messages=3, head=6)
             await journal.probe()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        assert tables == {"log", "session", "subscription", "delivery", "received", "retained", "probe"}
+        assert tables == {"log", "session", "subscription", "delivery", "received", "retained", "fact", "probe"}
 
 
 async def test_an_empty_one_of_version_1(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class MemoryJournal:
         self.deliveries: dict[tuple[int, int, int], SavedDelivery] = {}
         self.received: set[tuple[int, int]] = set()
         self.retained: dict[bytes, SavedMessage] = {}
+        self.facts: dict[int, bytes] = {}
 
     def commit(self, batch: Batch) -> None:
         """Apply `batch`, in the order of its fields."""
@@ -39,6 +40,8 @@ class MemoryJournal:
         for key, there in batch.received.items():
             (self.received.add if there else self.received.discard)(key)
         _apply(self.retained, batch.retained)
+        self.facts = {number: body for number, body in self.facts.items() if number > batch.applied}
+        self.facts |= {fact.number: fact.body for fact in batch.facts}
         for number in batch.ended:
             self.sessions.pop(number, None)
             for table in (self.subscriptions, self.deliveries):
