@@ -178,3 +178,29 @@ NARROW_MAX: Final = 32
 FACTS_BYTES_MAX: Final = 16 << 20
 UNWRITTEN_BYTES_MAX: Final = 64 << 20  # accepted and on the way to the disk; beyond, publishers are refused
 SWEPT_MAX: Final = 1000  # topics, sessions looked through in one tick for what nobody needs any more: some 10 ms
+
+# -- of whom brands address --------------------------------------------------------------------------------------------
+# Of one user or device. All of it, at worst, is 64 x (64 + 64 + 256) bytes and 100 topics: 40 KB, and an index as
+# large; of a person as they are 10 tags and attributes and 5 topics, 1 KB. 1,000 entries of the consent log are 100 KB:
+# somebody who changes their mind each day for three years. Beyond, the oldest go.
+TAGS_MAX: Final = 64
+ATTRIBUTES_MAX: Final = 64
+VALUE_BYTES_MAX: Final = 256
+TOPICS_MAX: Final = 100
+CONSENT_LOG_MAX: Final = 1000
+PREFERENCES_BYTES_MAX: Final = 16 << 10  # on `up/preferences`: 100 topics of 64 bytes are 7 KB
+LOCALE_BYTES_MAX: Final = 35  # BCP 47 wants room for so many
+# Of one brand, which asks each of its users: 64 terms are some 30 us of each, 3 s of 100,000 at worst, in pages.
+SEGMENTS_MAX: Final = 1000
+CONDITION_BYTES_MAX: Final = 4096
+CONDITION_TERMS_MAX: Final = 64  # segments that it refers to included
+CONDITION_DEPTH_MAX: Final = 16  # of parentheses and NOTs, segments within segments included
+CAPS_MAX: Final = 8
+CAP_MAX: Final = 1000  # messages: so many of one recipient are looked at
+CAP_S_MAX: Final = 31 * 86400
+# Looked at in one go, while connecting clients' lookups wait: 5 to 10 ms.
+AUDIENCE_PAGE: Final = 1000
+AUDIENCE_TERMS: Final = 8  # with more of them, fewer at a time
+AUDIENCE_SOURCES_MAX: Final = 8  # each gives a page of candidates; where there are more, all of the brand are asked
+ADDRESS_PLACES_MAX: Final = 1000  # stores, and topics, that one request names
+PROFILES_AT_ONCE: Final = 500

@@ -5,7 +5,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -137,3 +137,97 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> Any:
         yield self.identity.path
+
+
+# -- of whom brands address: times to the millisecond ------------------------------------------------------------------
+
+WhoKind = Literal["user", "device"]
+Kind = Literal["marketing", "transactional"]
+ConsentState = Literal["in", "out"]
+
+
+class Who(NamedTuple):
+    """A user or a device of a brand."""
+
+    brand: str
+    kind: WhoKind
+    name: str
+
+
+class Quiet(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """Quiet hours by the clock on their wall: 'HH:MM' each. They go on past midnight where `from` is later."""
+
+    from_: str
+    until: str
+
+
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody said of a topic, when, and who told us: 'device/kiosk-7', 'brand' or 'operator'."""
+
+    topic: str
+    state: ConsentState
+    at: datetime
+    source: str
+
+
+class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants; "" and None are: not said."""
+
+    quiet_hours: Quiet | None = None
+    time_zone: str = ""
+    locale: str = ""
+
+
+class Suppression(msgspec.Struct, frozen=True, kw_only=True):
+    """That a user gets nothing; `until` is None for ever."""
+
+    user: str
+    reason: str
+    since: datetime
+    until: datetime | None
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a brand knows of a user or a device."""
+
+    tags: tuple[str, ...]
+    attributes: dict[str, str]
+    topics: tuple[Consent, ...]
+    preferences: Preferences
+    suppressed: Suppression | None
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition that a brand has given a name."""
+
+    brand: str
+    name: str
+    title: str
+    condition: str
+
+
+class Cap(msgspec.Struct, frozen=True, kw_only=True):
+    """At most `max` messages of a kind to one recipient: in each of their days, or in `per_s` seconds."""
+
+    max: int
+    per_s: int | None = None  # None: a day of theirs, from midnight to midnight
+    kind: Kind = "marketing"
+
+
+class Restraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a brand holds itself to. Its quiet hours are those of who has none of their own, its zone likewise."""
+
+    quiet_hours: Quiet | None = None
+    time_zone: str = ""
+    quiet_kinds: tuple[Kind, ...] = ("marketing",)  # for which quiet hours hold, theirs too
+    caps: tuple[Cap, ...] = ()
+
+
+class Recipient(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides whether somebody gets a message now. What a device is not told, its user has said."""
+
+    time_zone: str
+    quiet_hours: Quiet | None
+    locale: str
+    topics: frozenset[str]  # those they opted in to
+    suppressed: Suppression | None

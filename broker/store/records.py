@@ -135,10 +135,10 @@ class Records:
         with suppress(aiosqlite.OperationalError):  # BEGIN itself failed, or SQLite has rolled back (disk full)
             await self._run("ROLLBACK")
 
-    async def _run(self, sql: str, **values: Any) -> list[aiosqlite.Row]:
+    async def _run(self, sql: str, /, **values: Any) -> list[aiosqlite.Row]:
         return list(await self._db.execute_fetchall(sql, values))
 
-    async def _all(self, kind: type[T], sql: str, **values: Any) -> list[T]:
+    async def _all(self, kind: type[T], sql: str, /, **values: Any) -> list[T]:
         with guarded(self.path):
             rows = await self._run(sql, **values)
         # Not strict: times are numbers and booleans 0 or 1 in SQLite.
