@@ -176,6 +176,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Sessions, and the messages that wait for them."""
         return self.data / "journal.db"
 
+    @property
+    def messages_path(self) -> Path:
+        """What was sent through the bridge, and what became of it."""
+        return self.data / "messages.db"
+
 
 class Setting(msgspec.Struct, frozen=True):
     """One row of the table of settings: what the flags, the documents and the tests are made from."""
