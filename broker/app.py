@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,8 +18,9 @@ import structlog
 
 from broker.address import Listener
 from broker.admission import Admission
+from broker.bridge.bridge import Bridge
 from broker.bridge.enrolment import Enrolment
-from broker.bridge.receipts import DEVICE_RECEIPTS, Receipts
+from broker.bridge.receipts import Receipts
 from broker.bridge.tail import Tail
 from broker.committer import Committer
 from broker.config import Settings, check_anonymous
@@ -138,7 +139,7 @@ class Broker:
         self.admission = Admission(self.gate, run=self._spawn, log=self._log, opened=settings.amqtt_topics)
         self.directory.watch(self._identity_changed)
 
-        self.receipts = Receipts(self._tell, self._log)
+        self.receipts = Receipts(self._tell, self._book)
         self.core = Core(
             now=time.monotonic(),
             wall=time.time(),
@@ -151,7 +152,6 @@ class Broker:
         )
         await self._start_plugins()
         await self.directory.watch_overflow(self._overflow_changed)
-        self.core.router.serve(DEVICE_RECEIPTS, self.receipts.heard)
         enrolment = Enrolment(
             sign=self._sign,
             code_of=self.admission.code_of,
@@ -163,13 +163,25 @@ class Broker:
 
         self.journal: Journal = await SqliteJournal.open(settings.journal_path, durable=self.core.durable)
         stack.push_async_callback(self.journal.close)
+        self.bridge = Bridge(
+            core=self.core,
+            receipts=self.receipts,
+            records=self.directory.records,
+            post=self.post,
+            run=self._do,
+            spawn=self._spawn,
+            log=self._log,
+        )
         await self._restore()
+        await self.bridge.open(settings.messages_path, self.journal)
+        stack.push_async_callback(self.bridge.close)
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
         self._set_pace(settings)
         self.committer = Committer(self.core, self.journal, self.reactor.run)
         self.committer.start()
+        self.bridge.start()
         self._context = self._tls_context()
         for listener, sock in sockets:
             path = "" if listener.unix else listener.path  # a Unix socket's is that of its file
@@ -226,7 +238,7 @@ class Broker:
         async for entries in journal.index():
             core.log.load(entries)
             told = self._progress(told, totals)
-        core.log.head = totals.head
+        core.log.head, core.fact_head = totals.head, totals.facts
         known, gone = await self.directory.records.identities(), 0
         now = time.monotonic()
         async for session in journal.sessions():
@@ -282,6 +294,7 @@ class Broker:
             self.core.now = time.monotonic()
             self.reactor.stop_listening()
             self._say_goodbye()
+            await self.bridge.stop()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -502,6 +515,33 @@ class Broker:
             )
         return {"message_id": id, "recipients": recipients}
 
+    async def post(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        content_type: str = "application/json",
+        ttl_s: float | None = None,
+        retain: bool = False,
+        correlation_data: bytes | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
+    ) -> int:
+        """Publish at QoS 1 for the bridge. Returns the reason code once it is certain; 0x97: it cannot be kept."""
+        properties = Properties(
+            content_type=content_type or None,
+            correlation_data=correlation_data,
+            payload_format=1 if content_type == "application/json" else None,
+            user_properties=list(user_properties),
+        )
+        expires_at = time.monotonic() + ttl_s if ttl_s is not None else 0.0
+        message = Message(topic.encode(), payload, 1, retain, forwarded(properties), expires_at)
+        settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        told: list[Reason | None] = []
+        promise = Promise()
+        promise.then = settled.set_result
+        self.reactor.run(lambda: told.append(self.core.publish(message, retain=retain, promise=promise)))
+        return await settled if told == [None] else int(told[0] or 0)
+
     async def tail(self, filters: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
         """What is retained, then what is published, on topics that match. Raises `Refused` for a bad filter."""
         try:
@@ -539,6 +579,12 @@ class Broker:
 
     def _tell(self, receipt: Message) -> None:
         self.core.publish(receipt, once=True)
+
+    def _book(self, session: Session, message: Message) -> None:
+        self.bridge.intake.delivered(session, message)
+
+    def _do(self, work: Callable[[], object]) -> None:
+        self.reactor.run(work)
 
     def _wake(self) -> None:
         self.committer.wake()

@@ -204,3 +204,14 @@ AUDIENCE_TERMS: Final = 8  # with more of them, fewer at a time
 AUDIENCE_SOURCES_MAX: Final = 8  # each gives a page of candidates; where there are more, all of the brand are asked
 ADDRESS_PLACES_MAX: Final = 1000  # stores, and topics, that one request names
 PROFILES_AT_ONCE: Final = 500
+# -- the bridge ------------------------------------------------------------------------------------------------------
+# Named one by one in a request: 10,000 names of 30 bytes are 300 KiB, a third of the largest packet. A condition or a
+# topic addresses as many as there are.
+ADDRESSED_MAX: Final = 10_000
+RECIPIENTS_MAX: Final = 1_000_000  # of one message: 150 MB of the books
+TTL_S: Final = 7 * 86400
+TTL_MAX_S: Final = 28 * 86400
+LOCAL_TTL_MIN_S: Final = 27 * 3600  # from the first to the last place where it is nine o'clock
+NOT_BEFORE_MAX_S: Final = 90 * 86400
+IDEMPOTENCY_S: Final = 86400
+IDEMPOTENCY_MAX_S: Final = 7 * 86400

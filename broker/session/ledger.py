@@ -348,6 +348,11 @@ class Ledger:
                 except Exception as error:  # noqa: BLE001 - one client's bug is not the others' end
                     self.unexpected(error, session.channel)
 
+    @property
+    def unable(self) -> bool:
+        """Whether nothing more can be kept for anybody at present."""
+        return bool(self.failing) or self._log_full(0)
+
     def _log_full(self, size: int) -> bool:
         log = self.log
         return log.bytes + size > self.limits.log_bytes_max or log.unwritten_bytes > UNWRITTEN_BYTES_MAX

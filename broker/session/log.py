@@ -342,6 +342,12 @@ class Log:
         if recent is not None:
             self._recent_bytes -= recent.size
 
+    def numbers(self) -> Iterator[int]:
+        """All that is in the log."""
+        for found in self.topics.values():
+            yield from found.seqs
+        yield from self._detached
+
     def matching(self, filter: bytes) -> Iterator[tuple[bytes, TopicLog]]:
         """The topics with messages that a filter matches."""
         return ((found.topic, found) for found in self.walk(filter) if found is not None)

@@ -18,14 +18,21 @@ CREATE TABLE message (
   receipts     TEXT NOT NULL CHECK (receipts IN ('none', 'summary', 'each')),
   throttle     REAL,                       -- messages in a second; NULL: as fast as the broker goes
   address      TEXT NOT NULL,              -- whom it addresses, as JSON, as it was asked for
+  not_before   INTEGER,
+  local_time   TEXT NOT NULL DEFAULT '',   -- 'HH:MM' where each of them is
+  request_id   TEXT NOT NULL DEFAULT '',
+  reply_topic  TEXT NOT NULL DEFAULT '',   -- where its sender waits for the answer; '': nobody does
+  reply_data   BLOB NOT NULL DEFAULT x'',
   accepted_at  INTEGER NOT NULL,
   expires_at   INTEGER NOT NULL,
-  recipients   INTEGER NOT NULL DEFAULT 0
+  recipients   INTEGER NOT NULL DEFAULT 0, -- all of them, also those that were left out at once
+  answer       TEXT NOT NULL DEFAULT ''    -- what its sender was told, once it is open
 ) STRICT;
 
 CREATE INDEX message_of_brand ON message (brand, number);
 CREATE INDEX message_of_campaign ON message (brand, campaign) WHERE campaign IS NOT NULL;
-CREATE INDEX message_not_done ON message (state) WHERE state IN ('filling', 'open');
+CREATE INDEX message_filling ON message (number) WHERE state = 'filling';
+CREATE INDEX message_expiring ON message (expires_at) WHERE state = 'open';
 
 -- A person (on all their devices), or a device. `state` is where the transport has it; what apps say stands beside it.
 CREATE TABLE recipient (
@@ -51,7 +58,8 @@ CREATE TABLE recipient (
 CREATE UNIQUE INDEX recipient_by_name ON recipient (message, kind, name);
 CREATE INDEX recipient_of ON recipient (kind, name, message);
 CREATE INDEX recipient_due ON recipient (message, due_at) WHERE state = 'accepted';
-CREATE INDEX recipient_by_seq ON recipient (seq) WHERE state = 'sent';
+CREATE INDEX recipient_sent ON recipient (message) WHERE state = 'sent';
+CREATE INDEX recipient_by_seq ON recipient (seq) WHERE state = 'sent' AND seq IS NOT NULL;
 
 -- What each device of a recipient did with it, the first time of each.
 CREATE TABLE event (
@@ -75,13 +83,12 @@ CREATE TABLE decision (
   PRIMARY KEY (message, recipient, at, rule)
 ) STRICT, WITHOUT ROWID;
 
--- What a brand's server asked for before under this key, and what it was answered.
+-- What a brand's server asked for before under this key.
 CREATE TABLE idempotency (
   brand      TEXT NOT NULL,
   key        TEXT NOT NULL,
   digest     BLOB NOT NULL,                -- SHA-256 of the request
   message    INTEGER NOT NULL REFERENCES message (number) ON DELETE CASCADE,
-  answer     TEXT NOT NULL,
   expires_at INTEGER NOT NULL,
   PRIMARY KEY (brand, key)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,148 @@
+"""The bridge as a whole: builds its parts, begins where the last process ended, and stops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from broker.bridge.address import Addresses
+from broker.bridge.books import Books
+from broker.bridge.dispatch import Dispatcher
+from broker.bridge.intake import Intake
+from broker.bridge.receipts import Receipts
+from broker.bridge.sends import REQUESTS, Sends
+from broker.journal import Journal
+from broker.session.core import Core
+from broker.store.messages import Messages
+from broker.store.profiles import Profiles
+from broker.store.records import Records
+
+
+class Post(Protocol):
+    """Who publishes for the bridge, so that it is kept."""
+
+    def __call__(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        content_type: str = "application/json",
+        ttl_s: float | None = None,
+        retain: bool = False,
+        correlation_data: bytes | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
+    ) -> Awaitable[int]:
+        """Returns the reason code, when it is certain."""
+        ...
+
+
+class Bridge:
+    """What brands ask for beyond plain MQTT.
+
+    run(work): do something to the core, and write out what came of it. spawn: a coroutine, beside all else.
+    """
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        receipts: Receipts,
+        records: Records,
+        post: Post,
+        run: Callable[[Callable[[], object]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        log: Callable[..., object],
+    ) -> None:
+        self._core = core
+        self._receipts = receipts
+        self._run = run
+        self._spawn = spawn
+        self._log = log
+        self.post = post
+        self.profiles = Profiles(records)
+        self.intake = Intake(
+            record=core.record,
+            applied=core.applied,
+            serve=lambda filter, service: core.router.serve(filter, service, writes=True),
+            log=log,
+            unexpected=core.unexpected,
+        )
+        core.told = self.intake.told
+        core.log.gone = self.intake.gone
+        self.messages: Messages
+        self.books: Books
+        self.sends: Sends
+        self.dispatcher: Dispatcher
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, path: Path, journal: Journal) -> None:
+        """Open the books, and take what the journal has for them. Close it, whatever comes after."""
+        core = self._core
+        self.messages = await Messages.open(path)
+        self.books = Books(self.messages, self._receipts, self._log)
+        addresses = Addresses(self.profiles, self.messages)
+        self.dispatcher = Dispatcher(
+            core=core,
+            messages=self.messages,
+            intake=self.intake,
+            books=self.books,
+            restrain=addresses.restrain,
+            run=self._run,
+            log=self._log,
+        )
+        self.sends = Sends(
+            messages=self.messages,
+            ids=self._receipts.ids,
+            audience=addresses.audience,
+            record=self.intake.asked,
+            run=self._spawn,
+            reply=self._reply,
+            schedule=self.dispatcher.schedule,
+            withdraw=self.dispatcher.withdraw,
+            log=self._log,
+        )
+        self.intake.open(self.books, self.sends.asked)
+        core.router.serve(REQUESTS, self.sends.heard, writes=True)
+        applied = await self.messages.applied()
+        core.fact_head = max(core.fact_head, applied)
+        core.applied(applied)
+        async for fact in journal.facts():
+            if fact.number > applied:
+                core.expect_fact(fact.number, len(fact.body))
+                self.intake.told([fact])
+
+    def start(self) -> None:
+        """Begin: the core is there, with all that was kept."""
+        self._tasks = [asyncio.create_task(work) for work in (self.intake.run(), self._begin())]
+
+    async def _begin(self) -> None:
+        """Go on with what the last process left, in the order in which one thing needs the other."""
+        core = self._core
+        await self.intake.until(core.fact_head)
+        booked = await self.messages.booked()
+        core.log.booked |= booked
+        if booked:
+            for seq in booked.difference(core.log.numbers()):
+                core.log.booked.discard(seq)
+                self._run(lambda seq=seq: self.intake.gone(seq))  # type: ignore[misc]
+        await self.sends.resume()
+        self._tasks += [asyncio.create_task(work) for work in (self.dispatcher.run(), self.dispatcher.sweep())]
+
+    async def stop(self) -> None:
+        """End all that goes on by itself. What was not applied is, at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def close(self) -> None:
+        """Let go of the books."""
+        await self.messages.close()
+
+    def _reply(self, topic: str, correlation_data: bytes, answer: bytes) -> None:
+        async def reply() -> None:
+            await self.post(topic, answer, correlation_data=correlation_data or None)
+
+        self._spawn(reply())

@@ -1,0 +1,273 @@
+"""Sends what was accepted, when its time has come: to each recipient once, as fast as its sender wants it.
+
+Some recipients at a time: who is to wait or to be left out is sorted out, the others get the message published in one
+turn of the core, together with the fact that they did. So a crash leaves both or neither, and the next some are looked
+for when the books have that fact.
+"""
+
+import asyncio
+import heapq
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from broker.bridge.intake import Intake, now_ms
+from broker.errors import Failed
+from broker.message import BOOKED, Message, Promise
+from broker.session.core import Core
+from broker.store.messages import Decision, Due, Happened, MessageRow, Messages, Older
+from broker.wire.codes import Reason
+from broker.wire.packets import Properties
+from broker.wire.publish import forwarded
+
+# Published in one turn: 2 ms, so that those who are connected do not wait for longer.
+AT_ONCE: Final = 100
+SWEEP_S: Final = 1.0
+SWEPT_MAX: Final = 1000
+# While nothing can be written, and after what was not expected.
+PAUSE_S: Final = 1.0
+
+Restrain = Callable[[MessageRow, Sequence[Due], int], Awaitable[list[Decision]]]
+
+
+class _Sending(msgspec.Struct):
+    """A message some of whose recipients are to be served now."""
+
+    row: MessageRow
+    next_at: float = 0.0  # on the monotonic clock
+
+
+class Announce(Protocol):
+    """Who wants to know what happened."""
+
+    async def announce(self, happened: Sequence[Happened]) -> None:
+        """This is in the books."""
+        ...
+
+
+class Dispatcher:
+    """Serves the recipients of all messages in turn.
+
+    run(work): do something to the core, and write out what came of it. restrain: who is not to get a message now, or at
+    all.
+    """
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        messages: Messages,
+        intake: Intake,
+        books: Announce,
+        restrain: Restrain,
+        run: Callable[[Callable[[], object]], None],
+        log: Callable[..., object],
+    ) -> None:
+        self._core = core
+        self._messages = messages
+        self._intake = intake
+        self._books = books
+        self._restrain = restrain
+        self._run = run
+        self._log = log
+        self._due: list[tuple[int, int]] = []  # when, in milliseconds of the wall clock, and which message
+        self._sending: dict[int, _Sending] = {}
+        self._changed = asyncio.Event()
+
+    def schedule(self, message: int, due_at: int) -> None:
+        """A message has recipients to be served from `due_at` on (milliseconds)."""
+        heapq.heappush(self._due, (due_at, message))
+        self._changed.set()
+
+    async def withdraw(self, row: MessageRow) -> int:
+        """Take a message back from all who have not got it. Returns how many those were."""
+        self._sending.pop(row.number, None)
+        count, why = 0, "its sender withdrew it"
+        await self._messages.withdrawn(row.number)
+        after = 0
+        while waiting := await self._messages.waiting(row.number, after, AT_ONCE):
+            after = waiting[-1].recipient
+            taken: list[Older] = []
+
+            def take_back(some: Sequence[Older] = waiting, taken: list[Older] = taken) -> None:
+                for one in some:
+                    if one.seq is None or self._intake.take_back(
+                        self._core, topic_of(row.brand, one.kind, one.name), one.seq, "withdrawn", "withdraw", why
+                    ):
+                        taken.append(one)
+
+            self._run(take_back)
+            ended = [(one.message, one.recipient) for one in taken]
+            happened = await self._messages.end(ended, "withdrawn", "withdraw", why, now_ms())
+            await self._books.announce(happened)
+            count += len(happened)
+        return count
+
+    async def run(self) -> None:
+        """Serve, for ever."""
+        for number, due_at in await self._messages.scheduled():
+            self.schedule(number, due_at)
+        while True:
+            try:
+                await self._round()
+            except Failed as error:
+                self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - one message's bug is not the others' end
+                self._core.unexpected(error)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _round(self) -> None:
+        now = now_ms()
+        while self._due and self._due[0][0] <= now:
+            _, number = heapq.heappop(self._due)
+            if number not in self._sending:
+                row = await self._messages.numbered(number)
+                if row is not None and row.state == "open":
+                    self._sending[number] = _Sending(row)
+        soonest = time.monotonic() + 3600.0
+        for number, sending in list(self._sending.items()):
+            if sending.next_at > time.monotonic():
+                soonest = min(soonest, sending.next_at)
+                continue
+            soonest = 0.0
+            await self._some(number, sending)
+        if soonest:
+            if self._due:
+                soonest = min(soonest, time.monotonic() + (self._due[0][0] - now_ms()) / 1000)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(0.0, soonest - time.monotonic()))
+
+    async def _some(self, number: int, sending: _Sending) -> None:
+        """Serve some recipients of one message."""
+        row = sending.row
+        most = AT_ONCE if row.throttle is None else max(1, min(AT_ONCE, int(row.throttle / 10)))
+        due, next_at = await self._messages.due(number, now_ms(), most)
+        if not due:
+            del self._sending[number]
+            if next_at is not None:
+                self.schedule(number, next_at)
+            return
+        decisions = await self._restrain(row, due, now_ms())
+        if decisions:
+            await self._decided(row, decisions)
+            out = {decision.recipient for decision in decisions}
+            due = [one for one in due if one.number not in out]
+        if not due:
+            return
+        if row.collapse_key:
+            await self._replace(row, due)
+        if row.throttle is not None:
+            sending.next_at = time.monotonic() + len(due) / row.throttle
+        turn = _Turn(self._core, self._intake, row)
+        self._run(lambda: turn.publish(due))
+        if turn.refused:
+            await self._decided(row, turn.refused)
+        if turn.fact:
+            if not await turn.settled():
+                turn.failed = True
+            else:
+                await self._intake.until(turn.fact)
+        if turn.failed:
+            sending.next_at = time.monotonic() + PAUSE_S
+
+    async def _decided(self, row: MessageRow, decisions: Sequence[Decision]) -> None:
+        happened = await self._messages.decide(row.number, now_ms(), decisions)
+        await self._books.announce(happened)
+
+    async def _replace(self, row: MessageRow, due: Sequence[Due]) -> None:
+        """Take back what waits for these under the same collapse key."""
+        older = await self._messages.older(row, due)
+        if not older:
+            return
+        why = f"{row.id} replaces it, with the collapse key {row.collapse_key!r}"
+        self._run(lambda: self._take_back(row.brand, older, why))
+        waiting = [(one.message, one.recipient) for one in older if one.seq is None]
+        await self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
+
+    def _take_back(self, brand: str, older: Sequence[Older], why: str) -> None:
+        for one in older:
+            if one.seq is not None:
+                topic = topic_of(brand, one.kind, one.name)
+                self._intake.take_back(self._core, topic, one.seq, "replaced", "collapse", why)
+
+    async def sweep(self) -> None:
+        """End what has waited for too long, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                while happened := await self._messages.expire(now_ms(), SWEPT_MAX):
+                    await self._books.announce(happened)
+                await self._messages.forget_keys(now_ms())
+            except Failed as error:
+                self._log("messages cannot be looked through", error=error.message, remedy=error.remedy)
+
+
+class _Turn:
+    """What one turn of the core makes of some recipients."""
+
+    def __init__(self, core: Core, intake: Intake, row: MessageRow) -> None:
+        self._core = core
+        self._intake = intake
+        self._row = row
+        self._open: list[asyncio.Future[int]] = []
+        self.fact = 0
+        self.refused: list[Decision] = []
+        self.failed = False  # nothing can be written at present: the others wait
+
+    def publish(self, due: Sequence[Due]) -> None:
+        """Publish the message to each of these, and write down that they have it."""
+        core, row = self._core, self._row
+        properties = _properties(row)
+        expires_at = row.expires_at / 1000 - core.log.offset
+        sent: list[tuple[int, int]] = []
+        loop = asyncio.get_running_loop()
+        for one in due:
+            topic = topic_of(row.brand, one.kind, one.name)
+            message = Message(
+                topic, row.payload, 1, False, properties, expires_at, "", row.id, tracked=True, receipt=BOOKED
+            )
+            promise = Promise()
+            settled = loop.create_future()
+            promise.then = settled.set_result
+            reason = core.publish(message, once=True, promise=promise, must=True)
+            if reason == Reason.QUOTA_EXCEEDED:
+                if core.unable:
+                    self.failed = True
+                    break
+                detail = "as much as may waits for one of the recipient's sessions already"
+                self.refused.append(Decision(one.number, "dropped", "queue_full", detail))
+            elif promise.reason == Reason.NO_MATCHING_SUBSCRIBERS:
+                detail = "no device of the recipient's has ever subscribed, or its session is over"
+                self.refused.append(Decision(one.number, "dropped", "no_subscriber", detail))
+            else:
+                if promise.logged:
+                    core.log.booked.add(message.seq)
+                sent.append((one.number, message.seq if promise.logged else 0))
+                if reason is None:
+                    self._open.append(settled)
+        if sent:
+            self.fact = self._intake.sent(row.number, sent)
+
+    async def settled(self) -> bool:
+        """Whether all of it is on the disk, once that is known."""
+        reasons: list[Any] = await asyncio.gather(*self._open)
+        return all(reason < 0x80 for reason in reasons)
+
+
+def topic_of(brand: str, kind: str, name: str) -> bytes:
+    """Where a recipient gets its messages."""
+    return f"{brand}/{kind}/{name}".encode()
+
+
+def _properties(row: MessageRow) -> bytes:
+    said = [("message-id", row.id)]
+    if row.collapse_key:
+        said.append(("collapse-key", row.collapse_key))
+    if row.priority == "high":
+        said.append(("priority", "high"))
+    return forwarded(Properties(content_type=row.content_type or None, user_properties=said))

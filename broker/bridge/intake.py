@@ -1,0 +1,204 @@
+"""Takes in what happened, in order, each thing once, and sees that the bridge's books have it.
+
+What is heard becomes a fact in the journal, in the transaction of all else that happened in that turn. From there it
+comes back, after a crash too, and is applied: to the books, with the number of the last fact in the same transaction,
+or by the handler of its kind, which may see the last ones a second time.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from broker.bridge.facts import Asked, Delivered, Gone, Happening, Saying, Sent, decode, encode
+from broker.errors import Failed
+from broker.identity import Role
+from broker.journal import Fact
+from broker.message import Message
+from broker.session.core import Core
+from broker.session.session import Session
+
+# Applied in one transaction.
+AT_ONCE: Final = 1000
+RETRY_S: Final = 1.0
+UP: Final = "+/device/+/up/"
+RECEIPT: Final = "receipt"
+
+Handler = Callable[[Saying], Awaitable[None]]
+Booked = Sent | Delivered | Gone
+
+
+class Books(Protocol):
+    """Who keeps the books."""
+
+    async def book(self, facts: Sequence[Booked | Saying], up_to: int) -> None:
+        """Apply these, and remember the number of the last one with them."""
+        ...
+
+    async def applied_up_to(self, number: int) -> None:
+        """Remember the number of the last fact that others have applied."""
+        ...
+
+
+class Intake:
+    """The way from the core to the bridge.
+
+    record(body, firm): have a fact written. applied(number): up to here facts are no longer needed.
+    serve(filter, service): hear what is published.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: Callable[..., int],
+        applied: Callable[[int], object],
+        serve: Callable[[bytes, Callable[[Message, Session | None], None]], object],
+        log: Callable[..., object],
+        unexpected: Callable[[Exception], object],
+    ) -> None:
+        self._record = record
+        self._applied = applied
+        self._serve = serve
+        self._log = log
+        self._unexpected = unexpected
+        self._handlers: dict[str, Handler] = {}
+        self._asked: Callable[[Sequence[Asked], int], Awaitable[None]] | None = None
+        self._waiting: deque[Fact] = deque()
+        self._arrived = asyncio.Event()
+        self._books: Books | None = None
+        self._why = ("", "", "")
+        self.done = 0  # the number of the last fact that was applied
+        self._changed = asyncio.Condition()
+
+    def open(self, books: Books, asked: Callable[[Sequence[Asked], int], Awaitable[None]]) -> None:
+        """From now on receipts are heard, and go into these books; requests go to `asked`, which books them itself."""
+        self._books = books
+        self._asked = asked
+        self._serve(f"{UP}{RECEIPT}".encode(), self.heard)
+
+    def on(self, kind: str, handler: Handler) -> None:
+        """From now on what devices publish to their `up/{kind}` is written down, and goes to `handler`."""
+        self._handlers[kind] = handler
+        self._serve(f"{UP}{kind}".encode(), self.heard)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def heard(self, message: Message, origin: Session | None) -> None:
+        """A device has published to one of the topics that the bridge listens to."""
+        if origin is None or origin.identity.role is not Role.DEVICE:
+            return
+        who = origin.identity
+        kind = message.topic.rpartition(b"/")[2].decode()
+        self._record(encode(Saying(who.brand, who.name, who.user, who.store, kind, message.payload, now_ms())))
+
+    def asked(self, request: Asked) -> None:
+        """A brand's server wants something sent."""
+        self._record(encode(request))
+
+    def delivered(self, session: Session, message: Message) -> None:
+        """A session has acknowledged a message on which the bridge keeps books."""
+        if session.identity.role is Role.DEVICE:
+            fact = Delivered(message.id, message.topic.decode(), session.identity.name, now_ms())
+            self._record(encode(fact), firm=True)
+
+    def gone(self, seq: int) -> None:
+        """The log has forgotten a message that nobody has acknowledged."""
+        self._record(encode(Gone(seq, now_ms(), *self._why)), firm=True)
+
+    def take_back(self, core: Core, topic: bytes, seq: int, state: str, rule: str, detail: str) -> bool:
+        """Take back a message that waits, and write down why. False: it is in flight somewhere."""
+        self._why = (state, rule, detail)
+        try:
+            return core.take_back(topic, seq)
+        finally:
+            self._why = ("", "", "")
+
+    def sent(self, message: int, recipients: list[tuple[int, int]]) -> int:
+        """These recipients have had a message published to them in this turn. Returns the fact's number."""
+        return self._record(encode(Sent(message, now_ms(), recipients)))
+
+    # -- and what becomes of it --------------------------------------------------------------------------------------
+
+    def told(self, facts: Sequence[Fact]) -> None:
+        """These are on the disk."""
+        self._waiting += facts
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Apply what comes, for ever. What cannot be written is tried again; what else goes wrong is told and left."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                await self._some()
+
+    async def _some(self) -> None:
+        facts = [self._waiting[at] for at in range(min(len(self._waiting), AT_ONCE))]
+        happened = [(fact.number, self._decoded(fact)) for fact in facts]
+        for sort, run in groupby(happened, key=lambda one: _sort(one[1])):
+            numbers, group = zip(*run, strict=True)
+            while True:
+                try:
+                    await self._apply(sort, group, numbers[-1])
+                except Failed as error:
+                    self._log("the bridge's books cannot be written", error=error.message, remedy=error.remedy)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                break
+            for _ in numbers:
+                self._waiting.popleft()
+            await self._up_to(numbers[-1])
+
+    def _decoded(self, fact: Fact) -> Happening | None:
+        try:
+            happening: Happening = decode(fact.body)
+        except msgspec.MsgspecError as error:  # of a newer version, perhaps
+            self._log("a fact cannot be read", number=fact.number, error=str(error))
+            return None
+        return happening
+
+    async def _apply(self, sort: type[Any], group: Sequence[Any], last: int) -> None:
+        assert self._books is not None  # it is open
+        if sort is Sent:
+            await self._books.book(group, last)
+            return
+        if sort is Asked and self._asked is not None:
+            await self._asked(group, last)
+            return
+        for one in group:
+            handler = self._handlers.get(one.kind) if isinstance(one, Saying) else None
+            if handler is None:
+                continue  # of an older or newer version
+            try:
+                await handler(one)
+            except Failed:
+                raise
+            except Exception as error:  # noqa: BLE001 - one device's saying does not stop the others'
+                self._unexpected(error)
+        await self._books.applied_up_to(last)
+
+    async def _up_to(self, number: int) -> None:
+        self.done = number
+        self._applied(number)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, number: int) -> None:
+        """Return when the fact with this number, and all before it, have been applied, or came to nothing."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.done >= number)
+
+
+def _sort(fact: Happening | None) -> type[Any]:
+    """Which facts are applied together."""
+    booked = isinstance(fact, Booked) or (isinstance(fact, Saying) and fact.kind == RECEIPT)
+    return Sent if booked else type(fact)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,247 @@
+"""What a brand's server asks for on `{brand}/send`: its form, its bounds, and what it is told when it is not right.
+
+The structs are the schema: requests are checked against them, and docs/send.schema.json is made from them.
+"""
+
+import base64
+import binascii
+import difflib
+import hashlib
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from broker import limits
+from broker.errors import Refused
+
+RICH: Final = "application/vnd.push+json"
+
+_NAMED: Final = r"^[A-Za-z0-9]([A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?$"
+Name = Annotated[str, Meta(pattern=_NAMED)]
+Names = Annotated[list[Name], Meta(max_length=limits.ADDRESSED_MAX)]
+Places = Annotated[list[Name], Meta(max_length=limits.ADDRESS_PLACES_MAX)]
+Words = Annotated[str, Meta(max_length=4096)]
+Url = Annotated[str, Meta(max_length=2048)]
+Short = Annotated[str, Meta(max_length=64)]
+
+
+class Code(StrEnum):
+    """Why a request was refused, for programs."""
+
+    BAD_JSON = "bad_json"  # it is no JSON object
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    BAD_VALUE = "bad_value"  # of the wrong type, or out of its bounds
+    BAD_CONDITION = "bad_condition"
+    TOO_MANY = "too_many"  # more recipients than one message may have
+    UNKNOWN_USER = "unknown_user"
+    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_STORE = "unknown_store"
+    UNKNOWN_SEGMENT = "unknown_segment"
+    NOT_FOUND = "not_found"  # no message has this id
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"  # the key came with another request before
+
+
+class RequestRefused(Refused):
+    """A request that is not right. `field` is where, as `to.users[0]`; '' is the whole."""
+
+    def __init__(self, code: str, field: str, message: str) -> None:
+        super().__init__(message, reason=0x83)
+        self.code = code
+        self.field = field
+
+
+class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Fields that we do not know are an error: a misspelt bound would bound nothing."""
+
+
+class To(_Strict):
+    """Whom it is for: all of these together, each of them once."""
+
+    users: Names = []
+    devices: Names = []
+    stores: Places = []
+    topics: Places = []
+    segment: Annotated[str, Meta(max_length=64)] = ""
+    condition: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class Action(_Strict):
+    """A button."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    title: Short = ""
+
+
+class Notification(_Strict):
+    """What a person is to see: a title, a body or both."""
+
+    title: Annotated[str, Meta(max_length=1024)] = ""
+    body: Words = ""
+    image: Url = ""
+    click: Url = ""
+    actions: Annotated[list[Action], Meta(max_length=8)] = []
+    data: dict[str, Any] = {}
+
+
+class SendRequest(_Strict):
+    """A rich send. Times without a zone are UTC."""
+
+    to: To
+    notification: Notification | UnsetType = UNSET
+    payload: Annotated[str, Meta(max_length=limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
+    payload_base64: Annotated[str, Meta(max_length=2 * limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
+    content_type: Annotated[str, Meta(max_length=128)] = ""
+    kind: Literal["marketing", "transactional"] = "marketing"
+    ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_MAX_S)] = limits.TTL_S
+    priority: Literal["normal", "high"] = "normal"
+    collapse_key: Short = ""
+    idempotency_key: Annotated[str, Meta(max_length=128)] = ""
+    idempotency_s: Annotated[int, Meta(ge=60, le=limits.IDEMPOTENCY_MAX_S)] = limits.IDEMPOTENCY_S
+    not_before: datetime | None = None
+    local_time: Annotated[str, Meta(pattern="^$|^([01][0-9]|2[0-3]):[0-5][0-9]$")] = ""
+    throttle_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] | None = None
+    dry_run: bool = False
+    receipts: Literal["none", "summary", "each"] = "none"
+    campaign: Annotated[str, Meta(pattern=f"^$|{_NAMED}")] = ""
+    variant: Annotated[str, Meta(pattern="^[a-z0-9]{0,16}$")] = ""
+    request_id: Annotated[str, Meta(max_length=128)] = ""
+
+
+class WithdrawRequest(_Strict):
+    """Take a message back: who has not got it will not, and devices take it off the screen."""
+
+    withdraw: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
+    request_id: Annotated[str, Meta(max_length=128)] = ""
+
+
+class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the sender is told. `ok` decides which of the others are there."""
+
+    request_id: str = ""
+    ok: bool
+    message_id: str = ""
+    recipients: int | None = None
+    users: int | None = None
+    devices: int | None = None
+    left_out: dict[str, int] = {}
+    sample: list[str] = []  # of a dry run: the first of those who would get it
+    dry_run: bool = False
+    duplicate: bool = False
+    code: str = ""
+    field: str = ""
+    message: str = ""
+
+
+_AT = re.compile(r"^(?P<words>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`$")
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_send = msgspec.json.Decoder(SendRequest).decode
+_withdraw = msgspec.json.Decoder(WithdrawRequest).decode
+_json = msgspec.json.Encoder().encode
+encode_answer: Final = msgspec.json.Encoder().encode
+
+
+def parse(payload: bytes) -> SendRequest | WithdrawRequest:
+    """The request in a payload. Raises `RequestRefused` for whatever is not one."""
+    try:
+        fields = _object(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestRefused(Code.BAD_JSON, "", f"the request is no JSON object: {error}") from None
+    if "withdraw" in fields:
+        withdrawal: WithdrawRequest = _checked(_withdraw, payload)
+        return withdrawal
+    request: SendRequest = _checked(_send, payload)
+    check(request)
+    return request
+
+
+def request_id_of(payload: bytes) -> str:
+    """The id that a request has, as far as it can be read, for its answer."""
+    try:
+        said = msgspec.json.decode(_object(payload).get("request_id", b'""'))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return said[:128] if isinstance(said, str) else ""
+
+
+def _checked(decode: Any, payload: bytes) -> Any:
+    try:
+        return decode(payload)
+    except (msgspec.ValidationError, RecursionError) as error:
+        found = _AT.match(str(error))
+        assert found is not None  # it matches everything
+        words, path = found["words"], (found["path"] or "").lstrip(".")
+        which = _FIELD.match(words)
+        if which is None:
+            raise RequestRefused(Code.BAD_VALUE, path, words[:300]) from None
+        field = f"{path}.{which[2]}" if path else which[2]
+        if which[1].startswith("missing"):
+            raise RequestRefused(Code.MISSING_FIELD, field, f"{field} is missing") from None
+        near = difflib.get_close_matches(which[2], _fields_at(path), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RequestRefused(Code.UNKNOWN_FIELD, field[:300], f"there is no field {field[:300]}{hint}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+        raise RequestRefused(Code.BAD_JSON, "", f"the request cannot be read: {error}") from None
+
+
+def _fields_at(path: str) -> list[str]:
+    kind = {"to": To, "notification": Notification}.get(
+        path, Action if path.startswith("notification") else SendRequest
+    )
+    return list(get_type_hints(kind))
+
+
+def check(request: SendRequest) -> None:
+    """What its form alone does not say. Raises `RequestRefused`."""
+    if request.to == To():
+        raise RequestRefused(Code.MISSING_FIELD, "to", "it is for nobody: name users, devices, stores, topics, ...")
+    given = [name for name in ("notification", "payload", "payload_base64") if getattr(request, name) is not UNSET]
+    if len(given) != 1:
+        field = given[1] if given else "notification"
+        code = Code.BAD_VALUE if given else Code.MISSING_FIELD
+        raise RequestRefused(code, field, "there must be one of notification, payload and payload_base64")
+    if isinstance(shown := request.notification, Notification):
+        if not (shown.title or shown.body):
+            raise RequestRefused(Code.MISSING_FIELD, "notification.title", "a notification has a title or a body")
+        if request.content_type not in ("", RICH):
+            raise RequestRefused(Code.BAD_VALUE, "content_type", f"a notification's is {RICH}: leave it out")
+    if request.local_time and request.ttl_s < limits.LOCAL_TTL_MIN_S:
+        what = "a message for a local time must be of use for a day at least, until that time has come everywhere"
+        raise RequestRefused(Code.BAD_VALUE, "ttl_s", what)
+    encode_payload(request)
+
+
+def encode_payload(request: SendRequest) -> tuple[bytes, str]:
+    """What its recipients get, and its content type. Raises `RequestRefused` if it cannot be had."""
+    shown = request.notification
+    if isinstance(shown, Notification):
+        fields = msgspec.to_builtins(shown)
+        if request.priority == "high":
+            fields["priority"] = "high"
+        if request.collapse_key:
+            fields["collapse_key"] = request.collapse_key
+        return _json(fields), RICH
+    if isinstance(request.payload, str):
+        return request.payload.encode(), request.content_type or "text/plain"
+    assert isinstance(request.payload_base64, str)  # it is one of the three
+    try:
+        return base64.b64decode(request.payload_base64, validate=True), request.content_type
+    except (binascii.Error, ValueError) as error:
+        raise RequestRefused(Code.BAD_VALUE, "payload_base64", f"it is not base64: {error}") from None
+
+
+def digest(request: SendRequest) -> bytes:
+    """What tells one request from another, whatever their ids and the order of their fields."""
+    fields = msgspec.to_builtins(request)
+    fields.pop("request_id", None)
+    return hashlib.sha256(msgspec.json.encode(fields, order="deterministic")).digest()
+
+
+def utc(time: datetime) -> datetime:
+    """A time as it is meant: without a zone it is UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

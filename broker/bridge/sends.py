@@ -1,0 +1,344 @@
+"""Rich sends: takes requests, writes down who gets what, and answers. Nothing is sent before all of that is there.
+
+A request is a fact before its publisher hears that it was received, so it is accepted or refused whatever happens to
+this process. Its message is written with its idempotency key in one transaction; then its recipients, some at a time;
+then it is opened, and the dispatcher begins. A crash on the way begins again with the recipients.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from broker.bridge import request as requests
+from broker.bridge.facts import Asked
+from broker.bridge.intake import now_ms
+from broker.bridge.message_id import MessageIds
+from broker.bridge.request import Answer, Code, RequestRefused, SendRequest, To, WithdrawRequest
+from broker.errors import Failed, ProtocolError
+from broker.identity import Role
+from broker.limits import NOT_BEFORE_MAX_S, RECIPIENTS_MAX
+from broker.message import Message
+from broker.route.access import may_publish
+from broker.session.session import Session
+from broker.store.messages import MessageRow, Messages, NewMessage, NewRecipient
+from broker.wire.codes import PacketType
+from broker.wire.primitives import encode_varint
+from broker.wire.properties import decode_properties
+from broker.wire.topics import check_topic_name
+
+REQUESTS: Final = b"+/send"
+ANSWERS: Final = "send/answer"
+# Filled at the same time: a large one does not hold up those of one recipient.
+FILLING_MAX: Final = 4
+SAMPLE: Final = 20
+RETRY_S: Final = 1.0
+
+
+class Addressee(NamedTuple):
+    """Somebody whom a request addresses. `left_out`: why they get nothing all the same, or ''; `due_at`: not before."""
+
+    kind: str
+    name: str
+    because: str
+    left_out: str
+    due_at: int
+
+
+class Audience(Protocol):
+    """Who finds out whom a request is for."""
+
+    def __call__(
+        self, brand: str, to: To, *, local_time: str, not_before: int, now: int
+    ) -> AsyncIterator[list[Addressee]]:
+        """All of them, each once, some at a time. Raises `RequestRefused` for names that there are not."""
+        ...
+
+
+class Sends:
+    """Accepts rich sends.
+
+    record(asked): make a fact of it. run: a coroutine, beside all else. reply(topic, correlation data, answer):
+    publish it. schedule(message, when): it may be sent. withdraw(message): take it back; how many got nothing yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        messages: Messages,
+        ids: MessageIds,
+        audience: Audience,
+        record: Callable[[Asked], object],
+        run: Callable[[Coroutine[Any, Any, None]], object],
+        reply: Callable[[str, bytes, bytes], object],
+        schedule: Callable[[int, int], object],
+        withdraw: Callable[[MessageRow], Awaitable[int]],
+        log: Callable[..., object],
+    ) -> None:
+        self._messages = messages
+        self._ids = ids
+        self._audience = audience
+        self._record = record
+        self._run = run
+        self._reply = reply
+        self._schedule = schedule
+        self._withdraw = withdraw
+        self._log = log
+        self._filling = asyncio.Semaphore(FILLING_MAX)
+        self._awaited: dict[str, asyncio.Future[Answer]] = {}
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def heard(self, message: Message, origin: Session | None) -> None:
+        """A brand's server has published to `{brand}/send`."""
+        if origin is None or origin.identity.role is not Role.SERVER:
+            return
+        encoded = message.properties
+        properties, _ = decode_properties(encode_varint(len(encoded)) + encoded, 0, PacketType.PUBLISH)
+        brand = origin.identity.brand
+        topic = properties.response_topic or f"{brand}/{ANSWERS}"
+        try:
+            check_topic_name(topic.encode())
+            allowed = may_publish(origin.identity, topic.encode()) and topic != f"{brand}/send"
+        except ProtocolError:
+            allowed = False
+        payload, correlation = message.payload, properties.correlation_data or b""
+        if not allowed:
+            why = RequestRefused(
+                Code.BAD_VALUE, "Response Topic", f"answers cannot go to {topic}: name a topic of your own"
+            )
+            answer = _refused(why, requests.request_id_of(payload))
+            self._reply(f"{brand}/{ANSWERS}", correlation, requests.encode_answer(answer))
+            return
+        self._record(Asked(brand, origin.identity.path, self._ids.next(), payload, topic, correlation, now_ms()))
+
+    async def asked(self, group: Sequence[Asked], up_to: int) -> None:
+        """These requests are on the disk. Raises `Failed` when they cannot be taken over: then they come again."""
+        new: list[tuple[Asked, SendRequest, NewMessage]] = []
+        for one in group:
+            try:
+                request = requests.parse(one.payload)
+                if isinstance(request, WithdrawRequest):
+                    self._run(self._withdrawn(one, request))
+                elif request.dry_run:
+                    self._run(self._tried(one, request))
+                else:
+                    new.append((one, request, _message(one, request)))
+            except RequestRefused as error:
+                self._answer(one, _refused(error, requests.request_id_of(one.payload)))
+        for one, request, answer in await self._added(new, up_to):
+            self._answer(one, msgspec.structs.replace(answer, request_id=request.request_id))
+
+    async def accept(self, brand: str, request: SendRequest, sender: str = "") -> Answer:
+        """Take a request of the operator's, and return when it is accepted. Raises `RequestRefused`."""
+        asked = Asked(brand, sender, self._ids.next(), b"", "", b"", now_ms())
+        if request.dry_run:
+            return await self._count(asked, request)
+        requests.check(request)
+        awaited: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._awaited[asked.id] = awaited
+        try:
+            for _, _, answer in await self._added([(asked, request, _message(asked, request))], 0):
+                if not answer.ok:
+                    raise RequestRefused(answer.code, answer.field, answer.message)
+                return answer
+            answer = await awaited
+        finally:
+            del self._awaited[asked.id]
+        if not answer.ok:
+            raise RequestRefused(answer.code, answer.field, answer.message)
+        return answer
+
+    async def _added(
+        self, new: Sequence[tuple[Asked, SendRequest, NewMessage]], up_to: int
+    ) -> list[tuple[Asked, SendRequest, Answer]]:
+        """Write messages down, and have them filled. Returns those that stand there already, with their answers."""
+        keys = [
+            (request.idempotency_key, requests.digest(request), one.at + request.idempotency_s * 1000)
+            if request.idempotency_key
+            else None
+            for one, request, _ in new
+        ]
+        stands = await self._messages.add([(row, key) for (_, _, row), key in zip(new, keys, strict=True)], up_to)
+        known: list[tuple[Asked, SendRequest, Answer]] = []
+        for (one, request, row), key, (id, digest) in zip(new, keys, stands, strict=True):
+            if id == row.id:
+                self._run(self._fill(id))
+            elif key is not None and digest != key[1]:
+                what = f"another request came with the idempotency key {request.idempotency_key!r}; it is message {id}"
+                known.append(
+                    (one, request, _refused(RequestRefused(Code.IDEMPOTENCY_CONFLICT, "idempotency_key", what)))
+                )
+            else:
+                before = await self._messages.by_id(id)
+                answer = Answer(ok=True, message_id=id)
+                if before is not None and before.answer:
+                    answer = msgspec.json.decode(before.answer, type=Answer)
+                known.append((one, request, msgspec.structs.replace(answer, duplicate=True)))
+        return known
+
+    # -- recipients --------------------------------------------------------------------------------------------------
+
+    async def resume(self) -> None:
+        """Go on with what was being written when the process ended."""
+        for row in await self._messages.filling():
+            self._run(self._fill(row.id))
+
+    async def _fill(self, id: str) -> None:
+        async with self._filling:
+            row = await self._messages.by_id(id)
+            if row is None or row.state != "filling":
+                return  # a fact that came again
+            while True:
+                try:
+                    answer = await self._filled(row)
+                    break
+                except Failed as error:
+                    self._log("recipients cannot be written", error=error.message, remedy=error.remedy)
+                    await asyncio.sleep(RETRY_S)
+        if (awaited := self._awaited.get(id)) is not None and not awaited.done():
+            awaited.set_result(answer)
+        if row.reply_topic:
+            answer = msgspec.structs.replace(answer, request_id=row.request_id)
+            self._reply(row.reply_topic, row.reply_data, requests.encode_answer(answer))
+
+    async def _filled(self, row: MessageRow) -> Answer:
+        await self._messages.empty(row.number)
+        to = msgspec.json.decode(row.address, type=To)
+        tally = _Tally()
+        try:
+            async for page in self._pages(row.brand, to, row.local_time, row.not_before, row.accepted_at):
+                await self._messages.fill(row.number, tally.all, [_recipient(one) for one in page])
+                tally.add(page)
+        except RequestRefused as error:
+            await self._messages.discard(row.number)
+            return _refused(error)
+        answer = tally.answer(row.id)
+        await self._messages.open_up(row.number, tally.all, requests.encode_answer(answer).decode())
+        if tally.due_at:
+            self._schedule(row.number, tally.due_at)
+        return answer
+
+    async def _pages(
+        self, brand: str, to: To, local_time: str, not_before: int | None, now: int
+    ) -> AsyncIterator[list[Addressee]]:
+        count = 0
+        async for page in self._audience(
+            brand, to, local_time=local_time, not_before=max(now, not_before or 0), now=now
+        ):
+            count += len(page)
+            if count > RECIPIENTS_MAX:
+                what = f"it is for more than {RECIPIENTS_MAX:,} recipients: send it in parts"
+                raise RequestRefused(Code.TOO_MANY, "to", what)
+            yield page
+
+    async def _tried(self, one: Asked, request: SendRequest) -> None:
+        try:
+            answer = await self._count(one, request)
+        except RequestRefused as error:
+            answer = _refused(error)
+        self._answer(one, msgspec.structs.replace(answer, request_id=request.request_id))
+
+    async def _count(self, one: Asked, request: SendRequest) -> Answer:
+        """Who would get it."""
+        row = _message(one, request)
+        tally = _Tally()
+        async for page in self._pages(one.brand, request.to, row.local_time, row.not_before, one.at):
+            tally.add(page)
+        return msgspec.structs.replace(tally.answer(""), dry_run=True, sample=tally.sample)
+
+    # -- withdrawals -------------------------------------------------------------------------------------------------
+
+    async def _withdrawn(self, one: Asked, request: WithdrawRequest) -> None:
+        row = await self._messages.by_id(request.withdraw)
+        if row is None or row.brand != one.brand:
+            error = RequestRefused(Code.NOT_FOUND, "withdraw", f"{one.brand} has no message {request.withdraw!r}")
+            self._answer(one, _refused(error, request.request_id))
+            return
+        count = await self._withdraw(row)
+        self._answer(one, Answer(ok=True, request_id=request.request_id, message_id=row.id, recipients=count))
+
+    def _answer(self, one: Asked, answer: Answer) -> None:
+        self._reply(one.reply_topic, one.reply_data, requests.encode_answer(answer))
+
+
+class _Tally:
+    """What a message's answer says of its recipients."""
+
+    def __init__(self) -> None:
+        self.all = self.users = self.devices = 0
+        self.left_out: dict[str, int] = {}
+        self.due_at = 0  # of the first
+        self.sample: list[str] = []
+
+    def add(self, page: Sequence[Addressee]) -> None:
+        """Count these."""
+        self.all += len(page)
+        for one in page:
+            if one.left_out:
+                self.left_out[one.left_out] = self.left_out.get(one.left_out, 0) + 1
+                continue
+            if one.kind == "user":
+                self.users += 1
+            else:
+                self.devices += 1
+            if not self.due_at or one.due_at < self.due_at:
+                self.due_at = one.due_at
+            if len(self.sample) < SAMPLE:
+                self.sample.append(f"{one.kind}/{one.name}")
+
+    def answer(self, id: str) -> Answer:
+        """That, for the sender."""
+        return Answer(
+            ok=True,
+            message_id=id,
+            recipients=self.users + self.devices,
+            users=self.users,
+            devices=self.devices,
+            left_out=self.left_out,
+        )
+
+
+def _message(one: Asked, request: SendRequest) -> NewMessage:
+    payload, content_type = requests.encode_payload(request)
+    not_before = None
+    if request.not_before is not None:
+        not_before = int(requests.utc(request.not_before).timestamp() * 1000)
+        if not_before > one.at + NOT_BEFORE_MAX_S * 1000:
+            what = f"at most {NOT_BEFORE_MAX_S // 86400} days ahead"
+            raise RequestRefused(Code.BAD_VALUE, "not_before", what)
+    return NewMessage(
+        id=one.id,
+        brand=one.brand,
+        sender=one.sender,
+        campaign=request.campaign or None,
+        variant=request.variant,
+        kind=request.kind,
+        priority=request.priority,
+        content_type=content_type,
+        payload=payload,
+        collapse_key=request.collapse_key,
+        receipts=request.receipts,
+        throttle=request.throttle_per_s,
+        address=msgspec.json.encode(request.to).decode(),
+        not_before=not_before,
+        local_time=request.local_time,
+        request_id=request.request_id,
+        reply_topic=one.reply_topic,
+        reply_data=one.reply_data,
+        accepted_at=one.at,
+        expires_at=max(one.at, not_before or 0) + request.ttl_s * 1000,
+    )
+
+
+def _recipient(one: Addressee) -> NewRecipient:
+    detail = {
+        "suppressed": "suppressed when the message was accepted",
+        "revoked": "revoked when the message was accepted",
+    }.get(one.left_out, one.left_out)
+    return NewRecipient(one.kind, one.name, one.because, one.due_at, one.left_out, detail)
+
+
+def _refused(error: RequestRefused, request_id: str = "") -> Answer:
+    return Answer(ok=False, request_id=request_id, code=error.code, field=error.field, message=error.message)

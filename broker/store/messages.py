@@ -1,0 +1,567 @@
+"""What brands sent through the bridge and what became of it, in DATA/messages.db: the SQL of the bridge's books.
+
+Times are milliseconds since 1970 (UTC). What comes in numbers goes to SQLite as one JSON array, and is applied by a few
+statements: a statement for each row would wait for the interpreter's lock as often.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from broker.store.database import Database, guarded, open_database
+from broker.store.entries import Kind, WhoKind
+
+SCHEMA: Final = "messages"
+T = TypeVar("T")
+
+_json = msgspec.json.Encoder().encode
+
+# The app's words, and where the first of each stands.
+APP_EVENTS: Final = ("displayed", "opened", "clicked", "dismissed")
+
+
+class NewMessage(msgspec.Struct, kw_only=True):
+    """A message as it is accepted; its recipients follow."""
+
+    id: str
+    brand: str
+    sender: str
+    campaign: str | None
+    variant: str
+    kind: Kind
+    priority: str
+    content_type: str
+    payload: bytes
+    collapse_key: str
+    receipts: str
+    throttle: float | None
+    address: str
+    not_before: int | None
+    local_time: str
+    request_id: str
+    reply_topic: str
+    reply_data: bytes
+    accepted_at: int
+    expires_at: int
+
+
+class MessageRow(NewMessage, kw_only=True):
+    """A message as it is kept."""
+
+    number: int
+    state: str
+    recipients: int
+    answer: str
+
+
+class NewRecipient(NamedTuple):
+    """Somebody to whom a message goes. `reason` says why not, if it does not: it is dropped at once, and why stays."""
+
+    kind: str
+    name: str
+    because: str
+    due_at: int
+    reason: str = ""
+    detail: str = ""
+
+
+class Due(NamedTuple):
+    """A recipient whose time has come."""
+
+    number: int
+    kind: WhoKind
+    name: str
+    because: str
+
+
+class Decision(NamedTuple):
+    """Why a recipient waits (until `due_at`), or does not get a message."""
+
+    recipient: int
+    outcome: Literal["deferred", "dropped"]
+    rule: str
+    detail: str
+    due_at: int = 0
+
+
+class Happened(NamedTuple):
+    """A move of one recipient, or what its app said."""
+
+    message: int
+    recipient: int
+    kind: str
+    name: str
+    event: str
+    device: str
+    at: int
+    detail: str = ""
+
+
+class Older(NamedTuple):
+    """A message that still waits for a recipient, under a collapse key that a newer one has."""
+
+    message: int
+    recipient: int
+    kind: str
+    name: str
+    seq: int | None
+
+
+class End(NamedTuple):
+    """A message of the log that was forgotten before it arrived; `state` and `rule` say why, '' where it was not us."""
+
+    seq: int
+    at: int
+    state: str = ""
+    rule: str = ""
+    detail: str = ""
+
+
+class Spoken(NamedTuple):
+    """What a device said of a message: the transport in its name (`kind` and `name` say as whose), or its app."""
+
+    id: str
+    brand: str
+    kind: str
+    name: str
+    device: str
+    event: str
+    at: int
+    detail: str = ""
+
+
+_COLUMNS: Final = ", ".join(NewMessage.__struct_fields__)
+_VALUES: Final = ", ".join(f":{name}" for name in NewMessage.__struct_fields__)
+_ROW: Final = ", ".join(MessageRow.__struct_fields__)
+
+
+class Messages:
+    """The books. Every method raises `Failed` when the database cannot be read or written. Close it."""
+
+    def __init__(self, path: Path, db: Database) -> None:
+        self.path = path
+        self._db = db
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or make the database; `Failed` when that cannot be done."""
+        return cls(path, await open_database(path, SCHEMA))
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self._db.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns."""
+        with guarded(self.path):
+            return await self._db.call(work)
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, done in a transaction: all of it is on the disk then, or nothing."""
+        with guarded(self.path):
+            return await self._db.call(lambda db: _transaction(db, work))
+
+    # -- accepting ---------------------------------------------------------------------------------------------------
+
+    async def applied(self) -> int:
+        """The number of the last fact that is in here."""
+        (number,) = await self.read(lambda db: db.execute("SELECT fact FROM applied").fetchone())
+        return int(number)
+
+    async def applied_up_to(self, number: int) -> None:
+        """Remember the number of the last fact that others have applied."""
+        await self.write(lambda db: _applied(db, number))
+
+    async def add(
+        self, new: Sequence[tuple[NewMessage, tuple[str, bytes, int] | None]], up_to: int
+    ) -> list[tuple[str, bytes]]:
+        """Add messages, each with its idempotency key, the request's digest and until when it is remembered.
+
+        One whose key is known, or whose id is there already, is not added. Returns for each the id of the message that
+        stands for it, and the digest of the request that that came with.
+        """
+
+        def work(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            stands = _add(db, new)
+            _applied(db, up_to)
+            return stands
+
+        return await self.write(work)
+
+    async def filling(self) -> list[MessageRow]:
+        """The messages whose recipients are still to be written, the oldest first."""
+        return await self.read(lambda db: _messages(db, "state = 'filling' ORDER BY number LIMIT 100"))
+
+    async def fill(self, message: int, after: int, recipients: Sequence[NewRecipient]) -> None:
+        """Write recipients, numbered on from `after`."""
+        await self.write(lambda db: _fill(db, message, after, recipients))
+
+    async def empty(self, message: int) -> None:
+        """Take all its recipients out again, so that it can be filled from the start."""
+        await self.write(lambda db: db.execute("DELETE FROM recipient WHERE message = ?", (message,)))
+
+    async def open_up(self, message: int, recipients: int, answer: str) -> None:
+        """All recipients are there: from now on it may be sent."""
+        await self.write(
+            lambda db: db.execute(
+                "UPDATE message SET state = 'open', recipients = ?, answer = ? WHERE number = ?",
+                (recipients, answer, message),
+            )
+        )
+
+    async def discard(self, message: int) -> None:
+        """Take a message out as if it had never come: its request was refused."""
+        await self.write(lambda db: db.execute("DELETE FROM message WHERE number = ?", (message,)))
+
+    async def by_id(self, id: str) -> MessageRow | None:
+        """One message."""
+        found = await self.read(lambda db: _messages(db, "id = ?", id))
+        return found[0] if found else None
+
+    async def numbered(self, number: int) -> MessageRow | None:
+        """One message."""
+        found = await self.read(lambda db: _messages(db, "number = ?", number))
+        return found[0] if found else None
+
+    async def forget_keys(self, now: int) -> None:
+        """Forget the idempotency keys whose time is over."""
+        await self.write(lambda db: db.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,)))
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    async def scheduled(self) -> list[tuple[int, int]]:
+        """The messages with recipients that wait for their time, and when the first of these comes."""
+        sql = """SELECT m.number,
+                   (SELECT min(due_at) FROM recipient r WHERE r.message = m.number AND r.state = 'accepted') AS due
+                 FROM message m WHERE m.state = 'open' AND due IS NOT NULL"""
+        return await self.read(lambda db: db.execute(sql).fetchall())
+
+    async def due(self, message: int, now: int, most: int) -> tuple[list[Due], int | None]:
+        """Recipients whose time has come, in their order; and, where those are not `most`, when the next one's does."""
+
+        def work(db: sqlite3.Connection) -> tuple[list[Due], int | None]:
+            sql = """SELECT number, kind, name, because FROM recipient
+                     WHERE message = ? AND state = 'accepted' AND due_at <= ? ORDER BY due_at, number LIMIT ?"""
+            found = [Due(*row) for row in db.execute(sql, (message, now, most))]
+            if len(found) == most:
+                return found, None
+            sql = "SELECT min(due_at) FROM recipient WHERE message = ? AND state = 'accepted' AND due_at > ?"
+            return found, db.execute(sql, (message, now)).fetchone()[0]
+
+        return await self.read(work)
+
+    async def decide(self, message: int, at: int, decisions: Sequence[Decision]) -> list[Happened]:
+        """Put recipients off, or drop them, and write down why."""
+        return await self.write(lambda db: _decide(db, message, at, decisions))
+
+    async def counts_of(self, brand: str, names: Sequence[str], since: int) -> dict[str, list[tuple[Kind, int]]]:
+        """For each user, the kind and time of all that was sent since then."""
+        sql = """SELECT r.name, m.kind, r.sent_at FROM json_each(?) n
+                 JOIN recipient r ON r.kind = 'user' AND r.name = n.value AND r.sent_at >= ?
+                 JOIN message m ON m.number = r.message AND m.brand = ?"""
+        found: dict[str, list[tuple[Kind, int]]] = {}
+        for name, kind, at in await self.read(lambda db: db.execute(sql, (_array(names), since, brand)).fetchall()):
+            found.setdefault(name, []).append((kind, at))
+        return found
+
+    async def older(self, message: MessageRow, recipients: Sequence[Due]) -> list[Older]:
+        """What still waits for these under the collapse key of `message`."""
+        sql = """SELECT r.message, r.number, r.kind, r.name, r.seq FROM json_each(?) n
+                 JOIN recipient r ON r.kind = n.value ->> 0 AND r.name = n.value ->> 1 AND r.message < ?
+                   AND r.state IN ('accepted', 'sent')
+                 JOIN message m ON m.number = r.message AND m.brand = ? AND m.collapse_key = ?"""
+        names = _array([(one.kind, one.name) for one in recipients])
+        rows = await self.read(
+            lambda db: db.execute(sql, (names, message.number, message.brand, message.collapse_key)).fetchall()
+        )
+        return [Older(*row) for row in rows]
+
+    async def withdrawn(self, message: int) -> None:
+        """From now on nobody more gets it."""
+        sql = "UPDATE message SET state = 'withdrawn' WHERE number = ? AND state <> 'filling'"
+        await self.write(lambda db: db.execute(sql, (message,)))
+
+    async def waiting(self, message: int, after: int, most: int) -> list[Older]:
+        """Recipients of a message who have not got it, in the order of their numbers."""
+        sql = """SELECT message, number, kind, name, seq FROM recipient
+                 WHERE message = ? AND number > ? AND state IN ('accepted', 'sent') ORDER BY number LIMIT ?"""
+        return [Older(*row) for row in await self.read(lambda db: db.execute(sql, (message, after, most)).fetchall())]
+
+    async def end(
+        self, ended: Sequence[tuple[int, int]], state: str, rule: str, detail: str, at: int
+    ) -> list[Happened]:
+        """Recipients (message and number each) that still wait will not get it: replaced, withdrawn, dropped."""
+        return await self.write(lambda db: _end(db, ended, state, rule, detail, at))
+
+    async def expire(self, now: int, most: int) -> list[Happened]:
+        """End what has waited for longer than its message is of use, some of it."""
+        return await self.write(lambda db: _expire(db, now, most))
+
+    # -- what became of it -------------------------------------------------------------------------------------------
+
+    async def booked(self) -> set[int]:
+        """The places in the log of all that was sent and has arrived nowhere."""
+        sql = "SELECT seq FROM recipient WHERE state = 'sent' AND seq IS NOT NULL"
+        return await self.read(lambda db: {seq for (seq,) in db.execute(sql)})
+
+    async def apply(
+        self,
+        *,
+        sent: Sequence[tuple[int, int, int, int]] = (),
+        spoken: Sequence[Spoken] = (),
+        gone: Sequence[End] = (),
+        up_to: int | None = None,
+    ) -> list[Happened]:
+        """Book what happened, each thing once, and the number of the last fact. Returns what is new in it.
+
+        sent: message, recipient, place in the log, when.
+        """
+
+        def work(db: sqlite3.Connection) -> list[Happened]:
+            happened = [*_sent(db, sent), *_spoken(db, spoken), *_gone(db, gone)]
+            _close(db, {one.message for one in happened})
+            if up_to is not None:
+                _applied(db, up_to)
+            return happened
+
+        return await self.write(work)
+
+    async def known(self, ids: set[str]) -> dict[str, str]:
+        """Which of these messages are in the books, with the brand of each."""
+        sql = "SELECT id, brand FROM message WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(await self.read(lambda db: db.execute(sql, (_array(sorted(ids)),)).fetchall()))
+
+    async def brief(self, numbers: Iterable[int]) -> dict[int, tuple[str, str, str]]:
+        """The ids, brands and wishes for receipts of messages."""
+        sql = "SELECT number, id, brand, receipts FROM message WHERE number IN (SELECT value FROM json_each(?))"
+        rows = await self.read(lambda db: db.execute(sql, (_array(list(numbers)),)).fetchall())
+        return {number: (id, brand, receipts) for number, id, brand, receipts in rows}
+
+
+# -- in the database's thread ------------------------------------------------------------------------------------------
+
+
+def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.OperationalError):  # SQLite has rolled back itself
+            db.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _array(values: Sequence[Any]) -> str:
+    return _json(values).decode()
+
+
+def _applied(db: sqlite3.Connection, number: int) -> None:
+    db.execute("UPDATE applied SET fact = max(fact, ?)", (number,))
+
+
+def _messages(db: sqlite3.Connection, where: str, *values: object) -> list[MessageRow]:
+    rows = db.execute(f"SELECT {_ROW} FROM message WHERE {where}", values)  # noqa: S608 - our own words
+    return [MessageRow(**dict(zip(MessageRow.__struct_fields__, row, strict=True))) for row in rows]
+
+
+def _add(
+    db: sqlite3.Connection, new: Sequence[tuple[NewMessage, tuple[str, bytes, int] | None]]
+) -> list[tuple[str, bytes]]:
+    stands = []
+    for message, key in new:
+        if key is not None:
+            sql = """SELECT m.id, i.digest FROM idempotency i JOIN message m ON m.number = i.message
+                     WHERE i.brand = ? AND i.key = ? AND i.expires_at > ?"""
+            known = db.execute(sql, (message.brand, key[0], message.accepted_at)).fetchone()
+            if known is not None:
+                stands.append(known)
+                continue
+        sql = f"INSERT OR IGNORE INTO message ({_COLUMNS}, state) VALUES ({_VALUES}, 'filling') RETURNING number"  # noqa: S608
+        added = db.execute(sql, msgspec.structs.asdict(message)).fetchone()
+        if added is not None and key is not None:
+            row = (message.brand, key[0], key[1], added[0], key[2])
+            db.execute("INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", row)
+        stands.append((message.id, key[1] if key is not None else b""))
+    return stands
+
+
+def _fill(db: sqlite3.Connection, message: int, after: int, recipients: Sequence[NewRecipient]) -> None:
+    rows = _array([(after + at, *one) for at, one in enumerate(recipients, 1)])
+    db.execute(
+        """INSERT INTO recipient (message, number, kind, name, because, due_at, state, reason, ended_at)
+           SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+             iif(value ->> 5 = '', 'accepted', 'dropped'), value ->> 5,
+             iif(value ->> 5 = '', NULL, (SELECT accepted_at FROM message WHERE number = ?1))
+           FROM json_each(?2)""",
+        (message, rows),
+    )
+    if any(one.reason for one in recipients):
+        db.execute(
+            """INSERT OR IGNORE INTO decision
+               SELECT ?1, value ->> 0, (SELECT accepted_at FROM message WHERE number = ?1), value ->> 5, 'dropped',
+                 value ->> 6
+               FROM json_each(?2) WHERE value ->> 5 <> ''""",
+            (message, rows),
+        )
+
+
+def _sent(db: sqlite3.Connection, sent: Sequence[tuple[int, int, int, int]]) -> list[Happened]:
+    if not sent:
+        return []
+    sql = """UPDATE recipient SET state = 'sent', reason = '', seq = nullif(s.value ->> 2, 0), sent_at = s.value ->> 3
+             FROM json_each(?) s
+             WHERE recipient.message = s.value ->> 0 AND recipient.number = s.value ->> 1
+               AND recipient.state = 'accepted'
+             RETURNING message, number, kind, name, 'sent', '', sent_at"""
+    return [Happened(*row) for row in db.execute(sql, (_array(sent),)).fetchall()]
+
+
+def _spoken(db: sqlite3.Connection, spoken: Sequence[Spoken]) -> list[Happened]:
+    if not spoken:
+        return []
+    # A device that is a recipient itself speaks for itself, else for its user.
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS said (message, recipient, device, event, at, detail)")
+    db.execute("DELETE FROM temp.said")
+    db.execute(
+        """INSERT INTO temp.said SELECT message, recipient, device, event, at, detail FROM (
+             SELECT m.number AS message, r.number AS recipient, s.value ->> 4 AS device, s.value ->> 5 AS event,
+               s.value ->> 6 AS at, s.value ->> 7 AS detail, min(r.kind)
+             FROM json_each(?) s
+             JOIN message m ON m.id = s.value ->> 0 AND m.brand = s.value ->> 1
+             JOIN recipient r ON r.message = m.number AND ((r.kind = s.value ->> 2 AND r.name = s.value ->> 3)
+               OR (s.value ->> 5 <> 'delivered' AND r.kind = 'device' AND r.name = s.value ->> 4))
+             GROUP BY s.key)""",
+        (_array(spoken),),
+    )
+    sql = """INSERT OR IGNORE INTO event SELECT message, recipient, device, event, at, detail FROM temp.said
+             RETURNING message, recipient, event, device, at, detail"""
+    new = db.execute(sql).fetchall()
+    if not new:
+        return []
+    db.execute(
+        """UPDATE recipient SET state = 'delivered', reason = '', ended_at = NULL, delivered_at = s.at
+           FROM (SELECT message, recipient, min(at) AS at FROM temp.said WHERE event = 'delivered'
+                 GROUP BY message, recipient) s
+           WHERE recipient.message = s.message AND recipient.number = s.recipient
+             AND recipient.state IN ('accepted', 'sent')"""
+    )
+    for event in APP_EVENTS:
+        if any(row[2] == event for row in new):
+            db.execute(
+                f"""UPDATE recipient SET {event}_at = s.at
+                    FROM (SELECT message, recipient, min(at) AS at FROM temp.said WHERE event = '{event}'
+                          GROUP BY message, recipient) s
+                    WHERE recipient.message = s.message AND recipient.number = s.recipient
+                      AND recipient.{event}_at IS NULL"""  # noqa: S608 - our own words
+            )
+    names = _names(db, [(message, recipient) for message, recipient, *_ in new])
+    return [
+        Happened(message, recipient, *names[message, recipient], event, device, at, detail)
+        for message, recipient, event, device, at, detail in new
+    ]
+
+
+def _names(db: sqlite3.Connection, of: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, str]]:
+    sql = """SELECT r.message, r.number, r.kind, r.name FROM json_each(?) n
+             JOIN recipient r ON r.message = n.value ->> 0 AND r.number = n.value ->> 1"""
+    return {
+        (message, number): (kind, name) for message, number, kind, name in db.execute(sql, (_array(of),)).fetchall()
+    }
+
+
+def _gone(db: sqlite3.Connection, gone: Sequence[End]) -> list[Happened]:
+    if not gone:
+        return []
+    rows = _array(gone)
+    # What we took back says so. Else the broker has dropped it, which is after it has expired, or when a session ends.
+    sql = """UPDATE recipient SET
+               state = CASE WHEN g.value ->> 2 <> '' THEN g.value ->> 2
+                       WHEN m.expires_at <= g.value ->> 1 THEN 'expired' ELSE 'dropped' END,
+               reason = CASE WHEN g.value ->> 2 <> '' THEN g.value ->> 3
+                        WHEN m.expires_at <= g.value ->> 1 THEN 'expired' ELSE 'session_ended' END,
+               ended_at = g.value ->> 1
+             FROM json_each(?) g, message m
+             WHERE recipient.seq = g.value ->> 0 AND recipient.state = 'sent' AND m.number = recipient.message
+             RETURNING message, number, kind, name, state, '', ended_at, reason"""
+    happened = [Happened(*row) for row in db.execute(sql, (rows,)).fetchall()]
+    db.execute(
+        """INSERT OR IGNORE INTO decision
+           SELECT r.message, r.number, g.value ->> 1, g.value ->> 3, g.value ->> 2, g.value ->> 4
+           FROM json_each(?) g JOIN json_each(?) h JOIN recipient r
+             ON r.message = h.value ->> 0 AND r.number = h.value ->> 1 AND r.seq = g.value ->> 0
+           WHERE g.value ->> 2 <> ''""",
+        (rows, _array([(one.message, one.recipient) for one in happened])),
+    )
+    return happened
+
+
+def _decide(db: sqlite3.Connection, message: int, at: int, decisions: Sequence[Decision]) -> list[Happened]:
+    rows = _array(decisions)
+    db.execute(
+        """INSERT OR IGNORE INTO decision
+           SELECT ?, value ->> 0, ?, value ->> 2, value ->> 1, value ->> 3 FROM json_each(?)""",
+        (message, at, rows),
+    )
+    db.execute(
+        """UPDATE recipient SET due_at = d.value ->> 4, reason = d.value ->> 2 FROM json_each(?2) d
+           WHERE message = ?1 AND number = d.value ->> 0 AND state = 'accepted' AND d.value ->> 1 = 'deferred'""",
+        (message, rows),
+    )
+    sql = """UPDATE recipient SET state = 'dropped', reason = d.value ->> 2, ended_at = ?2 FROM json_each(?3) d
+             WHERE message = ?1 AND number = d.value ->> 0 AND state = 'accepted' AND d.value ->> 1 = 'dropped'
+             RETURNING message, number, kind, name, state, '', ended_at, reason"""
+    happened = [Happened(*row) for row in db.execute(sql, (message, at, rows)).fetchall()]
+    _close(db, {message})
+    return happened
+
+
+def _end(
+    db: sqlite3.Connection, ended: Sequence[tuple[int, int]], state: str, rule: str, detail: str, at: int
+) -> list[Happened]:
+    sql = """UPDATE recipient SET state = ?1, reason = ?2, ended_at = ?3 FROM json_each(?4) e
+             WHERE message = e.value ->> 0 AND number = e.value ->> 1 AND state IN ('accepted', 'sent')
+             RETURNING message, number, kind, name, state, '', ended_at, reason"""
+    happened = [Happened(*row) for row in db.execute(sql, (state, rule, at, _array(ended))).fetchall()]
+    db.execute(
+        "INSERT OR IGNORE INTO decision SELECT value ->> 0, value ->> 1, ?, ?, ?, ? FROM json_each(?)",
+        (at, rule, state, detail, _array([(one.message, one.recipient) for one in happened])),
+    )
+    _close(db, {one.message for one in happened})
+    return happened
+
+
+def _expire(db: sqlite3.Connection, now: int, most: int) -> list[Happened]:
+    sql = """UPDATE recipient SET state = 'expired', reason = 'expired', ended_at = ?1
+             WHERE (message, number) IN (
+               SELECT r.message, r.number FROM message m JOIN recipient r ON r.message = m.number
+               WHERE m.state = 'open' AND m.expires_at <= ?1 AND r.state IN ('accepted', 'sent') LIMIT ?2)
+             RETURNING message, number, kind, name, state, '', ended_at, reason"""
+    happened = [Happened(*row) for row in db.execute(sql, (now, most)).fetchall()]
+    sql = "SELECT number FROM message WHERE state = 'open' AND expires_at <= ? LIMIT ?"
+    _close(db, {one.message for one in happened} | {number for (number,) in db.execute(sql, (now, most))})
+    return happened
+
+
+def _close(db: sqlite3.Connection, messages: set[int]) -> None:
+    """Those of whose recipients none waits any more are done."""
+    db.execute(
+        """UPDATE message SET state = 'done' WHERE state = 'open' AND number IN (SELECT value FROM json_each(?))
+           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = number AND r.state = 'accepted')
+           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = number AND r.state = 'sent')""",
+        (_array(sorted(messages)),),
+    )
