@@ -9,14 +9,18 @@ import base64
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
+from broker.admin import messages
 from broker.admin.wire import no_broker
 from broker.config import Settings
 from broker.errors import NotFound, Refused
+from broker.store.database import open_database, open_reader
+from broker.store.outcomes import PAGE_MAX, Outcomes
 from broker.trust.directory import Directory
 
 if TYPE_CHECKING:
@@ -40,6 +44,17 @@ class Context:
             raise no_broker(self.settings)
         return self.broker
 
+    @asynccontextmanager
+    async def outcomes(self) -> AsyncIterator[Outcomes]:
+        """What became of messages, on a connection of its own: who asks for much holds nobody else up."""
+        path = self.settings.messages_path
+        db = await (open_database(path, "messages") if self.broker is None else open_reader(path))
+        outcomes = Outcomes(path, db)
+        try:
+            yield outcomes
+        finally:
+            await outcomes.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -56,7 +71,7 @@ OPERATIONS: Final[dict[str, Operation]] = {}
 
 
 def _register(name: str, function: Callable[..., Any], *, of: Callable[..., Any], needs_broker: bool = False) -> None:
-    hints = get_type_hints(of)
+    hints = get_type_hints(of, include_extras=True)
     fields = [
         (parameter.name, hints[parameter.name])
         if parameter.default is parameter.empty
@@ -136,6 +151,43 @@ async def _tail(context: Context, *, filters: tuple[str, ...]) -> AsyncIterator[
             yield {**message, "payload": payload.decode()}
         except UnicodeDecodeError:
             yield {**message, "bytes": len(payload), "payload_base64": base64.b64encode(payload).decode("ascii")}
+
+
+_Page = Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)]
+
+
+@_operation("message.list", needs_broker=False)
+async def _message_list(
+    context: Context,
+    *,
+    brand: str | None = None,
+    campaign: str | None = None,
+    before: str | None = None,
+    most: _Page = 20,
+) -> Any:
+    async with context.outcomes() as outcomes:
+        return await messages.listed(outcomes, brand, campaign, before, most)
+
+
+@_operation("message.show", needs_broker=False)
+async def _message_show(context: Context, *, id: str) -> Any:
+    async with context.outcomes() as outcomes:
+        return await messages.shown(outcomes, id)
+
+
+@_operation("message.watch", needs_broker=True)
+async def _message_watch(context: Context, *, id: str) -> AsyncIterator[Any]:
+    async with context.outcomes() as outcomes:
+        async for figures in messages.watched(outcomes, id):
+            yield figures
+
+
+@_operation("message.recipients", needs_broker=False)
+async def _message_recipients(
+    context: Context, *, id: str, state: str | None = None, after: int = 0, most: _Page = PAGE_MAX
+) -> Any:
+    async with context.outcomes() as outcomes:
+        return await messages.recipients(outcomes, id, state, after, most)
 
 
 def find(name: str) -> Operation:

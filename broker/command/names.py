@@ -11,7 +11,7 @@ from broker.command.base import Run
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def _query(context: click.Context, statement: str, *values: str) -> list[str]:
+def _query(context: click.Context, statement: str, *values: str, database: str = "records.db") -> list[str]:
     import sqlite3  # noqa: PLC0415 - only where used
 
     from broker.config import default_data  # noqa: PLC0415
@@ -19,9 +19,9 @@ def _query(context: click.Context, statement: str, *values: str) -> list[str]:
     run = context.find_object(Run)
     data: Path = (run.data if run else None) or default_data()
     with contextlib.suppress(sqlite3.Error, OSError):
-        database = sqlite3.connect(f"{(data / 'records.db').absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)
-        with contextlib.closing(database):
-            return [str(name) for (name,) in database.execute(statement, values)]
+        db = sqlite3.connect(f"{(data / database).absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)
+        with contextlib.closing(db):
+            return [str(name) for (name,) in db.execute(statement, values)]
     return []
 
 
@@ -33,6 +33,12 @@ def brands(context: click.Context, _parameter: click.Parameter, incomplete: str)
     """Names of brands."""
     statement = "SELECT name FROM brands WHERE name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"
     return _query(context, statement, _escaped(incomplete))
+
+
+def messages(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of messages, the newest first."""
+    statement = "SELECT id FROM message WHERE id LIKE ? ESCAPE '\\' ORDER BY number DESC LIMIT 100"
+    return _query(context, statement, _escaped(incomplete), database="messages.db")
 
 
 def _of_brand(table: str) -> Completer:

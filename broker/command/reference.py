@@ -11,7 +11,7 @@ _HEAD = """# Commands
 This file is what `pushbroker reference > docs/cli.md` prints.
 
 Data goes to stdout, words go to stderr. `--json` prints one JSON value: a list where there can be many things, an
-object where there is one; `tail` prints one object on each line. Times are ISO 8601 in UTC.
+object where there is one; `tail` and `message watch` print one object on each line. Times are ISO 8601 in UTC.
 
 `--data DIR` says which broker is meant; without it `$PUSHBROKER_DATA`, else `/var/lib/pushbroker` where that exists,
 else `~/.local/share/pushbroker`. It may stand before or after the command. Every flag can be an environment variable:
@@ -19,7 +19,7 @@ else `~/.local/share/pushbroker`. It may stand before or after the command. Ever
 variables are in [configuration.md](configuration.md).
 
 Where a broker runs on the directory, commands act through its admin socket (`DATA/admin.sock`); otherwise they act on
-the records directly. `send`, `tail`, `status` and `connections` need a running broker.
+the records directly. `send`, `tail`, `message watch`, `status` and `connections` need a running broker.
 
 | exit code | meaning |
 |---|---|

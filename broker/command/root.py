@@ -13,7 +13,7 @@ from broker.command.base import ENVIRONMENT_PREFIX, Noun, Run, data_option, guar
 SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
     "Identities": ("brand", "user", "store", "device", "cert"),
-    "Messages": ("send", "tail"),
+    "Messages": ("send", "tail", "message"),
     "Watch": ("status", "connections", "doctor", "bench"),
     "Shell": ("completion",),
 }

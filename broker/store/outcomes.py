@@ -46,7 +46,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: int
     expires_at: int
     recipients: int
-    beginning: bytes  # of its payload
+    title: bytes  # what people call it: a notification's title or body, or how its payload begins
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -144,7 +144,13 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
 _APP: Final = ("displayed", "opened", "clicked", "dismissed")
 _EVENTS: Final = ("delivered", *_APP)
-_HEADING: Final = ", ".join(Heading.__struct_fields__[:-1]) + ", substr(payload, 1, 4096) AS beginning"
+# As bytes: a payload may be anything.
+_TITLE: Final = """
+  CASE WHEN content_type = 'application/vnd.push+json' AND json_valid(CAST(payload AS TEXT)) THEN CAST(substr(
+    coalesce(nullif(CAST(payload AS TEXT) ->> 'title', ''), CAST(payload AS TEXT) ->> 'body', ''), 1, 200) AS BLOB)
+  ELSE substr(payload, 1, 200) END AS title
+"""
+_HEADING: Final = ", ".join([*Heading.__struct_fields__[:-1], _TITLE])
 _ROW: Final = ", ".join(Row.__struct_fields__)
 
 
