@@ -11,11 +11,12 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Host and port of a broker, and whether to speak TLS to it."""
+    """Host and port of a broker, and whether to speak TLS to it; with a path, WebSocket."""
 
     host: str
     port: int
     tls: bool
+    path: str = ""
 
     @property
     def loopback(self) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
@@ -36,13 +36,14 @@ from client_sdk.packets import Accepted, Incoming, Outgoing, Publish, UserProper
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+V5: Final = 5
 PACKET_BYTES_MAX: Final = 1 << 20  # what we take: the broker's own default for what it takes
 WAITING_MAX: Final = 10_000  # publishes that wait for a connection or for the broker's window
 WINDOW_MAX: Final = 1_000  # publishes that wait for their PUBACK, less when the broker says so
 _CONNECT_TIMEOUT_S: Final = 10.0  # each of: TCP, TLS, CONNACK
 _TICK_S: Final = 5.0  # paho looks at the keep-alive that often
 # What a broker answers to one bad PUBLISH by closing the connection: sending it again would go on for ever.
-_POISON: Final = frozenset({0x81, 0x90, 0x94, 0x95, 0x99, 0x9A, 0x9B})
+POISON: Final = frozenset({0x81, 0x90, 0x94, 0x95, 0x99, 0x9A, 0x9B})
 
 
 class Events(Protocol):
@@ -63,6 +64,9 @@ class Link:
 
     The session outlives the connection by `session_expiry_s`, except that `forget_session` ends it with `close`. A link
     that is not `patient` ends by itself when its first connection fails for a reason that waiting does not heal.
+
+    version: of MQTT, 5, or 4 for 3.1.1, where a session ends with the connection or never. keeps: what was not answered
+    when the connection ends is sent again on the next one; else it fails with `Unconfirmed`, and its sender decides.
     """
 
     def __init__(
@@ -82,7 +86,11 @@ class Link:
         forget_session: bool = False,
         patient: bool = True,
         backoff: Backoff | None = None,
+        version: Literal[4, 5] = 5,
+        keeps: bool = True,
     ) -> None:
+        self.reading = True  # on the network thread only: False leaves what comes with the sender, for a while
+        self.ended: Future[None] = Future()  # when the thread has
         self.connection = 0  # the number of the newest connection that the broker accepted
         self.is_up = False
         self._address = address
@@ -92,6 +100,8 @@ class Link:
         self._backoff = backoff or Backoff()
         self._keep_alive_s = keep_alive_s
         self._clean_start = clean_start
+        self._version = version
+        self._keeps = keeps
         # Without a session expiry MQTT 5 throws the session and all that waits in it away at the first disconnect.
         self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         self._connect_properties.SessionExpiryInterval = session_expiry_s
@@ -120,13 +130,18 @@ class Link:
     def _make_client(
         self, client_id: str, username: str | None, password: str | None, context: ssl.SSLContext | None
     ) -> Client:
+        v5 = self._version == V5
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
+            clean_session=None if v5 else self._clean_start,
+            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
+            transport="websockets" if self._address.path else "tcp",
             reconnect_on_failure=False,
             manual_ack=True,
         )
+        if self._address.path:
+            client.ws_set_options(self._address.path)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.max_inflight_messages = 0  # the window is kept here: paho does not look at the broker's
         if username is not None:
@@ -152,8 +167,11 @@ class Link:
         """Begin to connect, and keep at it."""
         self._thread.start()
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Send what waits, for at most `timeout_s`, then say goodbye. What is left over fails."""
+    def close(self, timeout_s: float = 5.0, *, wait: bool = True) -> None:
+        """Send what waits, for at most `timeout_s`, then say goodbye. What is left over fails.
+
+        Without `wait` it returns at once, and `ended` says when that was done.
+        """
         if self._thread.ident is None:
             self._end()
             return
@@ -163,7 +181,7 @@ class Link:
             self._stop_by = time.monotonic() + timeout_s
 
         self._mailbox.call(stop)
-        if threading.current_thread() is not self._thread:
+        if wait and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s + 3 * _CONNECT_TIMEOUT_S)
 
     def call(self, function: Callable[[], None]) -> bool:
@@ -192,13 +210,15 @@ class Link:
         if qos and self.is_up and connection == self.connection:
             self._client.ack(packet_id, qos)
 
-    def subscribe(self, filters: Iterable[str]) -> Future[list[int]]:
+    def subscribe(self, filters: Iterable[str], options: SubscribeOptions | None = None) -> Future[list[int]]:
         """Subscribe at QoS 1. The future gets a reason code for each filter, or fails when the connection ends first.
 
         Never at QoS 2: paho confirms the receipt of such a message (PUBREC) before the handler has seen it, and it
-        would be lost in a crash.
+        would be lost in a crash. `options` are of MQTT 5.
         """
-        options = SubscribeOptions(qos=1)
+        if self._version != V5:
+            return self._answer_to(self._client.subscribe([(name, 1) for name in filters]))
+        options = options or SubscribeOptions(qos=1)
         return self._answer_to(self._client.subscribe([(name, options) for name in filters]))
 
     def unsubscribe(self, filters: Iterable[str]) -> Future[list[int]]:
@@ -224,12 +244,12 @@ class Link:
         self._trouble = ""
         self._refusal = None
         try:
+            only_v5: dict[str, Any] = {"clean_start": self._clean_start, "properties": self._connect_properties}
             self._client.connect_async(
                 self._address.host,
                 self._address.port,
                 keepalive=self._keep_alive_s,
-                clean_start=self._clean_start,
-                properties=self._connect_properties,
+                **(only_v5 if self._version == V5 else {}),
             )
             self._client.reconnect()
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
@@ -252,10 +272,11 @@ class Link:
             if sock is None:
                 return
             # What OpenSSL has read ahead makes no descriptor readable.
-            pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-            self._mailbox.watch(sock, writing=client.want_write())
+            reading = self.reading
+            pending = reading and self._address.tls and sock.pending() > 0  # type: ignore[attr-defined]
+            self._mailbox.watch(sock, reading=reading, writing=client.want_write())
             ready = self._mailbox.wait(0.0 if pending else 0.05 if self._stopping else _TICK_S)
-            if (pending or sock in ready) and client.socket() is sock:
+            if (pending or sock in ready) and client.socket() is sock and self.reading:
                 client.loop_read()
             client.loop_misc()
         except Exception as error:
@@ -291,6 +312,7 @@ class Link:
         self._close_socket()
         if not self._mailbox.close():
             return
+        self.ended.set_result(None)
         for outgoing in self._waiting:
             if outgoing.future.set_running_or_notify_cancel():
                 outgoing.future.set_exception(Unreachable("the connection was closed before the message was sent"))
@@ -318,7 +340,7 @@ class Link:
             self._lost(self._refusal)
         elif flags.is_disconnect_packet_from_server:
             error = self._turned_away("closed the connection", code, props)
-            if code.value in _POISON:
+            if self._keeps and code.value in POISON:
                 self._client.drop_out_messages()
                 self._fail_in_flight(error)
             self._lost(error)
@@ -339,6 +361,9 @@ class Link:
             self._backoff.hopeless()
         self._retry_in_s = self._backoff.delay_s()
         self._fail_subscribing()
+        if not self._keeps:
+            self._client.drop_out_messages()
+            self._fail_in_flight(Unconfirmed("the connection broke before the broker answered"))
         if self._stopping:
             return
         if not self._patient and self.connection == 0 and lasting(error):
@@ -412,7 +437,7 @@ class Link:
         size = len(publish.payload) + len(publish.topic.encode()) + len(properties.pack()) + 16  # type: ignore[no-untyped-call]
         if 0 < self._packet_bytes_max < size:
             raise Refused(f"the message is larger than the broker's {self._packet_bytes_max} bytes", reason=0x95)
-        info = self._client.publish(publish.topic, publish.payload, qos=1, properties=properties)
+        info = self._client.publish(publish.topic, publish.payload, qos=1, retain=publish.retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise Unreachable("all packet ids are in use")
         return info.mid

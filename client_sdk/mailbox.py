@@ -49,17 +49,20 @@ class Mailbox:
         """Run `function` after a while, unless the mailbox is closed before."""
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._timer_count), function))
 
-    def watch(self, sock: Any, *, writing: bool = False, new: bool = False) -> None:
-        """Wake for reading from `sock`, and for writing to it."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
-        if new:
+    def watch(self, sock: Any, *, reading: bool = True, writing: bool = False, new: bool = False) -> None:
+        """Wake for reading from `sock`, for writing to it, both, or not at all."""
+        events = (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if writing else 0)
+        if not events:
+            self.unwatch(sock)
+        elif new or sock not in self._selector.get_map():
             self._selector.register(sock, events)
         else:
             self._selector.modify(sock, events)
 
     def unwatch(self, sock: Any) -> None:
         """Forget a socket, before it is closed."""
-        self._selector.unregister(sock)
+        if sock in self._selector.get_map():
+            self._selector.unregister(sock)
 
     def wait(self, timeout_s: float) -> list[object]:
         """Sleep until something happens; run what is due and what was asked for; return the ready sockets."""

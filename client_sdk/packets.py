@@ -38,6 +38,9 @@ class Publish:
     content_type: str = ""
     expiry_s: int | None = None
     user_properties: UserProperties = ()
+    retain: bool = False
+    response_topic: str = ""
+    correlation_data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,10 @@ class Outgoing(Generic[T]):
             properties.MessageExpiryInterval = left_s
         if self.publish.user_properties:
             properties.UserProperty = list(self.publish.user_properties)
+        if self.publish.response_topic:
+            properties.ResponseTopic = self.publish.response_topic
+        if self.publish.correlation_data:
+            properties.CorrelationData = self.publish.correlation_data
         return properties
 
 
