@@ -27,6 +27,9 @@ from broker.config import Settings, check_anonymous
 from broker.errors import Failed, Misconfigured, ProtocolError, Refused
 from broker.identity import Identity, Role
 from broker.journal import Journal, SavedSession, Totals
+from broker.links.book import Book
+from broker.links.links import Links
+from broker.links.near import leftover
 from broker.listen.bind import bound, name_of
 from broker.listen.proxy import Proxies
 from broker.listen.rates import Rates, RatesOf
@@ -40,6 +43,7 @@ from broker.session.core import Core
 from broker.session.recovery import restore_session
 from broker.session.session import Session
 from broker.store.journal import SqliteJournal
+from broker.store.links import LinkTable
 from broker.store.lock import DataLock
 from broker.store.records import Known
 from broker.trust.amqtt_plugins import Plugins
@@ -85,6 +89,7 @@ class Broker:
         self.directory: Directory
         self.authority: Authority
         self.gate: Gate
+        self.links: Links
 
     @property
     def addresses(self) -> list[str]:
@@ -182,6 +187,7 @@ class Broker:
         self.committer = Committer(self.core, self.journal, self.reactor.run)
         self.committer.start()
         self.bridge.start()
+        self.links = Links(Book(self.directory.records, self.directory.now), self.core, self.reactor.run, self._log)
         self._context = self._tls_context()
         for listener, sock in sockets:
             path = "" if listener.unix else listener.path  # a Unix socket's is that of its file
@@ -197,6 +203,7 @@ class Broker:
                 host, port = sock.getsockname()[:2]
                 listener = msgspec.structs.replace(listener, host=host, port=port)
             self.listeners.append(listener)
+        await self.links.start()
         self._started_at = time.monotonic()
         self.log.info("listening", addresses=self.addresses, sessions=len(self.core.sessions))
 
@@ -240,9 +247,10 @@ class Broker:
             told = self._progress(told, totals)
         core.log.head, core.fact_head = totals.head, totals.facts
         known, gone = await self.directory.records.identities(), 0
+        links = {(link.brand, link.name) for link in await LinkTable(self.directory.records).all()}
         now = time.monotonic()
         async for session in journal.sessions():
-            if self._still_there(session, known):
+            if self._still_there(session, known) and not leftover(session, links):
                 restore_session(core, session, now=now)
             else:
                 gone += 1
@@ -293,6 +301,7 @@ class Broker:
         try:
             self.core.now = time.monotonic()
             self.reactor.stop_listening()
+            await self.links.stop()
             self._say_goodbye()
             await self.bridge.stop()
             for task in list(self._tasks):
@@ -374,6 +383,8 @@ class Broker:
         """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
         self.admission.identities_changed()
         self.reactor.run(lambda: self.core.drop_identity(path, gone))
+        if gone and path.endswith("/"):
+            self._spawn(self.links.brand_gone(path[:-1]))
 
     async def _sign(self, identity: Identity, code: str, csr: bytes) -> dict[str, Any]:
         if identity.role is Role.ENROLLING:
@@ -422,6 +433,7 @@ class Broker:
             "clients": len(connected),
             "sessions": len(core.sessions),
             "subscriptions": core.router.subscriptions,
+            "links": {"connected": self.links.connected, "all": self.links.count},
             "retained": {"messages": len(core.retained), "bytes": core.retained.bytes},
             "waiting": {
                 "messages": core.log.messages + sum(s.waiting for s in connected),

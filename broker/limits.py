@@ -204,6 +204,7 @@ AUDIENCE_TERMS: Final = 8  # with more of them, fewer at a time
 AUDIENCE_SOURCES_MAX: Final = 8  # each gives a page of candidates; where there are more, all of the brand are asked
 ADDRESS_PLACES_MAX: Final = 1000  # stores, and topics, that one request names
 PROFILES_AT_ONCE: Final = 500
+
 # -- the bridge ------------------------------------------------------------------------------------------------------
 # Named one by one in a request: 10,000 names of 30 bytes are 300 KiB, a third of the largest packet. A condition or a
 # topic addresses as many as there are.
@@ -215,3 +216,17 @@ LOCAL_TTL_MIN_S: Final = 27 * 3600  # from the first to the last place where it 
 NOT_BEFORE_MAX_S: Final = 90 * 86400
 IDEMPOTENCY_S: Final = 86400
 IDEMPOTENCY_MAX_S: Final = 7 * 86400
+
+# -- links to other brokers --------------------------------------------------------------------------------------------
+# Each has a thread and a connection of its own, and holds at worst LINK_HELD_BYTES_MAX and a packet of what came, and
+# OUT_BYTES_MAX and a packet of what goes: 10 MiB. 32 are 320 MiB.
+LINKS_MAX: Final = 32
+LINKS_OF_BRAND_MAX: Final = 8
+LINK_MAPPINGS_MAX: Final = 16  # in each direction; with those of 8 links 33,000 pairs are compared at a change: 40 ms
+# Not acknowledged, in each direction. Over a line of 20 ms that is 3,200 messages a second.
+LINK_IN_FLIGHT_MAX: Final = 64
+LINK_HELD_BYTES_MAX: Final = 4 << 20  # that came and are not acknowledged; above it their broker waits
+LINK_PASSED_MAX: Final = 8  # links that one message may have passed; more is a circle that nobody has seen
+LINK_RETRY_S_MAX: Final = 60.0  # between two attempts to publish here what was refused for want of room
+LINK_SESSION_S: Final = 7 * 86400  # so long their broker keeps what it has for us; the most that AWS IoT does
+LINK_STOP_S: Final = 2.0  # to let what is under way arrive, when a link stops

@@ -313,9 +313,7 @@ class Link:
         if not self._mailbox.close():
             return
         self.ended.set_result(None)
-        for outgoing in self._waiting:
-            if outgoing.future.set_running_or_notify_cancel():
-                outgoing.future.set_exception(Unreachable("the connection was closed before the message was sent"))
+        self._fail_waiting()
         self._fail_in_flight(Unconfirmed("the connection was closed before the broker answered"))
         self._fail_subscribing()
 
@@ -364,6 +362,7 @@ class Link:
         if not self._keeps:
             self._client.drop_out_messages()
             self._fail_in_flight(Unconfirmed("the connection broke before the broker answered"))
+            self._fail_waiting()
         if self._stopping:
             return
         if not self._patient and self.connection == 0 and lasting(error):
@@ -413,7 +412,9 @@ class Link:
         guard(lambda: self._events.arrived(incoming))
 
     def _enqueue(self, outgoing: Outgoing[Any]) -> None:
-        if len(self._waiting) < WAITING_MAX:
+        if not (self._keeps or self.is_up):
+            outgoing.future.set_exception(Unreachable("there is no connection"))
+        elif len(self._waiting) < WAITING_MAX:
             self._waiting.append(outgoing)
             self._flush()
         elif outgoing.future.set_running_or_notify_cancel():
@@ -452,6 +453,12 @@ class Link:
             outgoing.future.set_exception(Refused(f"{what}: {words}", reason=code.value))
         else:
             guard(lambda: outgoing.accept(Accepted(code.value, user_properties(props))))
+
+    def _fail_waiting(self) -> None:
+        failed, self._waiting = self._waiting, deque()
+        for outgoing in failed:
+            if outgoing.future.set_running_or_notify_cancel():
+                outgoing.future.set_exception(Unreachable("the connection was closed before the message was sent"))
 
     def _fail_in_flight(self, error: PushError) -> None:
         failed, self._in_flight = self._in_flight, {}

@@ -19,7 +19,10 @@ from broker.admin import messages
 from broker.admin.wire import no_broker
 from broker.config import Settings
 from broker.errors import NotFound, Refused
+from broker.links.book import Book
+from broker.links.links import idle
 from broker.store.database import open_database, open_reader
+from broker.store.links import Link, Version
 from broker.store.outcomes import PAGE_MAX, Outcomes
 from broker.trust.directory import Directory
 
@@ -54,6 +57,11 @@ class Context:
             yield outcomes
         finally:
             await outcomes.close()
+
+    @property
+    def book(self) -> Book:
+        """The links as they are set up."""
+        return Book(self.directory.records, self.directory.now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +196,112 @@ async def _message_recipients(
 ) -> Any:
     async with context.outcomes() as outcomes:
         return await messages.recipients(outcomes, id, state, after, most)
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+@_operation("link.list", needs_broker=False)
+async def _links(context: Context, *, brand: str | None = None) -> Any:
+    return [_link(context, link) for link in await context.book.all(brand)]
+
+
+@_operation("link.show", needs_broker=False)
+async def _link_show(context: Context, *, brand: str, name: str) -> Any:
+    return _link(context, await context.book.one(brand, name))
+
+
+@_operation("link.add", needs_broker=False)
+async def _link_add(
+    context: Context,
+    *,
+    brand: str,
+    name: str,
+    url: str,
+    version: Version = "auto",
+    client_id: str = "",
+    username: str = "",
+    password: str | None = None,
+    ca: str = "",
+    cert: str = "",
+    key: str = "",
+    inbound: tuple[str, ...] = (),
+    outbound: tuple[str, ...] = (),
+) -> Any:
+    link = await context.book.add(
+        brand,
+        name,
+        url=url,
+        version=version,
+        client_id=client_id,
+        username=username,
+        password=password,
+        ca=ca,
+        cert=cert,
+        key=key,
+        inbound=inbound,
+        outbound=outbound,
+    )
+    return await _link_changed(context, link)
+
+
+@_operation("link.set", needs_broker=False)
+async def _link_set(
+    context: Context,
+    *,
+    brand: str,
+    name: str,
+    url: str | None = None,
+    version: Version | None = None,
+    client_id: str | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    inbound: tuple[str, ...] | None = None,
+    outbound: tuple[str, ...] | None = None,
+    paused: bool | None = None,
+) -> Any:
+    link = await context.book.set(
+        brand,
+        name,
+        url=url,
+        version=version,
+        client_id=client_id,
+        username=username,
+        password=password,
+        ca=ca,
+        cert=cert,
+        key=key,
+        inbound=inbound,
+        outbound=outbound,
+        paused=paused,
+    )
+    return await _link_changed(context, link)
+
+
+@_operation("link.remove", needs_broker=False)
+async def _link_remove(context: Context, *, brand: str, name: str) -> Any:
+    link = await context.book.remove(brand, name)
+    await _link_changed(context, link)
+    return {"brand": brand, "name": name, "removed": True}
+
+
+@_operation("link.test", needs_broker=False)
+async def _link_test(context: Context, *, brand: str, name: str) -> Any:
+    return await context.book.test(brand, name)
+
+
+async def _link_changed(context: Context, link: Link) -> Any:
+    if context.broker is not None:
+        await context.broker.links.changed(link.brand, link.name)
+    return _link(context, link)
+
+
+def _link(context: Context, link: Link) -> dict[str, Any]:
+    state = idle(link) if context.broker is None else context.broker.links.state(link)
+    return {**msgspec.structs.asdict(link), **state}
 
 
 def find(name: str) -> Operation:

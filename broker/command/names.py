@@ -42,7 +42,7 @@ def messages(context: click.Context, _parameter: click.Parameter, incomplete: st
 
 
 def _of_brand(table: str) -> Completer:
-    # The table is one of the three literals below, never a user's text.
+    # The table is one of the literals below, never a user's text.
     statement = f"SELECT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -56,3 +56,4 @@ def _of_brand(table: str) -> Completer:
 users = _of_brand("users")
 stores = _of_brand("stores")
 devices = _of_brand("devices")
+links = _of_brand("links")

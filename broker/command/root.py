@@ -14,6 +14,7 @@ SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
     "Identities": ("brand", "user", "store", "device", "cert"),
     "Messages": ("send", "tail", "message"),
+    "Links": ("link",),
     "Watch": ("status", "connections", "doctor", "bench"),
     "Shell": ("completion",),
 }

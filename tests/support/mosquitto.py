@@ -104,6 +104,13 @@ class Mosquitto:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
+    def kill(self) -> None:
+        """As a power cut would: nothing is written any more."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
