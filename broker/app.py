@@ -171,7 +171,7 @@ class Broker:
         self.bridge = Bridge(
             core=self.core,
             receipts=self.receipts,
-            records=self.directory.records,
+            register=self.directory,
             post=self.post,
             run=self._do,
             spawn=self._spawn,
@@ -382,6 +382,8 @@ class Broker:
     def _identity_changed(self, path: str, gone: bool) -> None:
         """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
         self.admission.identities_changed()
+        if not gone:
+            self.bridge.preferences.perhaps_of_another(path)
         self.reactor.run(lambda: self.core.drop_identity(path, gone))
         if gone and path.endswith("/"):
             self._spawn(self.links.brand_gone(path[:-1]))

@@ -35,6 +35,7 @@ class Counters:
         "plugin_failures",
         "plugin_questions",
         "plugin_timeouts",
+        "preferences_refused",
         "proofs_ended",
         "protocol_errors",
         "proxy_refused",
@@ -86,6 +87,7 @@ class Counters:
     plugin_failures: int  # raised instead of answering
     plugin_questions: int
     plugin_timeouts: int
+    preferences_refused: int  # of what devices said: it could not be understood
     packets_unfinished: int
     proofs_ended: int
     protocol_errors: int

@@ -203,7 +203,6 @@ AUDIENCE_PAGE: Final = 1000
 AUDIENCE_TERMS: Final = 8  # with more of them, fewer at a time
 AUDIENCE_SOURCES_MAX: Final = 8  # each gives a page of candidates; where there are more, all of the brand are asked
 ADDRESS_PLACES_MAX: Final = 1000  # stores, and topics, that one request names
-PROFILES_AT_ONCE: Final = 500
 
 # -- the bridge ------------------------------------------------------------------------------------------------------
 # Named one by one in a request: 10,000 names of 30 bytes are 300 KiB, a third of the largest packet. A condition or a

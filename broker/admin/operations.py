@@ -17,6 +17,7 @@ import msgspec
 
 from broker.admin import messages
 from broker.admin.wire import no_broker
+from broker.bridge.people import People
 from broker.config import Settings
 from broker.errors import NotFound, Refused
 from broker.links.book import Book
@@ -63,6 +64,11 @@ class Context:
         """The links as they are set up."""
         return Book(self.directory.records, self.directory.now)
 
+    @property
+    def people(self) -> People:
+        """The profiles; those of a running broker tell devices what changes."""
+        return People(self.directory) if self.broker is None else self.broker.bridge.people
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -100,6 +106,15 @@ def _of_directory(method: str) -> None:
     _register(method.replace("_", ".", 1), function, of=unbound)
 
 
+def _of_people(name: str, unbound: Callable[..., Any]) -> None:
+    """A method of the profiles as an operation."""
+
+    async def function(context: Context, **arguments: Any) -> Any:
+        return await unbound(context.people, **arguments)
+
+    _register(name, function, of=unbound)
+
+
 def _operation(name: str, *, needs_broker: bool) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         _register(name, function, of=function, needs_broker=needs_broker)
@@ -118,6 +133,29 @@ for _method in (
     *("cert_issue", "cert_renew", "cert_list", "cert_revoke"),
 ):
     _of_directory(_method)
+
+_OF_PEOPLE: Final[dict[str, Callable[..., Any]]] = {
+    "profile.show": People.show,
+    "profile.tag": People.tag,
+    "profile.untag": People.untag,
+    "profile.set": People.set,
+    "profile.unset": People.unset,
+    "profile.say": People.say,
+    "profile.consents": People.consent_log,
+    "profile.explain": People.explain,
+    "suppression.add": People.suppress,
+    "suppression.list": People.suppressions,
+    "suppression.remove": People.unsuppress,
+    "segment.add": People.segment_add,
+    "segment.list": People.segment_list,
+    "segment.show": People.segment_show,
+    "segment.remove": People.segment_remove,
+    "segment.test": People.segment_test,
+    "restraint.show": People.restraint_show,
+    "restraint.set": People.restraint_set,
+}
+for _name, _unbound in _OF_PEOPLE.items():
+    _of_people(_name, _unbound)
 
 
 @_operation("cert.ca", needs_broker=False)

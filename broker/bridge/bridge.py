@@ -10,13 +10,13 @@ from broker.bridge.address import Addresses
 from broker.bridge.books import Books
 from broker.bridge.dispatch import Dispatcher
 from broker.bridge.intake import Intake
+from broker.bridge.people import People, Register
+from broker.bridge.preferences import Preferences
 from broker.bridge.receipts import Receipts
 from broker.bridge.sends import REQUESTS, Sends
 from broker.journal import Journal
 from broker.session.core import Core
 from broker.store.messages import Messages
-from broker.store.profiles import Profiles
-from broker.store.records import Records
 
 
 class Post(Protocol):
@@ -48,7 +48,7 @@ class Bridge:
         *,
         core: Core,
         receipts: Receipts,
-        records: Records,
+        register: Register,
         post: Post,
         run: Callable[[Callable[[], object]], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -60,7 +60,7 @@ class Bridge:
         self._spawn = spawn
         self._log = log
         self.post = post
-        self.profiles = Profiles(records)
+        self.people = People(register)
         self.intake = Intake(
             record=core.record,
             applied=core.applied,
@@ -68,6 +68,8 @@ class Bridge:
             log=log,
             unexpected=core.unexpected,
         )
+        self.preferences = Preferences(self.people, post, core.retained.get, core.counters, log)
+        self.intake.on("preferences", self.preferences.handle)
         core.told = self.intake.told
         core.log.gone = self.intake.gone
         self.messages: Messages
@@ -81,7 +83,7 @@ class Bridge:
         core = self._core
         self.messages = await Messages.open(path)
         self.books = Books(self.messages, self._receipts, self._log)
-        addresses = Addresses(self.profiles, self.messages)
+        addresses = Addresses(self.people.profiles, self.messages)
         self.dispatcher = Dispatcher(
             core=core,
             messages=self.messages,
@@ -114,7 +116,7 @@ class Bridge:
 
     def start(self) -> None:
         """Begin: the core is there, with all that was kept."""
-        self._tasks = [asyncio.create_task(work) for work in (self.intake.run(), self._begin())]
+        self._tasks = [asyncio.create_task(work) for work in (self.intake.run(), self.preferences.run(), self._begin())]
 
     async def _begin(self) -> None:
         """Go on with what the last process left, in the order in which one thing needs the other."""

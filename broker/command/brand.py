@@ -1,10 +1,14 @@
 """`pushbroker brand`: the tenants, and the tokens and passwords of their servers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, read_secret, yes_option
 from broker.command.names import brands
 from broker.command.output import print_json, print_list, print_one
+from broker.command.profiles import QuietHours
 from broker.errors import NotFound
 
 command = Noun("brand", help="Brands: the tenants whose servers publish.")
@@ -157,3 +161,83 @@ def revoke(run: Run, brand: str, token_id: str, yes: bool) -> None:
     confirm(f"Revoke token {token_id} of {brand}?", yes=yes)
     run.call("token.revoke", brand=brand, token_id=token_id)
     run.done({"id": token_id, "brand": brand, "revoked": True}, f"token {token_id} revoked")
+
+
+restraint = command.noun("restraint", "Restraint: quiet hours, and how much is too much.")
+
+
+class _Cap(click.ParamType):  # type: ignore[type-arg]
+    """`3/day`, `1/4h`, `transactional:20/day`; '' for none at all."""
+
+    name = "cap"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse, or fail with what would do."""
+        if not isinstance(value, str) or not value:
+            return value
+        kind, colon, rest = value.rpartition(":")
+        count, slash, span = rest.partition("/")
+        kind = kind if colon else "marketing"
+        if kind not in ("marketing", "transactional") or not slash or not count.isdecimal() or len(count) > 9:
+            self.fail(f"{value!r} is no cap: write 3/day, 1/4h or transactional:20/day.", param, ctx)
+        per_s = None if span == "day" else Duration().convert(span, param, ctx)
+        return {"max": int(count), "per_s": per_s, "kind": kind}
+
+
+@restraint.command("show", examples=["pushbroker brand restraint show acme"])
+@_brand
+@pass_run
+def show_restraint(run: Run, brand: str) -> None:
+    """Show what a brand holds itself to."""
+    rules = run.call("restraint.show", brand=brand)
+    if not run.json:
+        hours = rules["quiet_hours"]
+        rules["quiet_hours"] = f"{hours['from']} to {hours['until']}" if hours else "none"
+        rules["time_zone"] = rules["time_zone"] or "UTC"
+        rules["caps"] = [_cap_text(cap) for cap in rules["caps"]] or "none"
+    print_one(run, rules)
+
+
+@restraint.command(
+    "set",
+    examples=[
+        "pushbroker brand restraint set acme --quiet-hours 22:00-08:00 --time-zone Europe/Rome",
+        "pushbroker brand restraint set acme --cap 3/day --cap 1/4h --cap transactional:20/day",
+        "pushbroker brand restraint set acme --cap ''",
+    ],
+)
+@_brand
+@click.option("--quiet-hours", type=QuietHours(), help="Of users who have none of their own: 22:00-08:00; '' for none.")
+@click.option("--time-zone", help="Of users of whom none is known: Europe/Rome; '' for UTC.")
+@click.option(
+    "--quiet-for", type=click.Choice(["marketing", "all"]), help="Which messages wait until quiet hours are over."
+)
+@click.option(
+    "--cap",
+    "caps",
+    multiple=True,
+    type=_Cap(),
+    help="At most so many to one recipient, in a day of theirs or another time: 3/day, 1/4h, transactional:20/day. "
+    "All of them at once; '' for none.",
+)
+@pass_run
+def set_restraint(
+    run: Run, brand: str, quiet_hours: Any, time_zone: str | None, quiet_for: str | None, caps: Sequence[Any]
+) -> None:
+    """Change it. It holds from the next message on, those that wait included."""
+    changes: dict[str, Any] = {}
+    if quiet_hours is not None:
+        changes["quiet_hours"] = quiet_hours or None
+    if time_zone is not None:
+        changes["time_zone"] = time_zone
+    if quiet_for is not None:
+        changes["quiet_kinds"] = ["marketing"] if quiet_for == "marketing" else ["marketing", "transactional"]
+    if caps:
+        changes["caps"] = [cap for cap in caps if cap]
+    if not changes:
+        raise click.UsageError("Say what is to change: --quiet-hours, --time-zone, --quiet-for, --cap.")
+    run.done(run.call("restraint.set", brand=brand, **changes), f"restraint of {brand} changed")
+
+
+def _cap_text(cap: dict[str, Any]) -> str:
+    return f"{cap['max']} {cap['kind']} in {'a day' if cap['per_s'] is None else str(cap['per_s']) + ' s'}"

@@ -8,7 +8,8 @@ import click
 
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, read_secret, yes_option
 from broker.command.names import brands, devices, stores, users
-from broker.command.output import print_json, print_list, print_one
+from broker.command.output import print_json, print_list
+from broker.command.profiles import profile_commands, show_with_profile
 from broker.errors import Refused, Unreachable
 
 command = Noun("device", help="Devices: the kiosks, tablets and apps that show what is sent.")
@@ -106,8 +107,11 @@ def list_(run: Run, brand: str | None, user: str | None, store: str | None) -> N
 @_device
 @pass_run
 def show(run: Run, brand: str, device: str) -> None:
-    """Show one device."""
-    print_one(run, run.call("device.show", brand=brand, device=device))
+    """Show one device: its state, tags and attributes; and what was said on it, where it is nobody's."""
+    show_with_profile(run, run.call("device.show", brand=brand, device=device), "device", brand, device)
+
+
+profile_commands(command, "device", devices)
 
 
 @command.command(

@@ -12,7 +12,7 @@ from broker.command.base import ENVIRONMENT_PREFIX, Noun, Run, data_option, guar
 # In the order in which a newcomer needs them. The module of a command has its name.
 SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
-    "Identities": ("brand", "user", "store", "device", "cert"),
+    "Identities": ("brand", "user", "store", "device", "segment", "cert"),
     "Messages": ("send", "tail", "message"),
     "Links": ("link",),
     "Watch": ("status", "connections", "doctor", "bench"),

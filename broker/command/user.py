@@ -1,10 +1,13 @@
 """`pushbroker user`: the people whom a brand addresses."""
 
+from typing import Any
+
 import click
 
-from broker.command.base import Noun, Run, confirm, pass_run, yes_option
+from broker.command.base import Duration, Noun, Run, confirm, pass_run, yes_option
 from broker.command.names import brands, users
 from broker.command.output import print_list, print_one
+from broker.command.profiles import QuietHours, for_people, profile_commands, show_with_profile
 
 command = Noun("user", help="Users: the people whom a brand addresses.")
 _brand = click.argument("brand", shell_complete=brands)
@@ -42,8 +45,8 @@ def list_(run: Run, brand: str | None) -> None:
 @_user
 @pass_run
 def show(run: Run, brand: str, user: str) -> None:
-    """Show one user."""
-    print_one(run, run.call("user.show", brand=brand, name=user))
+    """Show one user: tags, attributes, what they opted in to, what they want."""
+    show_with_profile(run, run.call("user.show", brand=brand, name=user), "user", brand, user)
 
 
 @command.command("remove", examples=["pushbroker user remove acme ada", "pushbroker user remove acme ada --yes"])
@@ -57,3 +60,136 @@ def remove(run: Run, brand: str, user: str, yes: bool) -> None:
     confirm(f"Remove user {user} of {brand}?", yes=yes)
     run.call("user.remove", brand=brand, name=user)
     run.done({"brand": brand, "name": user, "removed": True}, f"user {user} of {brand} removed")
+
+
+profile_commands(command, "user", users)
+
+
+# -- what they say themselves ------------------------------------------------------------------------------------------
+
+_topics = click.argument("topics", nargs=-1, required=True)
+_source = click.option(
+    "--source",
+    type=click.Choice(["operator", "brand"]),
+    default="operator",
+    show_default=True,
+    help="Who has it from them: it is kept with the consent.",
+)
+
+
+@command.command(
+    "opt-in",
+    examples=["pushbroker user opt-in acme ada news", "pushbroker user opt-in acme ada news offers --source brand"],
+)
+@_brand
+@_user
+@_topics
+@_source
+@pass_run
+def opt_in(run: Run, brand: str, user: str, topics: tuple[str, ...], source: str) -> None:
+    """Note that a user wants what is sent to these topics."""
+    _consent(run, brand, user, topics, source, wanted=True)
+
+
+@command.command("opt-out", examples=["pushbroker user opt-out acme ada news"])
+@_brand
+@_user
+@_topics
+@_source
+@pass_run
+def opt_out(run: Run, brand: str, user: str, topics: tuple[str, ...], source: str) -> None:
+    """Note that a user wants it no more."""
+    _consent(run, brand, user, topics, source, wanted=False)
+
+
+def _consent(run: Run, brand: str, user: str, topics: tuple[str, ...], source: str, *, wanted: bool) -> None:
+    said = {"topics": dict.fromkeys(topics, wanted)}
+    changed = run.call("profile.say", brand=brand, name=user, wanted=said, source=source)
+    run.done(changed, f"user {user} of {brand} opted {'in to' if wanted else 'out of'} {', '.join(topics)}")
+
+
+@command.command("consents", examples=["pushbroker user consents acme ada", "pushbroker user consents acme ada --json"])
+@_brand
+@_user
+@pass_run
+def consents(run: Run, brand: str, user: str) -> None:
+    """List each consent that a user gave or took back, with time and source."""
+    print_list(
+        run,
+        run.call("profile.consents", brand=brand, name=user),
+        ("at", "topic", "state", "source"),
+        empty=f"{user} has said nothing of any topic: pushbroker user opt-in {brand} {user} TOPIC",
+    )
+
+
+@command.command(
+    "preferences",
+    examples=[
+        "pushbroker user preferences acme ada",
+        "pushbroker user preferences acme ada --quiet-hours 22:00-08:00 --time-zone Europe/Rome",
+        "pushbroker user preferences acme ada --quiet-hours ''",
+    ],
+)
+@_brand
+@_user
+@click.option("--quiet-hours", type=QuietHours(), help="When not to disturb them: 22:00-08:00; '' for the brand's.")
+@click.option("--time-zone", help="Where they are: Europe/Rome; '' for the brand's.")
+@click.option("--locale", help="Their language: it, it-IT; '' for none.")
+@pass_run
+def preferences(run: Run, brand: str, user: str, quiet_hours: Any, time_zone: str | None, locale: str | None) -> None:
+    """Show or change what a user wants. Their devices are told."""
+    said = {"quiet_hours": quiet_hours, "time_zone": time_zone, "locale": locale}
+    wanted = {name: value for name, value in said.items() if value is not None}
+    if not wanted:
+        shown = run.call("profile.show", brand=brand, kind="user", name=user)
+        print_one(run, shown["preferences"] if run.json else for_people(shown)["preferences"])
+        return
+    if "quiet_hours" in wanted:
+        wanted["quiet_hours"] = quiet_hours or None
+    changed = run.call("profile.say", brand=brand, name=user, wanted=wanted)
+    run.done(changed["preferences"], f"preferences of {user} of {brand} changed")
+
+
+# -- who gets nothing --------------------------------------------------------------------------------------------------
+
+
+@command.command(
+    "suppress",
+    examples=[
+        "pushbroker user suppress acme ada --reason 'complaint 1234'",
+        "pushbroker user suppress acme ada --reason holiday --for 14d",
+    ],
+)
+@_brand
+@_user
+@click.option("--reason", required=True, help="Why; `pushbroker user show` tells it.")
+@click.option("--for", "for_s", type=Duration(), help="For how long: 12h, 14d. Without this, for ever.")
+@pass_run
+def suppress(run: Run, brand: str, user: str, reason: str, for_s: int | None) -> None:
+    """Send a user nothing any more, whatever is sent to them."""
+    entry = run.call("suppression.add", brand=brand, name=user, reason=reason, for_s=for_s)
+    run.done(entry, f"user {user} of {brand} gets nothing until {entry['until'] or 'that is ended'}")
+
+
+@command.command("unsuppress", examples=["pushbroker user unsuppress acme ada"])
+@_brand
+@_user
+@pass_run
+def unsuppress(run: Run, brand: str, user: str) -> None:
+    """End that."""
+    was = run.call("suppression.remove", brand=brand, name=user)
+    words = "gets messages again" if was else "was not suppressed"
+    run.done({"brand": brand, "name": user, "was_suppressed": was}, f"user {user} of {brand} {words}")
+
+
+@command.command("suppressed", examples=["pushbroker user suppressed acme", "pushbroker user suppressed acme --json"])
+@_brand
+@pass_run
+def suppressed(run: Run, brand: str) -> None:
+    """List the users who get nothing."""
+    print_list(
+        run,
+        run.call("suppression.list", brand=brand),
+        ("user", "reason", "since", "until"),
+        empty="Nobody is suppressed: pushbroker user suppress BRAND USER --reason WHY",
+    )

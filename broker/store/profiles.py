@@ -39,6 +39,8 @@ _RECIPIENTS: Final = """
     SELECT a.kind, a.name, CASE WHEN d.user IS NULL THEN a.kind ELSE 'user' END AS of_kind,
       coalesce(d.user, a.name) AS of_name
     FROM asked a LEFT JOIN devices d ON a.kind = 'device' AND d.brand = :brand AND d.name = a.name
+    WHERE d.name IS NOT NULL OR a.kind = 'user' AND
+      EXISTS (SELECT 1 FROM users u WHERE u.brand = :brand AND u.name = a.name)
   )
   SELECT w.kind, w.name, p.quiet_from, p.quiet_until, coalesce(p.time_zone, '') AS time_zone,
     coalesce(p.locale, '') AS locale, s.user, s.reason, s.since / 1000.0 AS since, s.until / 1000.0 AS until,
@@ -82,7 +84,7 @@ class Profiles:
     async def recipients(
         self, brand: str, asked: Sequence[tuple[WhoKind, str]]
     ) -> dict[tuple[WhoKind, str], Recipient]:
-        """What decides for each of these users and devices; for a device that belongs to a user, what they said."""
+        """What decides for each of these that is there; for a device that belongs to a user, what they said."""
         with guarded(self.path):
             rows = await self._run(_RECIPIENTS, brand=brand, asked=json.dumps(asked))
         return {(row["kind"], row["name"]): _recipient(dict(row)) for row in rows}

@@ -291,6 +291,14 @@ class Register:
         if name is not None and not await self.records.has_brand(name):
             raise _no_brand(name)
 
+    async def check(self, brand: str, kind: Place | Literal["device"] | None = None, name: str = "") -> None:
+        """`NotFound` when there is no such brand, or when it has no such user, store or device."""
+        await self._check_brand(brand)
+        if kind == "device":
+            await self._device(brand, name)
+        elif kind is not None and not await self._has_place(kind, brand, name):
+            raise await self._missing(kind, brand, name)
+
     async def _has_place(self, kind: Place, brand: str, name: str) -> bool:
         return bool(await (self.records.users if kind == "user" else self.records.stores)(brand, name))
 

@@ -153,7 +153,7 @@ def remedies() -> list[tuple[str, str]]:
         quoted = [
             " ".join(re.findall("[a-z]+", call)) for call in re.findall(r'_command\(((?:"[a-z]+"(?:, )?)+)', text)
         ]
-        typed = re.findall(r"pushbroker ((?:[a-z]+ ?)+)", text)
+        typed = re.findall(r"pushbroker ((?:[a-z]+(?:-[a-z]+)* ?)+)", text)
         found += [(path.name, words) for words in quoted + typed if words.split()[0] in COMMANDS]
     return sorted(set(found))
 

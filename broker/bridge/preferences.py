@@ -1,0 +1,107 @@
+"""What devices say of their user on `up/preferences`, and what counts, retained, for all of the user's devices."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from broker.bridge.facts import Saying
+from broker.bridge.people import People, Wanted
+from broker.counters import Counters
+from broker.errors import Failed, Refused
+from broker.limits import PREFERENCES_BYTES_MAX
+from broker.store.entries import Profile, Who
+
+
+class Post(Protocol):
+    """Publishes, and returns when it is safe."""
+
+    def __call__(self, topic: str, payload: bytes, *, retain: bool) -> Awaitable[int]:
+        """Publish one message; returns the reason code."""
+
+
+class Preferences:
+    """Hears what devices say, and tells them what counts, in the order of the changes.
+
+    `handle` may be called again for what was heard before. `run` tells; it goes on for ever.
+    retained(topic): what devices were told last, if anything.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        post: Post,
+        retained: Callable[[bytes], object],
+        counters: Counters,
+        log: Callable[..., object],
+    ) -> None:
+        self._people = people
+        self._post = post
+        self._retained = retained
+        self._counters = counters
+        self._log = log
+        self._decode = msgspec.json.Decoder(Wanted).decode
+        self._encode = msgspec.json.Encoder().encode
+        self._to_tell: dict[Who, None] = {}
+        self._changed = asyncio.Event()
+        people.watch(self.changed)
+
+    async def handle(self, saying: Saying) -> None:
+        """Note what a device says: of its user, or of itself where it has none."""
+        who = Who(saying.brand, "user", saying.user) if saying.user else Who(saying.brand, "device", saying.device)
+        try:
+            if len(saying.payload) > PREFERENCES_BYTES_MAX:
+                raise Refused(f"more than {PREFERENCES_BYTES_MAX} bytes")
+            await self._people.hear(who, self._decode(saying.payload), f"device/{saying.device}", saying.at)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Refused) as error:
+            self._counters.preferences_refused += 1
+            self._log("preferences refused", client=f"{saying.brand}/device/{saying.device}", error=str(error))
+
+    def changed(self, who: Who) -> None:
+        """What counts for a user, or for one device, has changed."""
+        self._to_tell[who] = None
+        self._changed.set()
+
+    def perhaps_of_another(self, path: str) -> None:
+        """The identity at `path` has changed: a device may have another user now."""
+        match path.split("/"):
+            case [brand, "device", name]:
+                self.changed(Who(brand, "device", name))
+
+    async def run(self) -> None:
+        """Tell what has changed."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._to_tell:
+                who = next(iter(self._to_tell))
+                del self._to_tell[who]  # before it is read: what changes from now on is told again
+                try:
+                    await self._tell(who)
+                except Failed as error:
+                    self._log("preferences not told", who="/".join(who), error=error.message, remedy=error.remedy)
+
+    async def _tell(self, who: Who) -> None:
+        records = self._people.records
+        if who.kind == "user":
+            devices = await records.devices(who.brand, user=who.name)
+        else:
+            devices = await records.devices(who.brand, who.name)
+            if devices and devices[0].user:
+                who = Who(who.brand, "user", devices[0].user)
+        payload = self._said(await self._people.profiles.profile(who))
+        for device in devices:
+            topic = f"{device.brand}/device/{device.name}/preferences"
+            if not payload and not self._retained(topic.encode()):
+                continue
+            if reason := await self._post(topic, payload, retain=True):  # as much is retained as may be
+                self._log("preferences not told", who=f"{device.brand}/device/{device.name}", reason=reason)
+
+    def _said(self, profile: Profile) -> bytes:
+        """What counts, as JSON; nothing, which ends the retained message, where nobody ever said anything."""
+        wanted = profile.preferences
+        topics = {consent.topic: consent.state == "in" for consent in profile.topics}
+        if not topics and wanted == type(wanted)():
+            return b""
+        return self._encode({"topics": topics, **msgspec.to_builtins(wanted)})
