@@ -47,6 +47,7 @@ MODULES = {
     "stream": "fuzz.stream",
     "protocol": "fuzz.protocol",
     "topics": "fuzz.topics",
+    "conditions": "fuzz.conditions",
     "proxy": "fuzz.proxy",
     "websocket": "fuzz.websocket",
     "payloads": "fuzz.payloads",
