@@ -32,8 +32,7 @@ def run(data: bytes) -> None:
     try:
         condition = parse(text, _SEGMENTS)
     except BadCondition as error:
-        assert 1 <= error.place <= len(text) + 1, error.place
-        assert error.message.startswith(f"at character {error.place}: ")
+        _check(error, text)
         return
     assert 1 <= len(list(terms(condition))) <= CONDITION_TERMS_MAX
     for term in terms(condition, of_segments=False):
@@ -48,6 +47,11 @@ def run(data: bytes) -> None:
         for source in sources:
             _DB.execute(f"SELECT {source.column} FROM {source.rows}", values).fetchall()
         _DB.execute(f"SELECT name FROM {kind}s s WHERE brand = :brand AND {where}", values).fetchall()
+
+
+def _check(error: BadCondition, text: str) -> None:
+    assert 1 <= error.place <= len(text) + 1, error.place
+    assert error.message.startswith(f"at character {error.place}: ")
 
 
 def seeds() -> Iterator[bytes]:
