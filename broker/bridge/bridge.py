@@ -64,6 +64,7 @@ class Bridge:
         self.intake = Intake(
             record=core.record,
             applied=core.applied,
+            booked=core.log.booked,
             serve=lambda filter, service: core.router.serve(filter, service, writes=True),
             log=log,
             unexpected=core.unexpected,

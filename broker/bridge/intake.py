@@ -24,6 +24,7 @@ from broker.session.session import Session
 
 # Applied in one transaction.
 AT_ONCE: Final = 1000
+_LISTENERS: Final = (Role.SERVER, Role.ADMIN)
 RETRY_S: Final = 1.0
 UP: Final = "+/device/+/up/"
 RECEIPT: Final = "receipt"
@@ -48,7 +49,7 @@ class Intake:
     """The way from the core to the bridge.
 
     record(body, firm): have a fact written. applied(number): up to here facts are no longer needed.
-    serve(filter, service): hear what is published.
+    booked: places in the log of whose end the core tells (`gone`). serve(filter, service): hear what is published.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Intake:
         *,
         record: Callable[..., int],
         applied: Callable[[int], object],
+        booked: set[int],
         serve: Callable[[bytes, Callable[[Message, Session | None], None]], object],
         log: Callable[..., object],
         unexpected: Callable[[Exception], object],
     ) -> None:
         self._record = record
         self._applied = applied
+        self._booked = booked
         self._serve = serve
         self._log = log
         self._unexpected = unexpected
@@ -100,9 +103,11 @@ class Intake:
         self._record(encode(request))
 
     def delivered(self, session: Session, message: Message) -> None:
-        """A session has acknowledged a message on which the bridge keeps books."""
-        if session.identity.role is Role.DEVICE:
-            fact = Delivered(message.id, message.topic.decode(), session.identity.name, now_ms())
+        """A session has acknowledged a message on which the bridge keeps books; a server that listens is nobody."""
+        who = session.identity
+        if who.role not in _LISTENERS:
+            self._booked.discard(message.seq)
+            fact = Delivered(message.id, message.topic.decode(), who.name or session.client_id, now_ms())
             self._record(encode(fact), firm=True)
 
     def gone(self, seq: int) -> None:

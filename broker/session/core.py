@@ -545,7 +545,6 @@ class Core(Ledger):
         """A receiver has acknowledged `message`."""
         self.counters.messages_delivered += 1
         if message.receipt:
-            self.log.booked.discard(message.seq)
             self.bridge.delivered(session, message)
 
     @staticmethod

@@ -270,8 +270,8 @@ class Messages:
     async def counts_of(self, brand: str, names: Sequence[str], since: int) -> dict[str, list[tuple[Kind, int]]]:
         """For each user, the kind and time of all that was sent since then."""
         sql = """SELECT r.name, m.kind, r.sent_at FROM json_each(?) n
-                 JOIN recipient r ON r.kind = 'user' AND r.name = n.value AND r.sent_at >= ?
-                 JOIN message m ON m.number = r.message AND m.brand = ?"""
+                 CROSS JOIN recipient r ON r.kind = 'user' AND r.name = n.value AND r.sent_at >= ?
+                 CROSS JOIN message m ON m.number = r.message AND m.brand = ?"""
         found: dict[str, list[tuple[Kind, int]]] = {}
         for name, kind, at in await self.read(lambda db: db.execute(sql, (_array(names), since, brand)).fetchall()):
             found.setdefault(name, []).append((kind, at))
@@ -280,9 +280,9 @@ class Messages:
     async def older(self, message: MessageRow, recipients: Sequence[Due]) -> list[Older]:
         """What still waits for these under the collapse key of `message`."""
         sql = """SELECT r.message, r.number, r.kind, r.name, r.seq FROM json_each(?) n
-                 JOIN recipient r ON r.kind = n.value ->> 0 AND r.name = n.value ->> 1 AND r.message < ?
+                 CROSS JOIN recipient r ON r.kind = n.value ->> 0 AND r.name = n.value ->> 1 AND r.message < ?
                    AND r.state IN ('accepted', 'sent')
-                 JOIN message m ON m.number = r.message AND m.brand = ? AND m.collapse_key = ?"""
+                 CROSS JOIN message m ON m.number = r.message AND m.brand = ? AND m.collapse_key = ?"""
         names = _array([(one.kind, one.name) for one in recipients])
         rows = await self.read(
             lambda db: db.execute(sql, (names, message.number, message.brand, message.collapse_key)).fetchall()
@@ -411,13 +411,9 @@ def _fill(db: sqlite3.Connection, message: int, after: int, recipients: Sequence
         (message, rows),
     )
     if any(one.reason for one in recipients):
-        db.execute(
-            """INSERT OR IGNORE INTO decision
-               SELECT ?1, value ->> 0, (SELECT accepted_at FROM message WHERE number = ?1), value ->> 5, 'dropped',
-                 value ->> 6
-               FROM json_each(?2) WHERE value ->> 5 <> ''""",
-            (message, rows),
-        )
+        (at,) = db.execute("SELECT accepted_at FROM message WHERE number = ?", (message,)).fetchone()
+        left_out = [(after + place, one) for place, one in enumerate(recipients, 1) if one.reason]
+        _decisions(db, [(message, number, at, one.reason, "dropped", one.detail) for number, one in left_out])
 
 
 def _sent(db: sqlite3.Connection, sent: Sequence[tuple[int, int, int, int]]) -> list[Happened]:
@@ -438,14 +434,16 @@ def _spoken(db: sqlite3.Connection, spoken: Sequence[Spoken]) -> list[Happened]:
     db.execute("CREATE TEMP TABLE IF NOT EXISTS said (message, recipient, device, event, at, detail)")
     db.execute("DELETE FROM temp.said")
     db.execute(
-        """INSERT INTO temp.said SELECT message, recipient, device, event, at, detail FROM (
-             SELECT m.number AS message, r.number AS recipient, s.value ->> 4 AS device, s.value ->> 5 AS event,
-               s.value ->> 6 AS at, s.value ->> 7 AS detail, min(r.kind)
-             FROM json_each(?) s
-             JOIN message m ON m.id = s.value ->> 0 AND m.brand = s.value ->> 1
-             JOIN recipient r ON r.message = m.number AND ((r.kind = s.value ->> 2 AND r.name = s.value ->> 3)
-               OR (s.value ->> 5 <> 'delivered' AND r.kind = 'device' AND r.name = s.value ->> 4))
-             GROUP BY s.key)""",
+        """INSERT INTO temp.said
+           SELECT message, recipient, device, event, at, detail FROM (
+             SELECT m.number AS message, s.value ->> 4 AS device, s.value ->> 5 AS event, s.value ->> 6 AS at,
+               s.value ->> 7 AS detail, coalesce(
+                 CASE WHEN s.value ->> 5 <> 'delivered' THEN (SELECT number FROM recipient r
+                   WHERE r.message = m.number AND r.kind = 'device' AND r.name = s.value ->> 4) END,
+                 (SELECT number FROM recipient r
+                   WHERE r.message = m.number AND r.kind = s.value ->> 2 AND r.name = s.value ->> 3)) AS recipient
+             FROM json_each(?) s CROSS JOIN message m ON m.id = s.value ->> 0 AND m.brand = s.value ->> 1)
+           WHERE recipient IS NOT NULL""",
         (_array(spoken),),
     )
     sql = """INSERT OR IGNORE INTO event SELECT message, recipient, device, event, at, detail FROM temp.said
@@ -487,7 +485,6 @@ def _names(db: sqlite3.Connection, of: Sequence[tuple[int, int]]) -> dict[tuple[
 def _gone(db: sqlite3.Connection, gone: Sequence[End]) -> list[Happened]:
     if not gone:
         return []
-    rows = _array(gone)
     # What we took back says so. Else the broker has dropped it, which is after it has expired, or when a session ends.
     sql = """UPDATE recipient SET
                state = CASE WHEN g.value ->> 2 <> '' THEN g.value ->> 2
@@ -497,35 +494,40 @@ def _gone(db: sqlite3.Connection, gone: Sequence[End]) -> list[Happened]:
                ended_at = g.value ->> 1
              FROM json_each(?) g, message m
              WHERE recipient.seq = g.value ->> 0 AND recipient.state = 'sent' AND m.number = recipient.message
-             RETURNING message, number, kind, name, state, '', ended_at, reason"""
-    happened = [Happened(*row) for row in db.execute(sql, (rows,)).fetchall()]
-    db.execute(
-        """INSERT OR IGNORE INTO decision
-           SELECT r.message, r.number, g.value ->> 1, g.value ->> 3, g.value ->> 2, g.value ->> 4
-           FROM json_each(?) g JOIN json_each(?) h JOIN recipient r
-             ON r.message = h.value ->> 0 AND r.number = h.value ->> 1 AND r.seq = g.value ->> 0
-           WHERE g.value ->> 2 <> ''""",
-        (rows, _array([(one.message, one.recipient) for one in happened])),
-    )
-    return happened
+             RETURNING seq, message, number, kind, name, state, '', ended_at, reason"""
+    rows = db.execute(sql, (_array(gone),)).fetchall()
+    said = {one.seq: one for one in gone if one.state}
+    decisions = [
+        (message, number, one.at, one.rule, one.state, one.detail)
+        for seq, message, number, *_ in rows
+        if (one := said.get(seq)) is not None
+    ]
+    _decisions(db, decisions)
+    return [Happened(*row) for _, *row in rows]
+
+
+def _decisions(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int, str, str, str]]) -> None:
+    if rows:
+        db.execute(
+            """INSERT OR IGNORE INTO decision
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)""",
+            (_array(rows),),
+        )
 
 
 def _decide(db: sqlite3.Connection, message: int, at: int, decisions: Sequence[Decision]) -> list[Happened]:
-    rows = _array(decisions)
+    _decisions(db, [(message, one.recipient, at, one.rule, one.outcome, one.detail) for one in decisions])
+    deferred = [(message, one.recipient, one.due_at, one.rule) for one in decisions if one.outcome == "deferred"]
     db.execute(
-        """INSERT OR IGNORE INTO decision
-           SELECT ?, value ->> 0, ?, value ->> 2, value ->> 1, value ->> 3 FROM json_each(?)""",
-        (message, at, rows),
+        """UPDATE recipient SET due_at = d.value ->> 2, reason = d.value ->> 3 FROM json_each(?) d
+           WHERE message = d.value ->> 0 AND number = d.value ->> 1 AND state = 'accepted'""",
+        (_array(deferred),),
     )
-    db.execute(
-        """UPDATE recipient SET due_at = d.value ->> 4, reason = d.value ->> 2 FROM json_each(?2) d
-           WHERE message = ?1 AND number = d.value ->> 0 AND state = 'accepted' AND d.value ->> 1 = 'deferred'""",
-        (message, rows),
-    )
-    sql = """UPDATE recipient SET state = 'dropped', reason = d.value ->> 2, ended_at = ?2 FROM json_each(?3) d
-             WHERE message = ?1 AND number = d.value ->> 0 AND state = 'accepted' AND d.value ->> 1 = 'dropped'
+    dropped = [(message, one.recipient, one.rule) for one in decisions if one.outcome == "dropped"]
+    sql = """UPDATE recipient SET state = 'dropped', reason = d.value ->> 2, ended_at = ? FROM json_each(?) d
+             WHERE message = d.value ->> 0 AND number = d.value ->> 1 AND state = 'accepted'
              RETURNING message, number, kind, name, state, '', ended_at, reason"""
-    happened = [Happened(*row) for row in db.execute(sql, (message, at, rows)).fetchall()]
+    happened = [Happened(*row) for row in db.execute(sql, (at, _array(dropped))).fetchall()]
     _close(db, {message})
     return happened
 
@@ -537,10 +539,7 @@ def _end(
              WHERE message = e.value ->> 0 AND number = e.value ->> 1 AND state IN ('accepted', 'sent')
              RETURNING message, number, kind, name, state, '', ended_at, reason"""
     happened = [Happened(*row) for row in db.execute(sql, (state, rule, at, _array(ended))).fetchall()]
-    db.execute(
-        "INSERT OR IGNORE INTO decision SELECT value ->> 0, value ->> 1, ?, ?, ?, ? FROM json_each(?)",
-        (at, rule, state, detail, _array([(one.message, one.recipient) for one in happened])),
-    )
+    _decisions(db, [(one.message, one.recipient, at, rule, state, detail) for one in happened])
     _close(db, {one.message for one in happened})
     return happened
 

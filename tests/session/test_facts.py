@@ -18,6 +18,7 @@ class Desk:
         self.told: list[bytes] = []
         lab.core.told = lambda facts: self.told.extend(fact.body for fact in facts)
         lab.core.log.gone = lambda seq: lab.core.record(b"gone %d" % seq, firm=True)
+        lab.bridge.arrived = lab.core.log.booked.discard
         lab.core.router.serve(b"+/up", self.heard, writes=True)
 
     def heard(self, message: Message, origin: Session | None) -> None:

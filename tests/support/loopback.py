@@ -102,6 +102,7 @@ class Recorder:
         self.named = b""
         self.count = 0
         self.receipts: list[tuple[str, str]] = []
+        self.arrived: Callable[[int], object] = lambda _: None
 
     def stamp(self, topic: bytes) -> str:
         if not self.named or not topic.startswith(self.named):
@@ -111,6 +112,7 @@ class Recorder:
 
     def delivered(self, session: Session, message: Message) -> None:
         self.receipts.append((session.client_id, message.id))
+        self.arrived(message.seq)
 
 
 class Lab:
