@@ -61,9 +61,8 @@ class Addresses:
                 what = f"{row.brand} has no {one.kind} {one.name!r} any more"
                 decisions.append(Decision(one.number, "dropped", f"unknown_{one.kind}", what))
                 continue
-            match restraint.decide(
-                rules, who, kind=row.kind, because=one.because, now=_at(now), got=got.get(one.name, ())
-            ):
+            had = got.get(one.name, ()) if one.kind == "user" else ()
+            match restraint.decide(rules, who, kind=row.kind, because=one.because, now=_at(now), got=had):
                 case restraint.Defer(until, rule, detail):
                     decisions.append(Decision(one.number, "deferred", rule, detail, _ms(until)))
                 case restraint.Drop(rule, detail):

@@ -224,7 +224,7 @@ def show_restraint(run: Run, brand: str) -> None:
 def set_restraint(
     run: Run, brand: str, quiet_hours: Any, time_zone: str | None, quiet_for: str | None, caps: Sequence[Any]
 ) -> None:
-    """Change it. It holds from the next message on, those that wait included."""
+    """Change it. It holds for whatever is sent from then on."""
     changes: dict[str, Any] = {}
     if quiet_hours is not None:
         changes["quiet_hours"] = quiet_hours or None
