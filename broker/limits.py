@@ -229,3 +229,14 @@ LINK_PASSED_MAX: Final = 8  # links that one message may have passed; more is a 
 LINK_RETRY_S_MAX: Final = 60.0  # between two attempts to publish here what was refused for want of room
 LINK_SESSION_S: Final = 7 * 86400  # so long their broker keeps what it has for us; the most that AWS IoT does
 LINK_STOP_S: Final = 2.0  # to let what is under way arrive, when a link stops
+
+# -- campaigns -------------------------------------------------------------------------------------------------------
+CAMPAIGNS_MAX: Final = 1000  # of one brand
+CAMPAIGN_VARIANTS_MAX: Final = 10
+CAMPAIGN_BYTES_MAX: Final = 1 << 20  # its definition with the content of all variants; 4 KiB are usual
+CAMPAIGN_RUNS_SHOWN: Final = 30
+# What figures are made of: the latest messages of a campaign, up to so many recipients. 100,000 take 50 ms, by store
+# 250 ms.
+CAMPAIGN_MESSAGES_MAX: Final = 1000
+FIGURES_RECIPIENTS_MAX: Final = 1_000_000
+UNOPENED_PAGE: Final = 1000  # recipients of an earlier message looked at, and addressed, at once

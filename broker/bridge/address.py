@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from broker.bridge import restraint
 from broker.bridge.audience import Address, Audience, BadAddress
@@ -42,7 +43,7 @@ class Addresses:
                 known = await self._profiles.recipients(brand, list(due))
                 for one, who in known.items():
                     zone = restraint.zone_of(rules, who)
-                    due[one] = _ms(restraint.due_at(local_time, zone, _at(not_before)))
+                    due[one] = _ms(_due_at(local_time, zone, _at(not_before)))
             yield [Addressee(one.kind, one.name, one.because, one.left_out, due[one.kind, one.name]) for one in page]
 
     async def restrain(self, row: MessageRow, due: Sequence[Due], now: int) -> list[Decision]:
@@ -68,6 +69,13 @@ class Addresses:
                 case restraint.Drop(rule, detail):
                     decisions.append(Decision(one.number, "dropped", rule, detail))
         return decisions
+
+
+def _due_at(local_time: str, zone: ZoneInfo, not_before: datetime) -> datetime:
+    """When it is that time there next, or on the day that it names; where that is over, it is due at once."""
+    if "T" not in local_time:
+        return restraint.due_at(local_time, zone, not_before)
+    return max(datetime.fromisoformat(local_time).replace(tzinfo=zone).astimezone(UTC), not_before)
 
 
 def _at(ms: int) -> datetime:

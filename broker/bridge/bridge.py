@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from broker.bridge.address import Addresses
 from broker.bridge.books import Books
+from broker.bridge.campaigns import Campaigner
 from broker.bridge.dispatch import Dispatcher
+from broker.bridge.engaged import Engaged
 from broker.bridge.intake import Intake
 from broker.bridge.people import People, Register
 from broker.bridge.preferences import Preferences
@@ -16,6 +18,7 @@ from broker.bridge.receipts import Receipts
 from broker.bridge.sends import REQUESTS, Sends
 from broker.journal import Journal
 from broker.session.core import Core
+from broker.store.campaigns import Campaigns
 from broker.store.messages import Messages
 
 
@@ -77,12 +80,19 @@ class Bridge:
         self.books: Books
         self.sends: Sends
         self.dispatcher: Dispatcher
+        self.campaigns: Campaigner
+        self._campaigns: Campaigns
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, path: Path, journal: Journal) -> None:
         """Open the books, and take what the journal has for them. Close it, whatever comes after."""
         core = self._core
         self.messages = await Messages.open(path)
+        try:
+            self._campaigns = await Campaigns.open(self.messages, self.people.profiles.path)
+        except BaseException:
+            await self.messages.close()
+            raise
         self.books = Books(self.messages, self._receipts, self._log)
         addresses = Addresses(self.people.profiles, self.messages)
         self.dispatcher = Dispatcher(
@@ -97,13 +107,21 @@ class Bridge:
         self.sends = Sends(
             messages=self.messages,
             ids=self._receipts.ids,
-            audience=addresses.audience,
+            audience=Engaged(addresses.audience, self._campaigns),
             record=self.intake.asked,
             run=self._spawn,
             reply=self._reply,
             schedule=self.dispatcher.schedule,
             withdraw=self.dispatcher.withdraw,
             log=self._log,
+        )
+        self.campaigns = Campaigner(
+            store=self._campaigns,
+            messages=self.messages,
+            sends=self.sends,
+            dispatcher=self.dispatcher,
+            log=self._log,
+            unexpected=core.unexpected,
         )
         self.intake.open(self.books, self.sends.asked)
         core.router.serve(REQUESTS, self.sends.heard, writes=True)
@@ -130,7 +148,9 @@ class Bridge:
                 core.log.booked.discard(seq)
                 self._run(lambda seq=seq: self.intake.gone(seq))  # type: ignore[misc]
         await self.sends.resume()
-        self._tasks += [asyncio.create_task(work) for work in (self.dispatcher.run(), self.dispatcher.sweep())]
+        await self.campaigns.begin()
+        work = (self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run())
+        self._tasks += [asyncio.create_task(one) for one in work]
 
     async def stop(self) -> None:
         """End all that goes on by itself. What was not applied is, at the next start."""
@@ -142,6 +162,7 @@ class Bridge:
 
     async def close(self) -> None:
         """Let go of the books."""
+        await self._campaigns.close()
         await self.messages.close()
 
     def _reply(self, topic: str, correlation_data: bytes, answer: bytes) -> None:

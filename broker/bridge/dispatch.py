@@ -76,6 +76,7 @@ class Dispatcher:
         self._due: list[tuple[int, int]] = []  # when, in milliseconds of the wall clock, and which message
         self._sending: dict[int, _Sending] = {}
         self._changed = asyncio.Event()
+        self.held: set[tuple[str, str | None]] = set()  # brand and name of campaigns of which nothing is sent for now
 
     def schedule(self, message: int, due_at: int) -> None:
         """A message has recipients to be served from `due_at` on (milliseconds)."""
@@ -106,10 +107,14 @@ class Dispatcher:
             count += len(happened)
         return count
 
-    async def run(self) -> None:
-        """Serve, for ever."""
+    async def look(self) -> None:
+        """See what there is to be sent."""
         for number, due_at in await self._messages.scheduled():
             self.schedule(number, due_at)
+
+    async def run(self) -> None:
+        """Serve, for ever."""
+        await self.look()
         while True:
             try:
                 await self._round()
@@ -126,7 +131,7 @@ class Dispatcher:
             _, number = heapq.heappop(self._due)
             if number not in self._sending:
                 row = await self._messages.numbered(number)
-                if row is not None and row.state == "open":
+                if row is not None and row.state == "open" and (row.brand, row.campaign) not in self.held:
                     self._sending[number] = _Sending(row)
         soonest = time.monotonic() + 3600.0
         for number, sending in list(self._sending.items()):
@@ -145,10 +150,13 @@ class Dispatcher:
     async def _some(self, number: int, sending: _Sending) -> None:
         """Serve some recipients of one message."""
         row = sending.row
+        if (row.brand, row.campaign) in self.held:
+            self._sending.pop(number, None)
+            return
         most = AT_ONCE if row.throttle is None else max(1, min(AT_ONCE, int(row.throttle / 10)))
         due, next_at = await self._messages.due(number, now_ms(), most)
         if not due:
-            del self._sending[number]
+            self._sending.pop(number, None)
             if next_at is not None:
                 self.schedule(number, next_at)
             return

@@ -59,8 +59,31 @@ class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
     """Fields that we do not know are an error: a misspelt bound would bound nothing."""
 
 
+class Part(_Strict):
+    """A part of all of them: those whose place in the audience of `of` is in it. See `broker/bridge/split.py`."""
+
+    of: Name
+    first: Annotated[int, Meta(ge=0, lt=10_000)]
+    until: Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class Unopened(_Strict):
+    """Those who got an earlier message so long ago and have not opened it; each of them once for that message."""
+
+    message: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
+    for_s: Annotated[int, Meta(ge=0, le=limits.TTL_MAX_S)]
+
+
+class Cap(_Strict):
+    """Not those who have had so many messages of a campaign within this time."""
+
+    campaign: Name
+    most: Annotated[int, Meta(ge=1, le=1000)]
+    within_s: Annotated[int, Meta(ge=60, le=366 * 86400)]
+
+
 class To(_Strict):
-    """Whom it is for: all of these together, each of them once."""
+    """Whom it is for: all of these together, each of them once; of those, `part` and `cap` leave some out."""
 
     users: Names = []
     devices: Names = []
@@ -68,6 +91,19 @@ class To(_Strict):
     topics: Places = []
     segment: Annotated[str, Meta(max_length=64)] = ""
     condition: Annotated[str, Meta(max_length=4096)] = ""
+    unopened: Unopened | None = None  # alone
+    part: Part | None = None
+    cap: Cap | None = None
+
+    @property
+    def anybody(self) -> bool:
+        """Whether it names somebody."""
+        return self.direct or self.unopened is not None
+
+    @property
+    def direct(self) -> bool:
+        """Whether it names somebody other than by what they did with an earlier message."""
+        return bool(self.users or self.devices or self.stores or self.topics or self.segment or self.condition)
 
 
 class Action(_Strict):
@@ -103,7 +139,7 @@ class SendRequest(_Strict):
     idempotency_key: Annotated[str, Meta(max_length=128)] = ""
     idempotency_s: Annotated[int, Meta(ge=60, le=limits.IDEMPOTENCY_MAX_S)] = limits.IDEMPOTENCY_S
     not_before: datetime | None = None
-    local_time: Annotated[str, Meta(pattern="^$|^([01][0-9]|2[0-3]):[0-5][0-9]$")] = ""
+    local_time: Annotated[str, Meta(pattern="^$|^([0-9]{4}-[01][0-9]-[0-3][0-9]T)?([01][0-9]|2[0-3]):[0-5][0-9]$")] = ""
     throttle_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] | None = None
     dry_run: bool = False
     receipts: Literal["none", "summary", "each"] = "none"
@@ -198,8 +234,13 @@ def _fields_at(path: str) -> list[str]:
 
 def check(request: SendRequest) -> None:
     """What its form alone does not say. Raises `RequestRefused`."""
-    if request.to == To():
+    if not request.to.anybody:
         raise RequestRefused(Code.MISSING_FIELD, "to", "it is for nobody: name users, devices, stores, topics, ...")
+    if request.to.unopened is not None and request.to.direct:
+        what = "who has not opened a message is addressed alone: send to the others with another request"
+        raise RequestRefused(Code.BAD_VALUE, "to.unopened", what)
+    if (part := request.to.part) is not None and part.first >= part.until:
+        raise RequestRefused(Code.BAD_VALUE, "to.part.until", "a part ends after it begins")
     given = [name for name in ("notification", "payload", "payload_base64") if getattr(request, name) is not UNSET]
     if len(given) != 1:
         field = given[1] if given else "notification"
@@ -210,6 +251,11 @@ def check(request: SendRequest) -> None:
             raise RequestRefused(Code.MISSING_FIELD, "notification.title", "a notification has a title or a body")
         if request.content_type not in ("", RICH):
             raise RequestRefused(Code.BAD_VALUE, "content_type", f"a notification's is {RICH}: leave it out")
+    if "T" in request.local_time:
+        try:
+            datetime.fromisoformat(request.local_time)
+        except ValueError:
+            raise RequestRefused(Code.BAD_VALUE, "local_time", "there is no such day") from None
     if request.local_time and request.ttl_s < limits.LOCAL_TTL_MIN_S:
         what = "a message for a local time must be of use for a day at least, until that time has come everywhere"
         raise RequestRefused(Code.BAD_VALUE, "ttl_s", what)
