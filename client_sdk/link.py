@@ -231,6 +231,8 @@ class Link:
         try:
             while not self._stopping:
                 self._connect()
+                if self._stopping:
+                    break  # nothing was said yet
                 while self._client.socket() is not None:
                     self._turn()
                 self._pause()

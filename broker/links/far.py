@@ -92,8 +92,11 @@ class Far:
         self.connection.start()
 
     async def close(self) -> None:
-        """Say goodbye. A connection that is just being made may take longer to end; it is not waited for."""
+        """Say goodbye. A connection that is just being made says nothing any more, and is not waited for."""
+        was_up = self.connection.is_up
         self.connection.close(LINK_STOP_S, wait=False)
+        if not was_up:
+            return
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self.connection.ended)), LINK_STOP_S + 1)
 

@@ -114,6 +114,7 @@ class Relay:
         self._near: Near | None = None
         self._greeting: asyncio.Task[None] | None = None
         self._stopping = False
+        self._quiet: asyncio.Future[None] | None = None  # the core has answered all, where we stop
         # -- what came --
         self._items: deque[_Item] = deque()  # in their order
         self._waiting: deque[_Item] = deque()  # those of them that are not with the core
@@ -151,11 +152,14 @@ class Relay:
                 timer.cancel()
         if self._greeting is not None:
             self._greeting.cancel()
-        far, self._far = self._far, None
-        if far is not None:
+        if self._sent:
+            self._quiet = self._loop.create_future()
+            await asyncio.wait((self._quiet,), timeout=LINK_STOP_S)
+        if self._far is not None:
             if forget and self.state == "connected":
-                await self._give_up(far)
-            await far.close()
+                await self._give_up(self._far)
+            await self._far.close()
+            self._far = None
 
         def close() -> None:
             if self._near is not None:
@@ -256,7 +260,7 @@ class Relay:
         if reason == UNSUPPORTED_VERSION and self.link.version == "auto" and self.version != 4:
             self.version = 4
             self._log("link: their broker speaks no MQTT 5, going on with 3.1.1")
-            self._loop.create_task(far.close()).add_done_callback(_looked_at)
+            far.connection.close(0, wait=False)
             self._connect()
             return
         if reason in POISON:
@@ -281,7 +285,7 @@ class Relay:
 
     def heard(self, far: Far, incoming: Incoming) -> None:
         """As `Events` of `far` has it."""
-        if far is not self._far or incoming.connection != far.connection.connection:
+        if far is not self._far or self._stopping or incoming.connection != far.connection.connection:
             return
         item = _Item(incoming, time.monotonic())
         self._items.append(item)
@@ -291,6 +295,8 @@ class Relay:
     def _pump(self) -> None:
         """Give the core what waits, as long as it takes it."""
         while self._waiting and self._resting is None and self._near is not None and self._near.session is not None:
+            if self._stopping:
+                return
             item = self._waiting.popleft()
             packet = self._translate(item)
             if packet is None:
@@ -353,10 +359,14 @@ class Relay:
         item = self._sent.pop(id, None)
         if item is None:
             return
+        if self._quiet is not None and not (self._sent or self._quiet.done()):
+            self._quiet.set_result(None)
         if reason == Reason.QUOTA_EXCEEDED:
             item.id = 0
             self._waiting = deque(item for item in self._items if not (item.id or item.done))
-            self._complain("no room here for what came: pushbroker status, and look for queues that are full")
+            self._complain(
+                f"no room here for what came on {item.incoming.topic}: a receiver's queue is full, or the disk"
+            )
             self._rest()
             return
         if reason >= 0x80:
@@ -391,7 +401,9 @@ class Relay:
 
     def _send_on(self) -> None:
         """Hand them what is ready; one by one while it is not known which of them they do not take."""
-        while self._ready and self._far is not None and self.state == "connected" and not (self._careful and self._out):
+        while self._ready and self._far is not None and self.state == "connected" and not self._stopping:
+            if self._careful and self._out:
+                return
             packet = self._ready.popleft()
             if (packet.topic, packet.payload) == self._poison:
                 self._poison, self._careful = None, 0
@@ -523,8 +535,3 @@ def _first_back(mappings: Sequence[Mapping], topic: str) -> str | None:
     if not topic:
         return None
     return next((source for mapping in mappings if (source := mapping.back(topic)) is not None), None)
-
-
-def _looked_at(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled():
-        task.exception()

@@ -1,6 +1,7 @@
 """Links to a real mosquitto, which is killed and started again meanwhile, and to another broker of ours."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,42 @@ async def test_what_will_never_be_taken_is_acknowledged_counted_and_told(broker:
     assert await asyncio.to_thread(theirs.saw, "Received PUBACK from pushbroker-acme-crm", 2)
 
 
-async def test_a_rich_request_gets_its_answer_where_it_asked_for_it(broker: Broker, theirs: Mosquitto) -> None:
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_rich_send_by_way_of_their_broker(broker: Broker, theirs: Mosquitto, version: str) -> None:
+    """Request and answer are on topics of theirs."""
+    kiosk = await device(broker, "kiosk-7")
+    await kiosk.subscribe("acme/user/ada", "acme/device/kiosk-7/#", qos=1)
+    inbound, outbound = ["crm/send -> acme/send"], ["acme/send/answer -> crm/answers"]
+    await add(broker, theirs, version=version, inbound=inbound, outbound=outbound)
+    await subscribed(broker, theirs)
+    crm = await their_client(theirs, "asks")
+    await crm.subscribe("crm/answers", qos=1)
+    sender = await their_client(theirs, "sends")
+    request = {"request_id": "r1", "to": {"users": ["ada"]}, "kind": "transactional"}
+    await sender.publish("crm/send", json.dumps({**request, "notification": {"title": "Ciao"}}).encode(), qos=1)
+    answer = json.loads((await crm.expect_message()).payload)
+    assert (answer["request_id"], answer["ok"], answer["recipients"]) == ("r1", True, 1)
+    message = await kiosk.expect_message()
+    assert ("message-id", answer["message_id"]) in message.properties.user_properties
+
+
+async def test_a_receipt_that_was_asked_for_there_arrives_there(broker: Broker, theirs: Mosquitto) -> None:
+    kiosk = await device(broker, "kiosk-7")
+    await kiosk.subscribe("acme/user/ada", qos=1)
+    await add(broker, theirs)
+    await subscribed(broker, theirs)
+    client = await their_client(theirs, "asks")
+    await client.subscribe("push/receipts/+", qos=1)
+    publisher = await their_client(theirs, "publisher")
+    await publisher.publish("crm/ada/notify", b"in", qos=1, user_properties=[("receipt", "delivered")])
+    message = await kiosk.expect_message(b"in")
+    (id,) = [value for name, value in message.properties.user_properties if name == "message-id"]
+    receipt = await client.expect_message()
+    assert receipt.topic == f"push/receipts/{id}".encode()
+    assert json.loads(receipt.payload)["event"] == "delivered"
+
+
+async def test_a_request_gets_its_answer_where_it_asked_for_it(broker: Broker, theirs: Mosquitto) -> None:
     """Their response topic is one of ours here: the one that is mapped to it."""
     brand = await server(broker)
     await brand.subscribe("acme/topic/requests", qos=1)
