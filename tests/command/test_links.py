@@ -37,12 +37,11 @@ def test_a_link_is_set_up_without_a_broker(data: Path) -> None:
     )
     assert (added.code, added.out) == (0, "")
     assert "pushbroker link test acme crm" in added.err
-    shown = link(data, "show", "acme", "crm", "--json").json
-    assert (shown["state"], shown["username"], shown["password"]) == ("stopped", "me", True)
-    assert shown["client_id"].startswith("pushbroker-acme-crm-")
     assert link(data, "set", "acme", "crm", "--out", "acme/topic/{t} -> push/{t}", "--in", "").code == 0
     shown = link(data, "show", "acme", "crm", "--json").json
     assert (shown["inbound"], shown["outbound"]) == ([], ["acme/topic/{t} -> push/{t}"])
+    assert (shown["state"], shown["username"], shown["password"]) == ("stopped", "me", True)
+    assert shown["client_id"].startswith("pushbroker-acme-crm-")
     assert link(data, "pause", "acme", "crm").code == 0
     listed = link(data, "list").out
     assert "paused" in listed
