@@ -382,8 +382,7 @@ class Broker:
     def _identity_changed(self, path: str, gone: bool) -> None:
         """An identity was revoked, removed or changed: whoever is connected as it is disconnected at once."""
         self.admission.identities_changed()
-        if not gone:
-            self.bridge.preferences.perhaps_of_another(path)
+        self.bridge.preferences.changed()  # perhaps: a device may have another user now
         self.reactor.run(lambda: self.core.drop_identity(path, gone))
         if gone and path.endswith("/"):
             self._spawn(self.links.brand_gone(path[:-1]))

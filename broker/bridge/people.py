@@ -6,7 +6,6 @@ Each change is one transaction, within the bounds, of somebody who is there.
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -86,10 +85,10 @@ class People:
         self.register = register
         self.records = register.records
         self.profiles = Profiles(register.records)
-        self._watchers: list[Callable[[Who], None]] = []
+        self._watchers: list[Callable[[], None]] = []
 
-    def watch(self, callback: Callable[[Who], None]) -> None:
-        """Call `callback` when somebody has said something of themselves; it must not raise."""
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when there is somebody whose devices are to be told what counts; it must not raise."""
         self._watchers.append(callback)
 
     async def show(self, brand: str, kind: WhoKind, name: str) -> Profile:
@@ -162,7 +161,8 @@ class People:
             )
             if now != had:
                 await self.profiles.prefer(who, now)
-            after += [partial(watcher, who) for watcher in self._watchers]
+            await self.profiles.owe(who)
+            after += self._watchers
 
     async def consent_log(self, brand: str, name: str, kind: WhoKind = "user") -> list[Consent]:
         """Each consent that somebody gave or took back, the oldest first."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -12,6 +12,9 @@ from broker.counters import Counters
 from broker.errors import Failed, Refused
 from broker.limits import PREFERENCES_BYTES_MAX
 from broker.store.entries import Profile, Who
+
+AT_ONCE: Final = 100  # of whom is forgotten in one transaction that they had to be told
+RETRY_S: Final = 1.0
 
 
 class Post(Protocol):
@@ -24,7 +27,8 @@ class Post(Protocol):
 class Preferences:
     """Hears what devices say, and tells them what counts, in the order of the changes.
 
-    `handle` may be called again for what was heard before. `run` tells; it goes on for ever.
+    `handle` may be called again for what was heard before. `run` tells; it goes on for ever. Whom it owes that stands
+    in the records, by the same transaction that changed something, so that no crash leaves anybody untold.
     retained(topic): what devices were told last, if anything.
     """
 
@@ -43,8 +47,8 @@ class Preferences:
         self._log = log
         self._decode = msgspec.json.Decoder(Wanted).decode
         self._encode = msgspec.json.Encoder().encode
-        self._to_tell: dict[Who, None] = {}
         self._changed = asyncio.Event()
+        self._changed.set()  # perhaps the last process owes something
         people.watch(self.changed)
 
     async def handle(self, saying: Saying) -> None:
@@ -58,29 +62,26 @@ class Preferences:
             self._counters.preferences_refused += 1
             self._log("preferences refused", client=f"{saying.brand}/device/{saying.device}", error=str(error))
 
-    def changed(self, who: Who) -> None:
-        """What counts for a user, or for one device, has changed."""
-        self._to_tell[who] = None
+    def changed(self) -> None:
+        """There is somebody to be told."""
         self._changed.set()
 
-    def perhaps_of_another(self, path: str) -> None:
-        """The identity at `path` has changed: a device may have another user now."""
-        match path.split("/"):
-            case [brand, "device", name]:
-                self.changed(Who(brand, "device", name))
-
     async def run(self) -> None:
-        """Tell what has changed."""
+        """Tell what has changed. What cannot be read or written is tried again."""
+        profiles = self._people.profiles
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._to_tell:
-                who = next(iter(self._to_tell))
-                del self._to_tell[who]  # before it is read: what changes from now on is told again
-                try:
-                    await self._tell(who)
-                except Failed as error:
-                    self._log("preferences not told", who="/".join(who), error=error.message, remedy=error.remedy)
+            try:
+                while untold := await profiles.untold(AT_ONCE):
+                    for who, _ in untold:
+                        await self._tell(who)
+                    async with self._people.records.transaction():
+                        await profiles.told(untold)
+            except Failed as error:
+                self._log("preferences cannot be told", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
+                self._changed.set()
 
     async def _tell(self, who: Who) -> None:
         records = self._people.records

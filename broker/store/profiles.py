@@ -170,6 +170,22 @@ class Profiles:
             locale=wanted.locale,
         )
 
+    async def owe(self, who: Who) -> None:
+        """Note that somebody's devices are to be told what counts now."""
+        sql = """INSERT OR REPLACE INTO untold
+                 SELECT :brand, :kind, :name, coalesce(max(number), 0) + 1 FROM untold"""
+        await self._run(sql, **who._asdict())
+
+    async def untold(self, most: int) -> list[tuple[Who, int]]:
+        """Who is to be told, each with a number; the oldest first."""
+        sql = "SELECT brand, kind, name, number FROM untold ORDER BY number LIMIT :most"
+        return [(Who(*row[:3]), row[3]) for row in await self.select(sql, {"most": most})]
+
+    async def told(self, done: Iterable[tuple[Who, int]]) -> None:
+        """Forget that these were to be told, but who has said something since."""
+        for who, number in done:
+            await self._run(f"DELETE FROM untold WHERE {_OF} AND number = :number", **who._asdict(), number=number)
+
     # -- suppression ---------------------------------------------------------------------------------------------------
 
     async def suppress(self, brand: str, entry: Suppression) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from support.mqtt import Client
 
 from broker.admin.operations import Context, perform
 from broker.app import Broker
+from broker.bridge.preferences import Preferences
 from broker.store.entries import Who
 
 
@@ -77,6 +79,21 @@ async def test_a_device_with_another_user_is_told_what_that_one_wants(broker: Br
     assert (await told(crm))["locale"] == "de"
     await broker.directory.device_assign("acme", "kiosk-7", user="ada")  # who never said anything
     assert await told(crm) is None
+
+
+async def test_who_was_not_told_before_a_crash_is_told_by_the_next_process(broker: Broker, kiosk: Client) -> None:
+    async with broker.directory.records.transaction():  # as a process leaves it that has only just heard it
+        profiles = broker.bridge.people.profiles
+        await profiles.consent(Who("acme", "user", "ada"), "news", "in", datetime.now(UTC), "device/phone", 10)
+        await profiles.owe(Who("acme", "user", "ada"))
+    people = broker.bridge.people
+    again = Preferences(people, broker.post, broker.core.retained.get, broker.core.counters, broker.bridge._log)
+    telling = asyncio.create_task(again.run())
+    assert (await told(kiosk))["topics"] == {"news": True}
+    async with asyncio.timeout(10):
+        while await profiles.untold(1):  # noqa: ASYNC110 - in another thread
+            await asyncio.sleep(0.01)
+    telling.cancel()
 
 
 async def test_a_device_that_is_nobodys_speaks_for_itself(broker: Broker) -> None:

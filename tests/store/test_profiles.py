@@ -136,6 +136,35 @@ async def test_what_decides_is_read_for_many_at_once(records: Records) -> None:
     assert await profiles.recipients("bolt", [("user", "ada")]) == {("user", "ada"): nothing}
 
 
+async def test_who_is_to_be_told_is_written_down_until_they_were(records: Records) -> None:
+    profiles = Profiles(records)
+    async with records.transaction():
+        await profiles.told(await profiles.untold(10))  # that kiosk-7 is ada's: the fixture has said so
+        await profiles.owe(ADA)
+        await profiles.owe(TILL)
+    first = await profiles.untold(10)
+    assert [who for who, _ in first] == [ADA, TILL]
+    assert [who for who, _ in await profiles.untold(1)] == [ADA]
+    async with records.transaction():
+        await profiles.owe(ADA)  # while the others are told
+        await profiles.told(first)
+    assert [who for who, _ in await profiles.untold(10)] == [ADA]
+
+
+async def test_a_device_with_another_user_is_to_be_told(records: Records) -> None:
+    profiles = Profiles(records)
+    async with records.transaction():
+        await profiles.told(await profiles.untold(10))
+        await records.assign_device("acme", "kiosk-7", "ada", "")
+    assert await profiles.untold(10) == []
+    async with records.transaction():
+        await records.remove_place("user", "acme", "ada")
+    assert [who for who, _ in await profiles.untold(10)] == [KIOSK]
+    async with records.transaction():
+        await records.remove_device("acme", "kiosk-7")
+    assert await profiles.untold(10) == []
+
+
 @pytest.mark.parametrize("removed", ["ada", "till", "brand"])
 async def test_it_goes_with_whom_it_is_of(records: Records, removed: str) -> None:
     await filled(records)

@@ -63,6 +63,17 @@ CREATE TABLE preferences (
   PRIMARY KEY (brand, kind, name)
 ) STRICT, WITHOUT ROWID;
 
+-- Whose devices have not been told yet what counts; or a device that has another user. `number` differs each time.
+CREATE TABLE untold (
+  brand  TEXT NOT NULL REFERENCES brands (name) ON DELETE CASCADE,
+  kind   TEXT NOT NULL CHECK (kind IN ('user', 'device')),
+  name   TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  PRIMARY KEY (brand, kind, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX untold_by_number ON untold (number);
+
 -- Who gets nothing at all. `until` is NULL for ever.
 CREATE TABLE suppressions (
   brand  TEXT NOT NULL,
@@ -97,6 +108,7 @@ CREATE TRIGGER user_removed AFTER DELETE ON users BEGIN
   DELETE FROM consents WHERE brand = OLD.brand AND kind = 'user' AND name = OLD.name;
   DELETE FROM consent_log WHERE brand = OLD.brand AND kind = 'user' AND name = OLD.name;
   DELETE FROM preferences WHERE brand = OLD.brand AND kind = 'user' AND name = OLD.name;
+  DELETE FROM untold WHERE brand = OLD.brand AND kind = 'user' AND name = OLD.name;
 END;
 
 CREATE TRIGGER device_removed AFTER DELETE ON devices BEGIN
@@ -105,4 +117,10 @@ CREATE TRIGGER device_removed AFTER DELETE ON devices BEGIN
   DELETE FROM consents WHERE brand = OLD.brand AND kind = 'device' AND name = OLD.name;
   DELETE FROM consent_log WHERE brand = OLD.brand AND kind = 'device' AND name = OLD.name;
   DELETE FROM preferences WHERE brand = OLD.brand AND kind = 'device' AND name = OLD.name;
+  DELETE FROM untold WHERE brand = OLD.brand AND kind = 'device' AND name = OLD.name;
+END;
+
+CREATE TRIGGER device_reassigned AFTER UPDATE OF user ON devices WHEN OLD.user IS NOT NEW.user BEGIN
+  INSERT OR REPLACE INTO untold
+    SELECT NEW.brand, 'device', NEW.name, coalesce(max(number), 0) + 1 FROM untold;
 END;
