@@ -202,8 +202,11 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _row(link: Mapping[str, Any]) -> dict[str, Any]:
     """A link as a line for people."""
     state = link["state"]
+    error = link["last_error"]
     if link["since"]:
         state = f"connected since {link['since']}"
+        if (link["last_error_at"] or "") < link["since"]:
+            error = ""  # that is over
     elif link["retry_at"]:
         left_s = (datetime.fromisoformat(link["retry_at"]) - datetime.now(UTC)).total_seconds()
         state = f"retrying in {max(0, round(left_s))} s"
@@ -213,6 +216,7 @@ def _row(link: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **link,
         "state": state,
+        "last_error": error,
         "in": f"{link['messages_in']:,}",
         "out": f"{link['messages_out']:,}",
         "refused": f"{link['refused_in'] + link['refused_out']:,}",

@@ -128,6 +128,8 @@ class Book:
             link = msgspec.structs.replace(old, **{what: to for what, to in changes.items() if to is not None})
             _check(link, password, [other for other in await self.table.all(brand) if other.name != name])
             await self.table.put(link, password or None, keep_password=password is None)
+            if (link.url, link.client_id) != (old.url, old.client_id):
+                await self.table.forget_session(brand, name)
         return link
 
     async def test(self, brand: str, name: str) -> dict[str, Any]:

@@ -47,6 +47,9 @@ class Events(Protocol):
     def heard(self, far: "Far", incoming: Incoming) -> None:
         """A message came; `Far.release` is called when it was dealt with."""
 
+    def ended(self, far: "Far") -> None:
+        """It will not connect any more: it was closed, or its thread has met a bug."""
+
 
 class Far:
     """One connection that comes back by itself. Its methods are for the loop."""
@@ -89,6 +92,7 @@ class Far:
 
     def start(self) -> None:
         """Begin to connect, and keep at it."""
+        self.connection.ended.add_done_callback(lambda _: self.soon(self._events.ended, self))
         self.connection.start()
 
     async def close(self) -> None:
@@ -256,6 +260,9 @@ class _Test:
 
     def heard(self, far: Far, incoming: Incoming) -> None:
         """It is not acknowledged, and goes with the session."""
+
+    def ended(self, far: Far) -> None:
+        """Nobody waits for that."""
 
 
 async def test(link: Link, password: str | None, filters: Sequence[str]) -> dict[str, Any]:

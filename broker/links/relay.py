@@ -207,7 +207,8 @@ class Relay:
             item.id = 0
         self._sent.clear()
         self._waiting = deque(item for item in self._items if not item.done)
-        if self.state == "connected" and self._later is None:
+        if self.state == "connected" and self._later is None and not self._stopping:
+            self._complain("our own broker has closed the link's session; its log says why")
             self._rest()
 
     def _rest(self) -> None:
@@ -230,15 +231,17 @@ class Relay:
             return
         self.state, self.since, self.retry_at = "connected", time.time(), None
         self._log("link connected", mqtt=self.version, session_present=session_present)
-        self._greeting = self._loop.create_task(self._greet(far))
+        self._greeting = self._loop.create_task(self._greet(far, session_present))
         self._run(self._open)
 
-    async def _greet(self, far: Far) -> None:
+    async def _greet(self, far: Far, session_present: bool) -> None:
         """Have their session subscribed to just what is mapped."""
         brand, name = self.link.brand, self.link.name
         wanted = {mapping.filter for mapping in self._inbound}
         try:
             known = await self._table.subscribed(brand, name)
+            if known and not session_present:
+                self._complain("their broker had forgotten our session: what it has kept for us meanwhile is lost")
             if not wanted <= known:
                 await self._table.set_subscribed(brand, name, known | wanted)
             refused = await far.subscribe(sorted(wanted), sorted(known - wanted))
@@ -265,8 +268,26 @@ class Relay:
             return
         if reason in POISON:
             self._find_poison()
+        self._disconnected(error.message, retry_in_s)
+
+    def ended(self, far: Far) -> None:
+        """As `Events` of `far` has it. A bug there is not the end of the link."""
+        if far is not self._far or self._stopping:
+            return
+        self._core.counters.unexpected_errors += 1
+        self._disconnected("the connection has met a bug, which the log has, and is made anew", LINK_RETRY_S_MAX)
+        self._far = None
+        if self._later is not None:
+            self._later.cancel()
+        self._later = self._loop.call_later(LINK_RETRY_S_MAX, self._connect_anew)
+
+    def _connect_anew(self) -> None:
+        self._later = None
+        self._connect()
+
+    def _disconnected(self, why: str, retry_in_s: float) -> None:
         self.state, self.since, self.retry_at = "retrying", None, time.time() + retry_in_s
-        self._complain(error.message)
+        self._complain(why)
         self._items.clear()  # they come again
         self._waiting.clear()
         self._sent.clear()

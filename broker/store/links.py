@@ -71,6 +71,10 @@ class LinkTable:
         async with self.records.transaction():
             await self._set(brand, name, {"subscribed": _json(sorted(filters))})
 
+    async def forget_session(self, brand: str, name: str) -> None:
+        """There is no session of it where it connects from now on."""
+        await self._set(brand, name, {"subscribed": "[]"})
+
     async def put(self, link: Link, password: str | None, *, keep_password: bool) -> None:
         """Keep a link, new or changed."""
         values: dict[str, Any] = msgspec.structs.asdict(link)

@@ -43,6 +43,7 @@ def set_up(level: Literal["debug", "info", "warning", "error"], form: Literal["t
     # aiosqlite logs each statement, asyncio each selector: theirs is noise at our debug level.
     for noisy in ("aiosqlite", "asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.INFO))
+    logging.getLogger("client_sdk").setLevel(logging.ERROR)  # its connection carries links, which say the same
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

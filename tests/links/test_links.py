@@ -10,13 +10,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.engine import until
-from support.live import device, populate, running, server
+from support.live import device, populate, running, server, settings
 from support.mosquitto import Mosquitto
 from support.mqtt import Client
 
 from broker.address import Listener
+from broker.admin.direct import opened
 from broker.admin.operations import Context, perform
 from broker.app import Broker
+from broker.links import relay
 from broker.links.relay import PASSED
 from broker.wire.packets import Properties, Puback, Publish
 from client_sdk.backoff import Backoff
@@ -377,6 +379,46 @@ async def test_links_start_with_the_broker_and_what_waits_outlives_it(tmp_path: 
         await listener.subscribe("push/#", qos=1)
     async with running(tmp_path / "data") as broker:
         assert [(await listener.expect_message()).payload for _ in range(5)] == [b"%d" % n for n in range(5)]
+
+
+async def test_what_a_link_left_behind_that_was_removed_meanwhile_goes(tmp_path: Path, theirs: Mosquitto) -> None:
+    async with running(tmp_path / "data") as broker:
+        await populate(broker)
+        await add(broker, theirs)
+        assert len(broker.core.sessions) == 1
+        given = settings(tmp_path / "data")
+    async with opened(given) as context:
+        await perform(context, "link.remove", {"brand": "acme", "name": "crm"})
+    async with running(tmp_path / "data") as broker:
+        assert broker.core.sessions == {}
+
+
+async def test_a_session_that_their_broker_has_forgotten_is_told(broker: Broker, theirs: Mosquitto) -> None:
+    link = await add(broker, theirs)
+    await subscribed(broker, theirs)
+    theirs.stop()
+    await state(broker, "retrying")
+    (theirs.directory / "mosquitto.db").unlink()
+    theirs.start()
+    await until(lambda: "forgotten our session" in link.error)
+    await subscribed(broker, theirs, 2)
+
+
+async def test_a_bug_in_a_connection_costs_nothing_else(broker: Broker, theirs: Mosquitto, monkeypatch: Any) -> None:
+    monkeypatch.setattr(relay, "LINK_RETRY_S_MAX", 0.05)
+    link = await add(broker, theirs)
+    await subscribed(broker, theirs)
+
+    def bug() -> None:
+        raise RuntimeError("a bug")  # in the one function that catches none
+
+    link._far.connection._turn = bug  # the thread ends
+    link._far.connection.call(lambda: None)
+    await until(lambda: link.state == "retrying")
+    await subscribed(broker, theirs, 2)
+    await until(lambda: link.state == "connected")
+    assert broker.core.counters.unexpected_errors == 1
+    broker.core.counters.unexpected_errors = 0
 
 
 @pytest.mark.parametrize("scheme", ["mqtt", "ws", "wss"])
