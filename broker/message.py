@@ -18,8 +18,8 @@ class Promise:
     has the publisher's connection, whose acknowledgements leave in order; `then` is called for one that has none.
     """
 
-    __slots__ = ("channel", "due", "first", "logged", "message", "name", "origin", "packet_id", "picks", "reason",
-                 "settled", "then", "waiting")  # fmt: skip
+    __slots__ = ("channel", "deferred", "due", "first", "logged", "message", "name", "origin", "packet_id", "picks",
+                 "reason", "settled", "then", "waiting")  # fmt: skip
 
     def __init__(self, channel: Any = None, first: int = 0, packet_id: int = 0, name: bytes = b"") -> None:
         self.channel = channel
@@ -35,6 +35,7 @@ class Promise:
         self.picks: list[tuple[Any, Message]] | None = None  # members of groups that got it, each with its form
         self.due = 0.0  # when the wait for the receivers is over
         self.then: Callable[[int], None] | None = None
+        self.deferred = False  # lasting sessions are sent it once it is on the disk: no crash sends it a second time
 
 
 class Message(msgspec.Struct, gc=False):

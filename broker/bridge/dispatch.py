@@ -241,7 +241,7 @@ class _Turn:
             )
             promise = Promise()
             settled = loop.create_future()
-            promise.then = settled.set_result
+            promise.then, promise.deferred = settled.set_result, True
             reason = core.publish(message, once=True, promise=promise, must=True)
             if reason == Reason.QUOTA_EXCEEDED:
                 if core.unable:

@@ -85,7 +85,8 @@ class Sends:
         self._schedule = schedule
         self._withdraw = withdraw
         self._log = log
-        self._filling = asyncio.Semaphore(FILLING_MAX)
+        self._fillers = asyncio.Semaphore(FILLING_MAX)
+        self._filling: set[str] = set()
         self._awaited: dict[str, asyncio.Future[Answer]] = {}
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -186,10 +187,19 @@ class Sends:
             self._run(self._fill(row.id))
 
     async def _fill(self, id: str) -> None:
-        async with self._filling:
+        if id in self._filling:
+            return  # a request that came again
+        self._filling.add(id)
+        try:
+            await self._filled_once(id)
+        finally:
+            self._filling.discard(id)
+
+    async def _filled_once(self, id: str) -> None:
+        async with self._fillers:
             row = await self._messages.by_id(id)
             if row is None or row.state != "filling":
-                return  # a fact that came again
+                return
             while True:
                 try:
                     answer = await self._filled(row)

@@ -326,13 +326,13 @@ class Core(Ledger):
         """Give a message that has a promise to all who are there, and to the groups' members whose turn it is."""
         forms: dict[tuple[int, bytes, bool], Message] = {}
         to = route.every
-        if message.qos == 1 and to:
+        promise = message.promise
+        assert promise is not None  # its caller gave it one
+        if message.qos == 1 and to and not promise.deferred:
             self._hand_out_plain(route, message)
             to = route.special
         for subscription in to:
             self._deliver(subscription, message, origin, forms)
-        promise = message.promise
-        assert promise is not None  # its caller gave it one
         for subscription in picks:
             session = subscription.session
             if not subscription.options & QOS or (session.live and not session.lasting):

@@ -278,7 +278,7 @@ class Session:
         core.counters.messages_sent += 1
         if message.qos == 2 and self.expiry_s:
             self._row(message, id, SENT)
-        elif not self.staged:
+        elif not self.staged and (message.promise is None or not message.promise.deferred):
             self.send_as(channel, message, id)
             return
         if core.durable:

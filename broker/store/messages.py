@@ -560,7 +560,7 @@ def _close(db: sqlite3.Connection, messages: set[int]) -> None:
     """Those of whose recipients none waits any more are done."""
     db.execute(
         """UPDATE message SET state = 'done' WHERE state = 'open' AND number IN (SELECT value FROM json_each(?))
-           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = number AND r.state = 'accepted')
-           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = number AND r.state = 'sent')""",
+           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = message.number AND r.state = 'accepted')
+           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = message.number AND r.state = 'sent')""",
         (_array(sorted(messages)),),
     )

@@ -177,3 +177,18 @@ def test_what_is_taken_back_reaches_nobody_who_has_no_room_for_it_yet() -> None:
 def test_what_is_not_there_cannot_be_taken_back() -> None:
     lab, _ = desk()
     assert lab.core.take_back(b"acme/user/ada", 17)  # nobody has it
+
+
+def test_what_may_not_come_twice_is_sent_once_it_is_on_the_disk() -> None:
+    lab, _ = desk()
+    client = lasting(lab)
+    client.subscribe("acme/user/ada", 1)
+    lab.hold = True
+    promise = Promise()
+    promise.deferred = True
+    message = Message(b"acme/user/ada", b"hello", 1, tracked=True, receipt=BOOKED)
+    lab.core.publish(message, promise=promise, must=True)
+    lab.core.flush()
+    assert client.packets() == []
+    lab.commit()
+    assert payloads(client.packets()) == [b"hello"]
