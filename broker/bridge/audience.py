@@ -98,7 +98,7 @@ class Audience:
         """`BadAddress` where it names what the brand has not, or nobody."""
         if to == Address():
             raise BadAddress(
-                "nobody", "", "it is addressed to nobody", remedy='Name somebody: "to": {"users": ["ada"]}'
+                "missing_field", "", "it is addressed to nobody", remedy='Name somebody: "to": {"users": ["ada"]}'
             )
         for field in ("stores", "topics"):
             if len(getattr(to, field)) > ADDRESS_PLACES_MAX:
@@ -112,6 +112,8 @@ class Audience:
             segments = {segment.name: segment.condition for segment in await profiles.segments(brand)}
         conditions: list[tuple[str, Condition]] = []
         if to.segment:
+            if to.segment not in segments:
+                raise _unknown(brand, "segment", to.segment, "segment")
             condition = _parsed("segment", f"segment:{to.segment}", segments, brand)
             conditions.append((f"segment:{to.segment}", condition))
         if to.condition:
@@ -198,7 +200,7 @@ def _parsed(field: str, text: str, segments: dict[str, str], brand: str) -> Cond
     try:
         return parse(text, segments)
     except BadCondition as error:
-        raise BadAddress(f"bad_{field}", field, f"{brand}: {error.message}", remedy=error.remedy) from None
+        raise BadAddress("bad_condition", field, f"{brand}: {error.message}", remedy=error.remedy) from None
 
 
 async def check_names(profiles: Profiles, brand: str, condition: Condition) -> None:
@@ -217,7 +219,7 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
         try:
             check_name(kind, name)
         except Refused as error:
-            raise BadAddress("bad_name", f"{kind}s[{at}]", error.message, remedy=error.remedy) from None
+            raise BadAddress("bad_value", f"{kind}s[{at}]", error.message, remedy=error.remedy) from None
 
 
 async def _check_there(profiles: Profiles, brand: str, kind: str, names: Sequence[str]) -> None:
@@ -229,9 +231,13 @@ async def _check_there(profiles: Profiles, brand: str, kind: str, names: Sequenc
         some = json.dumps(names[first : first + AUDIENCE_PAGE])
         for (key,) in await profiles.select(sql, {"brand": brand, "names": some}):
             at = first + key
-            raise BadAddress(
-                f"unknown_{kind}",
-                f"{kind}s[{at}]",
-                f"{brand} has no {kind} {names[at]!r}",
-                remedy=f"See which there are: pushbroker {kind} list {brand}",
-            )
+            raise _unknown(brand, kind, names[at], f"{kind}s[{at}]")
+
+
+def _unknown(brand: str, kind: str, name: str, field: str) -> BadAddress:
+    return BadAddress(
+        f"unknown_{kind}",
+        field,
+        f"{brand} has no {kind} {name!r}",
+        remedy=f"See which there are: pushbroker {kind} list {brand}",
+    )

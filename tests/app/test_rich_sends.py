@@ -207,7 +207,7 @@ async def test_what_is_for_later_waits_through_a_restart_of_its_sender(broker: B
         ({"to": {"devices": ["rival/kiosk-7"]}, "payload": "x"}, "bad_value", "to.devices[0]"),
         ({"to": {"stores": ["parigi"]}, "payload": "x"}, "unknown_store", "to.stores[0]"),
         ({"to": {"condition": "topic:"}, "payload": "x"}, "bad_condition", "to.condition"),
-        ({"to": {"segment": "none"}, "payload": "x"}, "bad_segment", "to.segment"),
+        ({"to": {"segment": "none"}, "payload": "x"}, "unknown_segment", "to.segment"),
         ({"to": {"users": ["ada"] * 10_001}, "payload": "x"}, "bad_value", "to.users"),
         ({"to": {"users": ["ada"]}, "payload": "x", "ttl_s": 0}, "bad_value", "ttl_s"),
         ({"to": {"users": ["ada"]}, "payload": "x", "notification": CIAO}, "bad_value", "payload"),

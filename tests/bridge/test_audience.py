@@ -1,5 +1,6 @@
 """Whom a request is for: found once, for the first reason, in pages, and never in another brand."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from broker.bridge import audience as module
 from broker.bridge.audience import Address, Addressee, Audience, BadAddress
+from broker.bridge.request import Code
 from broker.store.entries import DeviceState, Overflow, Segment, Suppression, Who
 from broker.store.profiles import Profiles
 from broker.store.records import Records
@@ -117,14 +119,14 @@ async def test_who_gets_nothing_is_said_with_the_reason(profiles: Profiles, tmp_
 @pytest.mark.parametrize(
     ("to", "code", "field", "words"),
     [
-        ({}, "nobody", "", "nobody"),
+        ({}, "missing_field", "", "nobody"),
         ({"users": ["ada", "bo", "be"]}, "unknown_user", "users[1]", "acme has no user 'bo'"),
-        ({"users": ["ada", "a/b"]}, "bad_name", "users[1]", "cannot name"),
+        ({"users": ["ada", "a/b"]}, "bad_value", "users[1]", "cannot name"),
         ({"devices": ["kiosk-7"]}, "unknown_device", "devices[0]", "acme has no device 'kiosk-7'"),
         ({"stores": ["milano", "oslo"]}, "unknown_store", "stores[1]", "acme has no store 'oslo'"),
-        ({"topics": ["news", "+"]}, "bad_name", "topics[1]", "cannot name a topic"),
+        ({"topics": ["news", "+"]}, "bad_value", "topics[1]", "cannot name a topic"),
         ({"topics": ["news"] * 1001}, "too_many", "topics", "more than 1000"),
-        ({"segment": "none"}, "bad_segment", "segment", "there is no segment 'none'"),
+        ({"segment": "none"}, "unknown_segment", "segment", "acme has no segment 'none'"),
         ({"condition": "topic:"}, "bad_condition", "condition", "at character 1"),
         ({"condition": "topic:news AND NOT store:oslo"}, "unknown_store", "condition", "at character 20: acme has no"),
     ],
@@ -136,6 +138,20 @@ async def test_what_the_brand_has_not_is_named(
         await Audience.of(profiles, "acme", Address(**to), NOW)
     assert (refused.value.code, refused.value.field) == (code, field)
     assert words in refused.value.message
+
+
+async def test_a_segment_that_lost_what_it_refers_to_is_refused_as_a_condition(profiles: Profiles) -> None:
+    await profiles.set_segment(Segment(brand="acme", name="lost", title="", condition="segment:gone"))
+    with pytest.raises(BadAddress) as refused:
+        await Audience.of(profiles, "acme", Address(segment="lost"), NOW)
+    assert (refused.value.code, refused.value.field) == ("bad_condition", "segment")
+
+
+async def test_the_codes_are_those_that_requests_are_refused_with(profiles: Profiles) -> None:
+    source = Path(module.__file__).read_text()
+    codes = re.findall(r'BadAddress\(\s*"(\w+)"', source) + [f"unknown_{kind}" for kind in (*module._TABLES, "segment")]
+    assert len(codes) >= 7
+    assert set(codes) <= set(Code)
 
 
 async def test_names_are_looked_for_in_many_pieces(profiles: Profiles, monkeypatch: pytest.MonkeyPatch) -> None:
