@@ -41,6 +41,7 @@ class Counters:
         "proxy_refused",
         "publishes_refused",
         "readings_paused",
+        "receipts_lost",
         "retained_refused",
         "sessions_expired",
         "sessions_overrun",
@@ -94,6 +95,7 @@ class Counters:
     proxy_refused: int
     publishes_refused: int
     readings_paused: int
+    receipts_lost: int  # of rich sends: the queue of a brand's server was full
     retained_refused: int
     sessions_expired: int
     sessions_overrun: int

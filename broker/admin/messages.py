@@ -20,12 +20,17 @@ async def found(outcomes: Outcomes, id: str) -> Heading:
     """The message with this id; `NotFound` with what to do."""
     heading = await outcomes.find(id)
     if heading is None:
-        raise NotFound(
-            f"there is no message {id!r} in the records of the bridge",
-            remedy="pushbroker message list. What was published straight to a topic is not among them: its receipts "
-            "go to BRAND/receipts/ID",
-        )
+        raise unknown(id)
     return heading
+
+
+def unknown(id: str) -> NotFound:
+    """There is no such message."""
+    return NotFound(
+        f"there is no message {id!r} in the records of the bridge",
+        remedy="pushbroker message list. What was published straight to a topic is not among them: its receipts "
+        "go to BRAND/receipts/ID",
+    )
 
 
 async def listed(

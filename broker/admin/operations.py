@@ -342,6 +342,20 @@ def _link(context: Context, link: Link) -> dict[str, Any]:
     return {**msgspec.structs.asdict(link), **state}
 
 
+@_operation("message.withdraw", needs_broker=True)
+async def _message_withdraw(context: Context, *, id: str) -> AsyncIterator[Any]:
+    bridge = context.running.bridge
+    row = await bridge.messages.by_id(id)
+    if row is None:
+        raise messages.unknown(id)
+    progress = await bridge.withdrawals.begin(row, "")
+    while True:
+        yield {"id": id, **msgspec.structs.asdict(progress)}
+        if progress.done:
+            return
+        await bridge.withdrawals.next_step()
+
+
 def find(name: str) -> Operation:
     """The operation with this name."""
     try:

@@ -1,5 +1,6 @@
 """The bridge's books: what becomes of each message for each recipient, from facts to records, and who is told of it."""
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -31,13 +32,15 @@ class Books:
     A device's word on a message that is not in the books, one published without a rich send, goes to `receipts`.
     """
 
-    def __init__(self, messages: Messages, receipts: Receipts, log: Callable[..., object]) -> None:
+    def __init__(
+        self, messages: Messages, receipts: Receipts, log: Callable[..., object], changed: asyncio.Event
+    ) -> None:
+        """`changed` is set when something happened that may have to be told."""
         self._messages = messages
         self._receipts = receipts
         self._log = log
         self._decode = msgspec.json.Decoder(DeviceReceipt).decode
-        # Each is told of what happened to one message: its number, id, brand, wish for receipts, and the moves.
-        self.watchers: list[Callable[[int, str, str, str, Sequence[Happened]], object]] = []
+        self._changed = changed
 
     async def book(self, facts: Sequence[Sent | Delivered | Gone | Saying], up_to: int) -> None:
         """Apply these, and remember the number of the last one with them."""
@@ -51,7 +54,9 @@ class Books:
                     sent += [(fact.message, number, seq, fact.at) for number, seq in fact.recipients]
                 case Delivered():
                     brand, kind, name = fact.topic.split("/", 2)
-                    spoken.append(Spoken(fact.id, brand, kind, name, fact.device, "delivered", fact.at))
+                    spoken.append(
+                        Spoken(fact.id, brand, kind, name, fact.device, "delivered", fact.at, store=fact.store)
+                    )
                 case Gone():
                     gone.append(End(fact.seq, fact.at, fact.state, fact.rule, fact.detail))
                 case Saying():
@@ -72,26 +77,21 @@ class Books:
                         receipt.event,
                         int(at.timestamp() * 1000),
                         receipt.action[:ACTION_MAX],
+                        saying.store,
                     )
                 )
             else:
                 self._receipts.tell(saying, receipt.message_id, receipt.event, _utc(receipt.at, saying.at))
-        await self.announce(await self._messages.apply(sent=sent, spoken=spoken, gone=gone, up_to=up_to))
+        self.announce(await self._messages.apply(sent=sent, spoken=spoken, gone=gone, up_to=up_to))
 
     async def applied_up_to(self, number: int) -> None:
         """Remember the number of the last fact that others have applied."""
         await self._messages.applied_up_to(number)
 
-    async def announce(self, happened: Sequence[Happened]) -> None:
-        """This is in the books: tell those who want to know."""
-        if not happened or not self.watchers:
-            return
-        of: dict[int, list[Happened]] = {}
-        for one in happened:
-            of.setdefault(one.message, []).append(one)
-        for number, (id, brand, receipts) in (await self._messages.brief(of)).items():
-            for watcher in self.watchers:
-                watcher(number, id, brand, receipts, of[number])
+    def announce(self, happened: Sequence[Happened]) -> None:
+        """This is in the books, and what is to be told of it in the outbox."""
+        if happened:
+            self._changed.set()
 
     def _receipt(self, saying: Saying) -> DeviceReceipt | None:
         try:

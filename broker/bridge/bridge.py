@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +12,18 @@ from broker.bridge.campaigns import Campaigner
 from broker.bridge.dispatch import Dispatcher
 from broker.bridge.engaged import Engaged
 from broker.bridge.intake import Intake
+from broker.bridge.outbox import Outbox
 from broker.bridge.people import People, Register
 from broker.bridge.preferences import Preferences
 from broker.bridge.receipts import Receipts
 from broker.bridge.sends import REQUESTS, Sends
+from broker.bridge.withdraw import Withdrawals
 from broker.journal import Journal
 from broker.session.core import Core
 from broker.store.campaigns import Campaigns
+from broker.store.database import open_reader
 from broker.store.messages import Messages
+from broker.store.outcomes import Outcomes
 
 
 class Post(Protocol):
@@ -82,18 +86,24 @@ class Bridge:
         self.dispatcher: Dispatcher
         self.campaigns: Campaigner
         self._campaigns: Campaigns
+        self.withdrawals: Withdrawals
+        self.outbox: Outbox
+        self._outcomes: Outcomes
+        self._stack: AsyncExitStack
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, path: Path, journal: Journal) -> None:
         """Open the books, and take what the journal has for them. Close it, whatever comes after."""
         core = self._core
-        self.messages = await Messages.open(path)
-        try:
+        async with AsyncExitStack() as stack:
+            self.messages = await stack.enter_async_context(await Messages.open(path))
+            self._outcomes = Outcomes(path, await open_reader(path))
+            stack.push_async_callback(self._outcomes.close)
             self._campaigns = await Campaigns.open(self.messages, self.people.profiles.path)
-        except BaseException:
-            await self.messages.close()
-            raise
-        self.books = Books(self.messages, self._receipts, self._log)
+            stack.push_async_callback(self._campaigns.close)
+            self._stack = stack.pop_all()
+        changed = asyncio.Event()
+        self.books = Books(self.messages, self._receipts, self._log, changed)
         addresses = Addresses(self.people.profiles, self.messages)
         self.dispatcher = Dispatcher(
             core=core,
@@ -104,6 +114,29 @@ class Bridge:
             run=self._run,
             log=self._log,
         )
+        self.withdrawals = Withdrawals(
+            core=core,
+            messages=self.messages,
+            profiles=self.people.profiles,
+            intake=self.intake,
+            books=self.books,
+            dispatcher=self.dispatcher,
+            post=self.post,
+            run=self._run,
+            spawn=self._spawn,
+            log=self._log,
+        )
+        self.outbox = Outbox(
+            messages=self.messages,
+            outcomes=self._outcomes,
+            withdrawals=self.withdrawals,
+            changed=changed,
+            post=self.post,
+            unable=lambda: bool(core.unable),
+            lost=self._lost,
+            log=self._log,
+            unexpected=core.unexpected,
+        )
         self.sends = Sends(
             messages=self.messages,
             ids=self._receipts.ids,
@@ -112,7 +145,7 @@ class Bridge:
             run=self._spawn,
             reply=self._reply,
             schedule=self.dispatcher.schedule,
-            withdraw=self.dispatcher.withdraw,
+            withdraw=self.withdrawals.begun,
             log=self._log,
         )
         self.campaigns = Campaigner(
@@ -120,6 +153,7 @@ class Bridge:
             messages=self.messages,
             sends=self.sends,
             dispatcher=self.dispatcher,
+            withdraw=self.withdrawals.withdraw,
             log=self._log,
             unexpected=core.unexpected,
         )
@@ -127,6 +161,7 @@ class Bridge:
         core.router.serve(REQUESTS, self.sends.heard, writes=True)
         applied = await self.messages.applied()
         core.fact_head = max(core.fact_head, applied)
+        self.intake.done = applied
         core.applied(applied)
         async for fact in journal.facts():
             if fact.number > applied:
@@ -148,8 +183,9 @@ class Bridge:
                 core.log.booked.discard(seq)
                 self._run(lambda seq=seq: self.intake.gone(seq))  # type: ignore[misc]
         await self.sends.resume()
+        await self.withdrawals.resume()
         await self.campaigns.begin()
-        work = (self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run())
+        work = (self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run(), self.outbox.run())
         self._tasks += [asyncio.create_task(one) for one in work]
 
     async def stop(self) -> None:
@@ -162,8 +198,10 @@ class Bridge:
 
     async def close(self) -> None:
         """Let go of the books."""
-        await self._campaigns.close()
-        await self.messages.close()
+        await self._stack.aclose()
+
+    def _lost(self, receipts: int) -> None:
+        self._core.counters.receipts_lost += receipts
 
     def _reply(self, topic: str, correlation_data: bytes, answer: bytes) -> None:
         async def reply() -> None:

@@ -9,7 +9,7 @@ was there, are made up for by one.
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Protocol
@@ -67,13 +67,12 @@ class Dispatching(Protocol):
         """Find what may be sent again."""
         ...
 
-    async def withdraw(self, row: MessageRow) -> int:
-        """Take a message back; from how many."""
-        ...
-
 
 class Campaigner:
-    """Keeps campaigns and makes their runs. log(event, **fields). unexpected(error): a bug, told and left."""
+    """Keeps campaigns and makes their runs.
+
+    withdraw(message, by): take it back; from how many. log(event, **fields). unexpected(error): a bug, told and left.
+    """
 
     def __init__(
         self,
@@ -82,6 +81,7 @@ class Campaigner:
         messages: Messages,
         sends: Sends,
         dispatcher: Dispatching,
+        withdraw: Callable[[MessageRow, str], Awaitable[int]],
         log: Callable[..., object],
         unexpected: Callable[[Exception], object],
         now: Callable[[], int] = now_ms,
@@ -90,6 +90,7 @@ class Campaigner:
         self._messages = messages
         self._sends = sends
         self._dispatcher = dispatcher
+        self._withdraw = withdraw
         self._log = log
         self._unexpected = unexpected
         self._now = now
@@ -192,7 +193,7 @@ class Campaigner:
         for message in (await self._store.messages(brand, name))[0]:
             sent = await self._messages.by_id(message.id)
             if sent is not None and sent.state == "open":
-                withdrawn += await self._dispatcher.withdraw(sent)
+                withdrawn += await self._withdraw(sent, "")
         self._dispatcher.held.discard((brand, name))
         return {**await self.show(brand, name), "withdrawn": withdrawn}
 

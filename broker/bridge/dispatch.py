@@ -43,7 +43,7 @@ class _Sending(msgspec.Struct):
 class Announce(Protocol):
     """Who wants to know what happened."""
 
-    async def announce(self, happened: Sequence[Happened]) -> None:
+    def announce(self, happened: Sequence[Happened]) -> None:
         """This is in the books."""
         ...
 
@@ -83,29 +83,9 @@ class Dispatcher:
         heapq.heappush(self._due, (due_at, message))
         self._changed.set()
 
-    async def withdraw(self, row: MessageRow) -> int:
-        """Take a message back from all who have not got it. Returns how many those were."""
-        self._sending.pop(row.number, None)
-        count, why = 0, "its sender withdrew it"
-        await self._messages.withdrawn(row.number)
-        after = 0
-        while waiting := await self._messages.waiting(row.number, after, AT_ONCE):
-            after = waiting[-1].recipient
-            taken: list[Older] = []
-
-            def take_back(some: Sequence[Older] = waiting, taken: list[Older] = taken) -> None:
-                for one in some:
-                    if one.seq is None or self._intake.take_back(
-                        self._core, topic_of(row.brand, one.kind, one.name), one.seq, "withdrawn", "withdraw", why
-                    ):
-                        taken.append(one)
-
-            self._run(take_back)
-            ended = [(one.message, one.recipient) for one in taken]
-            happened = await self._messages.end(ended, "withdrawn", "withdraw", why, now_ms())
-            await self._books.announce(happened)
-            count += len(happened)
-        return count
+    def forget(self, message: int) -> None:
+        """It was withdrawn: nobody more is served."""
+        self._sending.pop(message, None)
 
     async def look(self) -> None:
         """See what there is to be sent."""
@@ -156,7 +136,7 @@ class Dispatcher:
         most = AT_ONCE if row.throttle is None else max(1, min(AT_ONCE, int(row.throttle / 10)))
         due, next_at = await self._messages.due(number, now_ms(), most)
         if not due:
-            self._sending.pop(number, None)
+            self.forget(number)
             if next_at is not None:
                 self.schedule(number, next_at)
             return
@@ -171,6 +151,8 @@ class Dispatcher:
             await self._replace(row, due)
         if row.throttle is not None:
             sending.next_at = time.monotonic() + len(due) / row.throttle
+        if number not in self._sending:
+            return  # withdrawn meanwhile
         turn = _Turn(self._core, self._intake, row)
         self._run(lambda: turn.publish(due))
         if turn.refused:
@@ -185,7 +167,7 @@ class Dispatcher:
 
     async def _decided(self, row: MessageRow, decisions: Sequence[Decision]) -> None:
         happened = await self._messages.decide(row.number, now_ms(), decisions)
-        await self._books.announce(happened)
+        self._books.announce(happened)
 
     async def _replace(self, row: MessageRow, due: Sequence[Due]) -> None:
         """Take back what waits for these under the same collapse key."""
@@ -195,7 +177,7 @@ class Dispatcher:
         why = f"{row.id} replaces it, with the collapse key {row.collapse_key!r}"
         self._run(lambda: self._take_back(row.brand, older, why))
         waiting = [(one.message, one.recipient) for one in older if one.seq is None]
-        await self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
+        self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
 
     def _take_back(self, brand: str, older: Sequence[Older], why: str) -> None:
         for one in older:
@@ -209,7 +191,7 @@ class Dispatcher:
             await asyncio.sleep(SWEEP_S)
             try:
                 while happened := await self._messages.expire(now_ms(), SWEPT_MAX):
-                    await self._books.announce(happened)
+                    self._books.announce(happened)
                 await self._messages.forget_keys(now_ms())
             except Failed as error:
                 self._log("messages cannot be looked through", error=error.message, remedy=error.remedy)

@@ -24,6 +24,7 @@ class Delivered(msgspec.Struct, frozen=True, array_like=True, tag="delivered"):
     topic: str
     device: str
     at: int
+    store: str = ""  # where the device stands
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):

@@ -107,7 +107,7 @@ class Intake:
         who = session.identity
         if who.role not in _LISTENERS:
             self._booked.discard(message.seq)
-            fact = Delivered(message.id, message.topic.decode(), who.name or session.client_id, now_ms())
+            fact = Delivered(message.id, message.topic.decode(), who.name or session.client_id, now_ms(), who.store)
             self._record(encode(fact), firm=True)
 
     def gone(self, seq: int) -> None:

@@ -60,7 +60,8 @@ class Sends:
     """Accepts rich sends.
 
     record(asked): make a fact of it. run: a coroutine, beside all else. reply(topic, correlation data, answer):
-    publish it. schedule(message, when): it may be sent. withdraw(message): take it back; how many got nothing yet.
+    publish it. schedule(message, when): it may be sent. withdraw(message, by): returns when that is certain, with
+    what waits for its end and says from how many it was taken back.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Sends:
         run: Callable[[Coroutine[Any, Any, None]], object],
         reply: Callable[[str, bytes, bytes], object],
         schedule: Callable[[int, int], object],
-        withdraw: Callable[[MessageRow], Awaitable[int]],
+        withdraw: Callable[[MessageRow, str], Awaitable[Awaitable[int]]],
         log: Callable[..., object],
     ) -> None:
         self._messages = messages
@@ -83,7 +84,7 @@ class Sends:
         self._run = run
         self._reply = reply
         self._schedule = schedule
-        self._withdraw = withdraw
+        self._take_back = withdraw
         self._log = log
         self._fillers = asyncio.Semaphore(FILLING_MAX)
         self._filling: set[str] = set()
@@ -121,7 +122,7 @@ class Sends:
             try:
                 request = requests.parse(one.payload)
                 if isinstance(request, WithdrawRequest):
-                    self._run(self._withdrawn(one, request))
+                    await self._withdraw(one, request)
                 elif request.dry_run:
                     self._run(self._tried(one, request))
                 else:
@@ -260,14 +261,18 @@ class Sends:
 
     # -- withdrawals -------------------------------------------------------------------------------------------------
 
-    async def _withdrawn(self, one: Asked, request: WithdrawRequest) -> None:
+    async def _withdraw(self, one: Asked, request: WithdrawRequest) -> None:
+        """Begin; it goes on after a crash too. The answer comes at its end, if this process lives to see that."""
         row = await self._messages.by_id(request.withdraw)
         if row is None or row.brand != one.brand:
-            error = RequestRefused(Code.NOT_FOUND, "withdraw", f"{one.brand} has no message {request.withdraw!r}")
-            self._answer(one, _refused(error, request.request_id))
-            return
-        count = await self._withdraw(row)
-        self._answer(one, Answer(ok=True, request_id=request.request_id, message_id=row.id, recipients=count))
+            raise RequestRefused(Code.NOT_FOUND, "withdraw", f"{one.brand} has no message {request.withdraw!r}")
+        done = await self._take_back(row, one.sender)
+
+        async def answer() -> None:
+            count = await done
+            self._answer(one, Answer(ok=True, request_id=request.request_id, message_id=row.id, recipients=count))
+
+        self._run(answer())
 
     def _answer(self, one: Asked, answer: Answer) -> None:
         self._reply(one.reply_topic, one.reply_data, requests.encode_answer(answer))

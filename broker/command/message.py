@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from broker.command.base import Noun, Run, pass_run
+from broker.command.base import Noun, Run, confirm, counted, pass_run, yes_option
 from broker.command.figures import lines, one_line
 from broker.command.names import brands, messages
 from broker.command.output import print_json, print_list
@@ -149,6 +149,36 @@ def recipients(run: Run, message: str, state: str | None, as_csv: bool) -> None:
         print_list(run, rows, columns, empty="There are none.")
         if len(rows) == _SHOWN_MAX:
             run.say(f"perhaps there are more: pushbroker message recipients {message} --csv")
+
+
+@command.command(
+    "withdraw",
+    examples=[
+        "pushbroker message withdraw m038g2hxy7r000wcndertm",
+        "pushbroker message withdraw m038g2hxy7r000wcndertm --yes --json",
+    ],
+)
+@_message
+@yes_option
+@pass_run
+def withdraw(run: Run, message: str, yes: bool) -> None:
+    """Take a message back: who has not got it will not, and devices that show it take it off the screen.
+
+    It goes on when this command is interrupted, or the broker ends and starts again.
+    """
+    shown = run.call("message.show", id=message)
+    recipients = counted(shown["recipients"], "recipient")
+    confirm(f"Withdraw {message} ({shown['title'] or 'no title'}) of {shown['brand']}, for {recipients}?", yes=yes)
+    stream = run.stream("message.withdraw", id=message)
+    try:
+        for progress in stream:
+            if progress["done"]:
+                break
+            run.say(f"{progress['looked_at']:,} of {progress['recipients']:,} done")
+    finally:
+        stream.close()
+    told = counted(progress["told"], "device")
+    run.done(progress, f"{message} withdrawn from {progress['withdrawn']:,}; {told} told to take it off the screen")
 
 
 def _pages(run: Run, message: str, state: str | None) -> Iterator[list[Mapping[str, Any]]]:

@@ -5,7 +5,7 @@ statements: a statement for each row would wait for the interpreter's lock as of
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +133,26 @@ class Spoken(NamedTuple):
     event: str
     at: int
     detail: str = ""
+    store: str = ""
+
+
+class Untold(NamedTuple):
+    """What is still to be told to somebody. `seq`, `state`: where the recipient is now."""
+
+    number: int
+    id: str
+    brand: str
+    receipts: str
+    expires_at: int
+    kind: str
+    name: str
+    event: str
+    device: str
+    at: int
+    detail: str
+    store: str
+    seq: int | None
+    state: str
 
 
 _COLUMNS: Final = ", ".join(NewMessage.__struct_fields__)
@@ -217,7 +237,8 @@ class Messages:
         """All recipients are there: from now on it may be sent."""
         await self.write(
             lambda db: db.execute(
-                "UPDATE message SET state = 'open', recipients = ?, answer = ? WHERE number = ?",
+                """UPDATE message SET state = iif(withdrawn_at IS NULL, 'open', 'withdrawn'), recipients = ?, answer = ?
+                   WHERE number = ?""",
                 (recipients, answer, message),
             )
         )
@@ -265,7 +286,7 @@ class Messages:
 
     async def decide(self, message: int, at: int, decisions: Sequence[Decision]) -> list[Happened]:
         """Put recipients off, or drop them, and write down why."""
-        return await self.write(lambda db: _decide(db, message, at, decisions))
+        return await self.write(lambda db: _noted(db, _decide(db, message, at, decisions)))
 
     async def counts_of(self, brand: str, names: Sequence[str], since: int) -> dict[str, list[tuple[Kind, int]]]:
         """For each user, the kind and time of all that was sent since then."""
@@ -289,26 +310,15 @@ class Messages:
         )
         return [Older(*row) for row in rows]
 
-    async def withdrawn(self, message: int) -> None:
-        """From now on nobody more gets it."""
-        sql = "UPDATE message SET state = 'withdrawn' WHERE number = ? AND state <> 'filling'"
-        await self.write(lambda db: db.execute(sql, (message,)))
-
-    async def waiting(self, message: int, after: int, most: int) -> list[Older]:
-        """Recipients of a message who have not got it, in the order of their numbers."""
-        sql = """SELECT message, number, kind, name, seq FROM recipient
-                 WHERE message = ? AND number > ? AND state IN ('accepted', 'sent') ORDER BY number LIMIT ?"""
-        return [Older(*row) for row in await self.read(lambda db: db.execute(sql, (message, after, most)).fetchall())]
-
     async def end(
         self, ended: Sequence[tuple[int, int]], state: str, rule: str, detail: str, at: int
     ) -> list[Happened]:
         """Recipients (message and number each) that still wait will not get it: replaced, withdrawn, dropped."""
-        return await self.write(lambda db: _end(db, ended, state, rule, detail, at))
+        return await self.write(lambda db: _noted(db, _end(db, ended, state, rule, detail, at)))
 
     async def expire(self, now: int, most: int) -> list[Happened]:
         """End what has waited for longer than its message is of use, some of it."""
-        return await self.write(lambda db: _expire(db, now, most))
+        return await self.write(lambda db: _noted(db, _expire(db, now, most)))
 
     # -- what became of it -------------------------------------------------------------------------------------------
 
@@ -331,7 +341,7 @@ class Messages:
         """
 
         def work(db: sqlite3.Connection) -> list[Happened]:
-            happened = [*_sent(db, sent), *_spoken(db, spoken), *_gone(db, gone)]
+            happened = _noted(db, [*_sent(db, sent), *_spoken(db, spoken), *_gone(db, gone)])
             _close(db, {one.message for one in happened})
             if up_to is not None:
                 _applied(db, up_to)
@@ -344,11 +354,67 @@ class Messages:
         sql = "SELECT id, brand FROM message WHERE id IN (SELECT value FROM json_each(?))"
         return dict(await self.read(lambda db: db.execute(sql, (_array(sorted(ids)),)).fetchall()))
 
-    async def brief(self, numbers: Iterable[int]) -> dict[int, tuple[str, str, str]]:
-        """The ids, brands and wishes for receipts of messages."""
-        sql = "SELECT number, id, brand, receipts FROM message WHERE number IN (SELECT value FROM json_each(?))"
-        rows = await self.read(lambda db: db.execute(sql, (_array(list(numbers)),)).fetchall())
-        return {number: (id, brand, receipts) for number, id, brand, receipts in rows}
+    # -- withdrawing -------------------------------------------------------------------------------------------------
+
+    async def withdraw(self, message: int, by: str, at: int) -> None:
+        """From now on nobody more gets it. What was withdrawn already stays as it is."""
+        sql = """UPDATE message SET withdrawn_at = ?, withdrawn_by = ?, withdrawn_to = 0,
+                   state = iif(state = 'filling', state, 'withdrawn') WHERE number = ? AND withdrawn_at IS NULL"""
+        await self.write(lambda db: db.execute(sql, (at, by, message)))
+
+    async def withdrawing(self) -> list[tuple[MessageRow, str, int]]:
+        """What is being withdrawn: the message, by whom, and for which recipient that was done last."""
+
+        def work(db: sqlite3.Connection) -> list[tuple[MessageRow, str, int]]:
+            rows = _messages(db, "withdrawn_to IS NOT NULL ORDER BY number LIMIT 100")
+            sql = "SELECT withdrawn_by, withdrawn_to FROM message WHERE number = ?"
+            return [(row, *db.execute(sql, (row.number,)).fetchone()) for row in rows]
+
+        return await self.read(work)
+
+    async def withdrawable(self, message: int, after: int, most: int) -> list[tuple[Older, str]]:
+        """Recipients who may have a message, or get it yet, in the order of their numbers, with their states."""
+        sql = """SELECT message, number, kind, name, seq, state FROM recipient WHERE message = ? AND number > ?
+                   AND state IN ('accepted', 'sent', 'delivered') ORDER BY number LIMIT ?"""
+        rows = await self.read(lambda db: db.execute(sql, (message, after, most)).fetchall())
+        return [(Older(*row), state) for *row, state in rows]
+
+    async def withdrawn_from(self, message: int, up_to: int | None, told: Mapping[int, str], at: int) -> None:
+        """It was withdrawn up to this recipient; None: from all. What was done about those who had it."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE message SET withdrawn_to = ? WHERE number = ?", (up_to, message))
+            db.execute(
+                """INSERT OR IGNORE INTO decision SELECT ?, value ->> 0, ?, 'withdraw', 'withdrawn', value ->> 1
+                   FROM json_each(?)""",
+                (message, at, _array(list(told.items()))),
+            )
+
+        await self.write(work)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    async def untold(self, most: int) -> list[Untold]:
+        """What is still to be told, in the order in which it happened."""
+        sql = """SELECT o.number, m.id, m.brand, m.receipts, m.expires_at, r.kind, r.name, o.event, o.device, o.at,
+                   o.detail, coalesce(e.store, ''), r.seq, r.state
+                 FROM outbox o JOIN message m ON m.number = o.message
+                 JOIN recipient r ON r.message = o.message AND r.number = o.recipient
+                 LEFT JOIN event e ON e.message = o.message AND e.recipient = o.recipient AND e.device = o.device
+                   AND e.event = o.event
+                 WHERE o.event <> 'summary' ORDER BY o.number LIMIT ?"""
+        return [Untold(*row) for row in await self.read(lambda db: db.execute(sql, (most,)).fetchall())]
+
+    async def changed(self, most: int) -> list[tuple[int, int, str, str]]:
+        """Messages whose counts have changed since they were told: the row, the message, its id and its brand."""
+        sql = """SELECT o.number, o.message, m.id, m.brand FROM outbox o JOIN message m ON m.number = o.message
+                 WHERE o.event = 'summary' LIMIT ?"""
+        return await self.read(lambda db: db.execute(sql, (most,)).fetchall())
+
+    async def told(self, numbers: Sequence[int]) -> None:
+        """These were told. A row that was written anew since has another number."""
+        sql = "DELETE FROM outbox WHERE number IN (SELECT value FROM json_each(?))"
+        await self.write(lambda db: db.execute(sql, (_array(numbers),)))
 
 
 # -- in the database's thread ------------------------------------------------------------------------------------------
@@ -431,13 +497,13 @@ def _spoken(db: sqlite3.Connection, spoken: Sequence[Spoken]) -> list[Happened]:
     if not spoken:
         return []
     # A device that is a recipient itself speaks for itself, else for its user.
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS said (message, recipient, device, event, at, detail)")
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS said (message, recipient, device, event, at, detail, store)")
     db.execute("DELETE FROM temp.said")
     db.execute(
         """INSERT INTO temp.said
-           SELECT message, recipient, device, event, at, detail FROM (
+           SELECT message, recipient, device, event, at, detail, store FROM (
              SELECT m.number AS message, s.value ->> 4 AS device, s.value ->> 5 AS event, s.value ->> 6 AS at,
-               s.value ->> 7 AS detail, coalesce(
+               s.value ->> 7 AS detail, s.value ->> 8 AS store, coalesce(
                  CASE WHEN s.value ->> 5 <> 'delivered' THEN (SELECT number FROM recipient r
                    WHERE r.message = m.number AND r.kind = 'device' AND r.name = s.value ->> 4) END,
                  (SELECT number FROM recipient r
@@ -446,7 +512,7 @@ def _spoken(db: sqlite3.Connection, spoken: Sequence[Spoken]) -> list[Happened]:
            WHERE recipient IS NOT NULL""",
         (_array(spoken),),
     )
-    sql = """INSERT OR IGNORE INTO event SELECT message, recipient, device, event, at, detail FROM temp.said
+    sql = """INSERT OR IGNORE INTO event SELECT message, recipient, device, event, at, detail, store FROM temp.said
              RETURNING message, recipient, event, device, at, detail"""
     new = db.execute(sql).fetchall()
     if not new:
@@ -553,6 +619,27 @@ def _expire(db: sqlite3.Connection, now: int, most: int) -> list[Happened]:
     happened = [Happened(*row) for row in db.execute(sql, (now, most)).fetchall()]
     sql = "SELECT number FROM message WHERE state = 'open' AND expires_at <= ? LIMIT ?"
     _close(db, {one.message for one in happened} | {number for (number,) in db.execute(sql, (now, most))})
+    return happened
+
+
+def _noted(db: sqlite3.Connection, happened: list[Happened]) -> list[Happened]:
+    """Write down what is to be told of this, in the same transaction."""
+    if happened:
+        rows = _array([(one.message, one.recipient, one.event, one.device, one.at, one.detail) for one in happened])
+        db.execute(
+            """INSERT INTO outbox (message, recipient, event, device, at, detail)
+               SELECT h.value ->> 0, h.value ->> 1, h.value ->> 2, h.value ->> 3, h.value ->> 4, h.value ->> 5
+               FROM json_each(?) h CROSS JOIN message m ON m.number = h.value ->> 0
+               WHERE (m.receipts = 'each' AND h.value ->> 2 <> 'sent') OR h.value ->> 2 = 'opened'""",
+            (rows,),
+        )
+        db.execute(
+            """INSERT OR REPLACE INTO outbox (message, recipient, event, device, at, detail)
+               SELECT m.number, 0, 'summary', '', max(h.value ->> 4), ''
+               FROM json_each(?) h CROSS JOIN message m ON m.number = h.value ->> 0 AND m.receipts = 'summary'
+               GROUP BY m.number""",
+            (rows,),
+        )
     return happened
 
 

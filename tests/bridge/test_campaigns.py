@@ -1,7 +1,7 @@
 """Campaigns from their definition to what came of them: real records, books and sends; only nobody dispatches."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,7 +67,7 @@ class Shop:
             run=self.run,
             reply=lambda *_: None,
             schedule=lambda *_: None,
-            withdraw=self.withdraw,
+            withdraw=self.begun,
             log=lambda *_, **__: None,
         )
         self.campaigns = Campaigner(
@@ -75,6 +75,7 @@ class Shop:
             messages=self.messages,
             sends=sends,
             dispatcher=self,
+            withdraw=self.withdraw,
             log=lambda *_, **__: None,
             unexpected=self.unexpected.append,
             now=self.now,
@@ -89,9 +90,13 @@ class Shop:
     async def look(self) -> None:
         self.looked += 1
 
-    async def withdraw(self, row: MessageRow) -> int:
+    async def withdraw(self, row: MessageRow, by: str) -> int:
+        assert by == ""
         self.withdrawn.append(row.id)
         return 1
+
+    async def begun(self, row: MessageRow, by: str) -> Awaitable[int]:
+        return self.withdraw(row, by)
 
     async def until(self, met: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         """Let campaigns run, as the broker does, until something is so."""
@@ -358,8 +363,9 @@ async def test_there_must_be_something_to_send_again(shop: Shop) -> None:
 async def test_figures_add_up_by_variant_run_and_store(shop: Shop) -> None:
     await sent_and_opened(shop)
     await shop.happened(
-        """INSERT INTO event SELECT message, number, 'phone-' || name, 'delivered', delivered_at, ''
-           FROM recipient WHERE delivered_at IS NOT NULL"""
+        """INSERT INTO event (message, recipient, device, event, at)
+           SELECT message, number, 'phone-' || name, 'delivered', delivered_at FROM recipient
+           WHERE delivered_at IS NOT NULL"""
     )
     await shop.campaigns.retarget("acme", "spring", 24 * HOUR)
     tables = {
@@ -405,7 +411,8 @@ async def test_who_has_it_nowhere_counts_in_the_store_of_a_device_of_theirs(shop
     await shop.campaigns.start("acme", "spring")
     await shop.ran("spring")
     # user-03's phone stands in roma, but a device in milano had it first
-    sql = "INSERT INTO event SELECT message, number, ?, 'delivered', ?, '' FROM recipient WHERE name = 'user-03'"
+    sql = """INSERT INTO event (message, recipient, device, event, at)
+             SELECT message, number, ?, 'delivered', ? FROM recipient WHERE name = 'user-03'"""
     await shop.happened(sql, "phone-user-03", 9)
     await shop.happened(sql, "phone-user-04", 8)
     (_, *rows), _ = await shop.campaigns.figures("acme", "spring", "store")

@@ -84,7 +84,7 @@ def test_recipients_are_exported_page_by_page(data: Path) -> None:
 
 @pytest.fixture
 def watched(data: Path) -> Iterator[Path]:
-    booked(data, {"people": people(sent=3), "state": "open"})
+    booked(data, {"people": people(sent=3), "state": "open", "expires_at": AT + 10**12})
     with serving("--data", data, "--listen", "mqtt://127.0.0.1:0"):
         yield data
 
@@ -134,3 +134,20 @@ def test_on_a_terminal_the_figures_are_drawn_in_place(watched: Path) -> None:
     assert process.returncode == 0
     assert b"3 accepted = 3 delivered" in seen
     assert b"\x1b[1A" in seen  # it went up over what it had drawn
+
+
+def test_a_message_is_withdrawn(data: Path) -> None:
+    ok("brand", "add", "acme", "--data", data)
+    later = AT + 10**12
+    waiting = [{**person, "due_at": later} for person in people(accepted=150, delivered=2)]
+    booked(data, {"people": waiting, "state": "open", "expires_at": later})
+    with serving("--data", data, "--listen", "mqtt://127.0.0.1:0"):
+        assert pushbroker("message", "withdraw", ID, "--data", data).code == 2  # nobody is there to ask
+        withdrawn = ok("message", "withdraw", ID, "--yes", "--json", "--data", data).json
+        again = ok("message", "withdraw", ID, "--yes", "--data", data)
+        counts = ok("message", "show", ID, "--json", "--data", data).json["counts"]
+        assert pushbroker("message", "withdraw", "m1", "--yes", "--data", data).code == 3
+
+    assert (withdrawn["withdrawn"], withdrawn["done"]) == (150, True)
+    assert "withdrawn from 0" in again.err
+    assert (counts["withdrawn"], counts["delivered"], counts["waiting"]) == (150, 2, 0)
