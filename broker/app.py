@@ -385,6 +385,8 @@ class Broker:
         self.bridge.preferences.changed()  # perhaps: a device may have another user now
         self.reactor.run(lambda: self.core.drop_identity(path, gone))
         if gone and path.endswith("/"):
+            self._spawn(self.bridge.campaigns.brand_gone(path[:-1]))
+        if gone and path.endswith("/"):
             self._spawn(self.links.brand_gone(path[:-1]))
 
     async def _sign(self, identity: Identity, code: str, csr: bytes) -> dict[str, Any]:

@@ -11,15 +11,19 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
 from broker.admin import messages
 from broker.admin.wire import no_broker
+from broker.bridge.campaigns import Definition
+from broker.bridge.figures import By
 from broker.bridge.people import People
 from broker.config import Settings
 from broker.errors import NotFound, Refused
+from broker.identity import check_name
 from broker.links.book import Book
 from broker.links.links import idle
 from broker.store.database import open_database, open_reader
@@ -234,6 +238,69 @@ async def _message_recipients(
 ) -> Any:
     async with context.outcomes() as outcomes:
         return await messages.recipients(outcomes, id, state, after, most)
+
+
+# -- campaigns ---------------------------------------------------------------------------------------------------------
+
+
+@_operation("campaign.add", needs_broker=True)
+async def _campaign_add(context: Context, *, brand: str, name: str, definition: Definition) -> Any:
+    await context.directory.check(brand)
+    return await context.running.bridge.campaigns.add(brand, check_name("campaign", name), definition)
+
+
+@_operation("campaign.set", needs_broker=True)
+async def _campaign_set(context: Context, *, brand: str, name: str, definition: Definition) -> Any:
+    return await context.running.bridge.campaigns.set(brand, name, definition)
+
+
+@_operation("campaign.list", needs_broker=True)
+async def _campaign_list(context: Context, *, brand: str | None = None) -> Any:
+    if brand is not None:
+        await context.directory.check(brand)
+    return await context.running.bridge.campaigns.all(brand)
+
+
+def _campaign(verb: str) -> None:
+    """What needs only the name of a campaign."""
+
+    async def function(context: Context, *, brand: str, name: str) -> Any:
+        return await getattr(context.running.bridge.campaigns, verb)(brand, name)
+
+    _register(f"campaign.{verb}", function, of=function, needs_broker=True)
+
+
+for _verb in ("show", "test", "start", "pause", "resume", "stop", "remove"):
+    _campaign(_verb)
+
+
+@_operation("campaign.retarget", needs_broker=True)
+async def _campaign_retarget(
+    context: Context,
+    *,
+    brand: str,
+    what: str,
+    not_opened_s: int,
+    content: dict[str, Any] | None = None,
+    dry_run: bool = False,
+) -> Any:
+    await context.directory.check(brand)
+    campaigns = context.running.bridge.campaigns
+    return await campaigns.retarget(brand, what, not_opened_s, content=content, dry_run=dry_run)
+
+
+@_operation("campaign.figures", needs_broker=True)
+async def _campaign_figures(
+    context: Context,
+    *,
+    brand: str,
+    name: str,
+    by: By = "campaign",
+    within_s: Annotated[int, msgspec.Meta(ge=1)] = 900,
+    run: datetime | None = None,
+) -> Any:
+    figures, complete = await context.running.bridge.campaigns.figures(brand, name, by, within_s, run)
+    return {"brand": brand, "campaign": name, "within_s": within_s, "complete": complete, "figures": figures}
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,11 @@ _RETRY_S: Final = 0.05
 SYSTEM_DATA: Final = Path("/var/lib/pushbroker")
 SYSTEM_SOCKET: Final = Path("/run/pushbroker/admin.sock")
 # The operations that make sense only where a broker runs: those of the table that need one.
-BROKER_ONLY: Final = frozenset({"status", "connections.list", "send", "tail", "message.watch", "message.withdraw"})
+BROKER_ONLY: Final = frozenset(
+    {"status", "connections.list", "send", "tail", "message.watch", "message.withdraw"}
+    | {f"campaign.{verb}" for verb in ("add", "list", "show", "set", "test", "start", "pause", "resume", "stop")}
+    | {"campaign.remove", "campaign.retarget", "campaign.figures"}
+)
 
 
 def call(settings: Settings, operation: str, arguments: Mapping[str, Any], *, wait_s: float = LOCK_WAIT_S) -> Any:

@@ -1,6 +1,7 @@
 """Campaigns: a message, whom it is for, and when. Each run is accepted as rich sends are, one for each variant.
 
-draft → running ⇄ paused → stopped; a running one without a next run is done. Each of the last two can be started again.
+draft → running ⇄ paused → stopped; one without a next run is done, which may still be sending. It can be paused and
+stopped all the same; stopped or done, it can be started again.
 
 A run is known by the time at which it begins, which is in the idempotency keys of what it sends: one that was
 interrupted is made again, and what was accepted of it is not accepted twice. Runs that were missed, because no broker
@@ -163,7 +164,7 @@ class Campaigner:
     async def pause(self, brand: str, name: str) -> dict[str, Any]:
         """Send nothing until it is resumed: no run begins, and who waits for one that has begun goes on waiting."""
         row = await self._row(brand, name)
-        self._must_be(row, ("running",), f"pushbroker campaign show {brand} {name}")
+        self._must_be(row, ("running", "done"), f"pushbroker campaign show {brand} {name}")
         row.state = "paused"
         await self._change(row)
         self._dispatcher.held.add((brand, name))
@@ -173,8 +174,8 @@ class Campaigner:
         """Go on. Of a recurring campaign what was due meanwhile is left out; one that runs once runs late."""
         row = await self._row(brand, name)
         self._must_be(row, ("paused",), f"pushbroker campaign show {brand} {name}")
-        row.state = "running"
         schedule = _decoded(row).schedule
+        row.state = "done" if row.next_run is None else "running"
         if schedule.cron:
             _plan(row, following(schedule, self._time()))
         await self._change(row)
@@ -200,8 +201,14 @@ class Campaigner:
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Hold what was paused, before anything is sent."""
+        """Hold what was paused, before anything is sent, and forget the campaigns of brands that are gone."""
+        await self._store.forget()
         self._dispatcher.held |= {(row.brand, row.name) for row in await self._store.all(None) if row.state == "paused"}
+
+    async def brand_gone(self, brand: str) -> None:
+        """A brand was removed."""
+        await self._store.forget()
+        self._dispatcher.held = {held for held in self._dispatcher.held if held[0] != brand}
 
     async def run(self) -> None:
         """Make the runs when their time comes, for ever."""
@@ -255,7 +262,7 @@ class Campaigner:
     # -- again ---------------------------------------------------------------------------------------------------------
 
     async def retarget(
-        self, brand: str, what: str, not_opened_s: int, content: Content | None = None, *, dry_run: bool = False
+        self, brand: str, what: str, not_opened_s: int, *, content: Content | None = None, dry_run: bool = False
     ) -> list[Answer]:
         """Send it again to those who have had it for so long and have not opened it; each of them once.
 

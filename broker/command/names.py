@@ -41,14 +41,14 @@ def messages(context: click.Context, _parameter: click.Parameter, incomplete: st
     return _query(context, statement, _escaped(incomplete), database="messages.db")
 
 
-def _of_brand(table: str) -> Completer:
+def _of_brand(table: str, database: str = "records.db") -> Completer:
     # The table is one of the literals below, never a user's text.
     statement = f"SELECT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         # After an option whose value is being typed click has not yet sorted the arguments; the brand is the first.
         brand = context.params.get("brand") or next(iter(context.args), "")
-        return _query(context, statement, str(brand), _escaped(incomplete))
+        return _query(context, statement, str(brand), _escaped(incomplete), database=database)
 
     return complete
 
@@ -58,3 +58,4 @@ stores = _of_brand("stores")
 devices = _of_brand("devices")
 links = _of_brand("links")
 segments = _of_brand("segments")
+campaigns = _of_brand("campaign", "messages.db")

@@ -19,8 +19,8 @@ else `~/.local/share/pushbroker`. It may stand before or after the command. Ever
 variables are in [configuration.md](configuration.md).
 
 Where a broker runs on the directory, commands act through its admin socket (`DATA/admin.sock`); otherwise they act on
-the records directly. `send`, `tail`, `message watch`, `message withdraw`, `status` and `connections` need a running
-broker.
+the records directly. `send`, `tail`, `message watch`, `message withdraw`, `campaign`, `status` and `connections` need a
+running broker.
 
 | exit code | meaning |
 |---|---|

@@ -123,7 +123,10 @@ def _content(text: str | None, title: str | None, json_body: str | None, file: s
         if title is not None:
             raise click.UsageError("--title goes with TEXT; put it into the file instead.")
         content = read_input(file or json_body or "-", limits.PACKET_BYTES_MAX)
-        return (content, None) if file is not None else (_checked(content), RICH_CONTENT_TYPE)
+        if file is not None:
+            return content, None
+        checked_notification(content)
+        return content, RICH_CONTENT_TYPE
     body = read_input("-", limits.PACKET_BYTES_MAX) if text == "-" else os.fsencode(text or "")
     if title is None:
         return body, "text/plain" if text != "-" else None
@@ -134,7 +137,7 @@ def _content(text: str | None, title: str | None, json_body: str | None, file: s
         raise click.UsageError("A notification's title and body are UTF-8 text.") from None
 
 
-def _checked(content: bytes) -> bytes:
+def checked_notification(content: bytes) -> dict[str, Any]:
     """A rich notification must be a JSON object: better said here than by each device."""
     try:
         value = json.loads(content)
@@ -142,7 +145,7 @@ def _checked(content: bytes) -> bytes:
         raise click.UsageError(f"That notification is no JSON: {error}") from None
     if not isinstance(value, dict) or not (value.get("title") or value.get("body")):
         raise click.UsageError("A notification is a JSON object with a title or a body.")
-    return content
+    return value
 
 
 def _property(given: str) -> tuple[str, str]:

@@ -183,6 +183,13 @@ class Campaigns:
                  next_run_at = :next_run_at WHERE number = :number"""
         await self._messages.write(lambda db: db.execute(sql, msgspec.structs.asdict(row)))
 
+    async def forget(self) -> None:
+        """Remove the campaigns of brands that are gone: another brand of that name shall not find them."""
+        sql = "SELECT DISTINCT brand FROM campaign WHERE brand NOT IN (SELECT name FROM records.brands)"
+        if gone := [brand for (brand,) in await self._read(sql)]:
+            sql = "DELETE FROM campaign WHERE brand IN (SELECT value FROM json_each(?))"
+            await self._messages.write(lambda db: db.execute(sql, (_array(gone),)))
+
     async def remove(self, number: int) -> None:
         """Remove a campaign. What it has sent stays."""
         await self._messages.write(lambda db: db.execute("DELETE FROM campaign WHERE number = ?", (number,)))

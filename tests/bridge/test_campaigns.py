@@ -325,7 +325,8 @@ async def test_who_has_not_opened_it_gets_it_again_and_only_once(shop: Shop) -> 
     again = await shop.campaigns.retarget("acme", "spring", 24 * HOUR)
     assert [answer.recipients for answer in again] == [0, 0]
     shop.seconds += 2 * 24 * HOUR  # now the others have it for long enough
-    late = await shop.campaigns.retarget("acme", "spring", 24 * HOUR, {"notification": {"title": "Last chance"}})
+    last = {"notification": {"title": "Last chance"}}
+    late = await shop.campaigns.retarget("acme", "spring", 24 * HOUR, content=last)
     assert sum(answer.recipients or 0 for answer in late) == 10
     assert await names_after(shop, 6) == USERS[:10]
     assert set(await shop.all("SELECT payload FROM message WHERE number > 6")) == {(b'{"title":"Last chance"}',)}
@@ -468,7 +469,7 @@ MOVES = {  # state → what can be done in it
     "running": {"pause", "stop"},
     "paused": {"resume", "stop"},
     "stopped": {"start", "remove"},
-    "done": {"start", "stop", "remove"},
+    "done": {"start", "pause", "stop", "remove"},
 }
 
 
@@ -507,6 +508,17 @@ async def test_figures_say_when_older_runs_are_left_out(shop: Shop, monkeypatch:
     first = datetime(2026, 11, 22, 9, tzinfo=UTC)
     figures, all_of_it = await shop.campaigns.figures("acme", "news", run=first)
     assert (figures[0].accepted, all_of_it) == (40, True)
+
+
+async def test_the_campaigns_of_a_brand_go_with_it(shop: Shop) -> None:
+    await shop.campaigns.add("acme", "news", defined(schedule=Schedule(cron="0 9 * * *")))
+    await shop.campaigns.start("acme", "news")
+    await shop.campaigns.pause("acme", "news")
+    async with shop.records.transaction():
+        await shop.records.remove_brand("acme")
+    await shop.campaigns.brand_gone("acme")
+    assert await shop.campaigns.all(None) == []
+    assert shop.held == set()
 
 
 async def test_a_changed_schedule_counts_from_the_next_run_on(shop: Shop) -> None:
