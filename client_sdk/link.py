@@ -90,6 +90,7 @@ class Link:
         keeps: bool = True,
     ) -> None:
         self.reading = True  # on the network thread only: False leaves what comes with the sender, for a while
+        self.reached = False  # in the latest attempt, up to the point where MQTT begins
         self.ended: Future[None] = Future()  # when the thread has
         self.connection = 0  # the number of the newest connection that the broker accepted
         self.is_up = False
@@ -245,6 +246,7 @@ class Link:
         self._attempting = True
         self._trouble = ""
         self._refusal = None
+        self.reached = False
         try:
             only_v5: dict[str, Any] = {"clean_start": self._clean_start, "properties": self._connect_properties}
             self._client.connect_async(
@@ -257,6 +259,7 @@ class Link:
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             self._lost(self._advice.not_connected(self._address, error))
         else:
+            self.reached = True
             before = self.connection
             self.call_later(_CONNECT_TIMEOUT_S, lambda: self._no_answer(before))
 

@@ -268,7 +268,11 @@ class Relay:
             return
         if reason in POISON:
             self._find_poison()
-        self._disconnected(error.message, retry_in_s)
+        words = error.message
+        if self.version == 5 and far.connection.reached and not far.connection.connection and not reason:
+            # Some that know no MQTT 5 do not say so, but it may as well be starting just now: not ours to guess.
+            words += f"; if it speaks only 3.1.1: pushbroker link set {self.link.brand} {self.link.name} --mqtt 3.1.1"
+        self._disconnected(words, retry_in_s)
 
     def ended(self, far: Far) -> None:
         """As `Events` of `far` has it. A bug there is not the end of the link."""

@@ -131,6 +131,22 @@ async def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(broker: Broker) -> 
         await until(lambda: there.got == [b"out"])
 
 
+async def test_a_broker_that_closes_at_mqtt_5_is_not_guessed_at_and_the_way_out_is_told(broker: Broker) -> None:
+    async def deaf(client: Client, packet: Packet) -> bool:
+        if isinstance(packet, Connect) and packet.version == 5:
+            client.abort()
+            return True
+        return False
+
+    async with their(deaf) as there:
+        link = await linked(broker, there.url)
+        await until(lambda: link.error)
+        assert link.error.endswith("if it speaks only 3.1.1: pushbroker link set acme crm --mqtt 3.1.1")
+        await broker.links.book.set("acme", "crm", **_only(version="3.1.1"))
+        await broker.links.changed("acme", "crm")
+        await until(lambda: broker.links.connected == 1)
+
+
 async def test_what_they_have_no_room_for_is_sent_again_in_its_order(broker: Broker) -> None:
     full = {b"1": 2}
 
