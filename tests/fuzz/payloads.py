@@ -18,6 +18,8 @@ from fuzz.target import Target
 
 from broker.admin import operations
 from broker.admin.server import _object
+from broker.bridge.books import Books
+from broker.bridge.facts import Saying
 from broker.bridge.receipts import Receipt, Receipts
 from broker.config import Settings
 from broker.errors import PushbrokerError, Refused
@@ -50,18 +52,30 @@ def _certificate(data: bytes) -> None:
         alternative_names(load_certificate(data))
 
 
+class _Empty:
+    """Books in which no message is, so that what a device says goes on to the brand."""
+
+    async def known(self, _ids: object) -> dict[str, str]:
+        return {}
+
+    async def apply(self, **_: object) -> list[object]:
+        return []
+
+
 def _receipt(data: bytes) -> None:
     told: list[Message] = []
     logged: list[str] = []
-    receipts = Receipts(told.append, lambda event, **_: logged.append(event))
-    receipts.heard(Message(b"acme/device/kiosk-7/up/receipt", data), _DEVICE)
+    receipts = Receipts(told.append, lambda *_: None)
+    books = Books(cast("Any", _Empty()), receipts, lambda event, **_: logged.append(event), asyncio.Event())
+    with suppress(StopIteration):  # nothing in it waits
+        books.book([Saying("acme", "kiosk-7", "ada", "milano", "receipt", data, 0)], 1).send(None)
     assert len(told) + len(logged) == 1
     for message in told:
         check_topic_name(message.topic)
         assert message.topic.startswith(b"acme/receipts/")
         receipt = msgspec.json.decode(message.payload, type=Receipt)
         assert message.topic == f"acme/receipts/{receipt.message_id}".encode()
-        assert receipt.event in ("displayed", "opened", "dismissed")
+        assert receipt.event in ("displayed", "opened", "clicked", "dismissed")
         datetime.fromisoformat(receipt.at)
 
 
