@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from broker.bridge.people import People
+from broker.bridge.why import explained
 from broker.errors import NotFound
 from broker.store.outcomes import BOUNDS_MS, Delays, Heading, Outcomes, Row
 
@@ -78,6 +80,17 @@ async def recipients(outcomes: Outcomes, id: str, state: str | None, after: int,
     """Recipients of a message, those after the one with the number `after`."""
     heading = await found(outcomes, id)
     return [_row(row) for row in await outcomes.recipients(heading.number, state, after, most)]
+
+
+async def why(outcomes: Outcomes, people: People, id: str, who: str) -> dict[str, Any]:
+    """Why somebody got a message, or did not."""
+    heading = await found(outcomes, id)
+    answer = await explained(heading, who, outcomes, people)
+    parts = msgspec.to_builtins(answer.parts)
+    for part in parts:
+        for step in part["steps"]:
+            step["at"] = at(step["at"])
+    return {"message": _head(heading), **msgspec.structs.asdict(answer), "parts": parts}
 
 
 def at(milliseconds: int | None) -> str | None:

@@ -423,6 +423,12 @@ async def _message_withdraw(context: Context, *, id: str) -> AsyncIterator[Any]:
         await bridge.withdrawals.next_step()
 
 
+@_operation("why", needs_broker=False)
+async def _why(context: Context, *, id: str, who: str) -> Any:
+    async with context.outcomes() as outcomes:
+        return await messages.why(outcomes, context.people, id, who)
+
+
 def find(name: str) -> Operation:
     """The operation with this name."""
     try:

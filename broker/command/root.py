@@ -13,7 +13,7 @@ from broker.command.base import ENVIRONMENT_PREFIX, Noun, Run, data_option, guar
 SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
     "Identities": ("brand", "user", "store", "device", "segment", "cert"),
-    "Messages": ("send", "tail", "message", "campaign"),
+    "Messages": ("send", "tail", "message", "why", "campaign"),
     "Links": ("link",),
     "Watch": ("status", "connections", "doctor", "bench"),
     "Shell": ("completion",),

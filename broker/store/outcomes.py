@@ -123,6 +123,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     at: int
     detail: str
+    store: str
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +202,11 @@ class Outcomes:
         sql = f"SELECT {_HEADING} FROM message WHERE id = :id"
         found = await self._read(lambda db: _all(db, Heading, sql, {"id": id}))
         return found[0] if found else None
+
+    async def address(self, message: int) -> str:
+        """Whom a message addresses, as it was asked for, in JSON."""
+        sql = "SELECT address FROM message WHERE number = ?"
+        return await self._read(lambda db: str(db.execute(sql, (message,)).fetchone()[0]))
 
     async def figures(self, message: int) -> Figures:
         """What became of a message."""
@@ -285,7 +291,7 @@ def _story(db: sqlite3.Connection, message: int, kind: str, name: str) -> list[S
     for row in _all(db, Row, sql, {"message": message, "kind": kind, "name": name}):
         of = {"message": message, "recipient": row.number}
         where = "WHERE message = :message AND recipient = :recipient ORDER BY at"
-        events = _all(db, Event, f"SELECT device, event, at, detail FROM event {where}", of)
+        events = _all(db, Event, f"SELECT device, event, at, detail, store FROM event {where}", of)
         decisions = _all(db, Judgement, f"SELECT at, rule, outcome, detail FROM decision {where}", of)
         stories.append(Story(recipient=row, events=events, decisions=decisions))
     return stories

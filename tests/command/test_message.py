@@ -151,3 +151,18 @@ def test_a_message_is_withdrawn(data: Path) -> None:
     assert (withdrawn["withdrawn"], withdrawn["done"]) == (150, True)
     assert "withdrawn from 0" in again.err
     assert (counts["withdrawn"], counts["delivered"], counts["waiting"]) == (150, 2, 0)
+
+
+def test_why_is_one_screen(data: Path) -> None:
+    ok("brand", "add", "acme", "--data", data)
+    ok("user", "add", "acme", "bob", "--data", data)
+    dropped = {"name": "ada", "state": "dropped", "reason": "cap"}
+    why = {"recipient": 1, "at": AT, "rule": "cap", "outcome": "dropped", "detail": "had 3 marketing messages"}
+    booked(data, {"people": [dropped], "decisions": [why]})
+
+    screen = ok("why", ID, "ada", "--data", data).out
+    assert screen.splitlines()[0] == "user/ada did not get it: had 3 marketing messages"
+    assert "2026-11-18 11:06:40.000  dropped    cap: had 3 marketing messages" in screen
+    answer = ok("why", ID, "bob", "--json", "--data", data).json
+    assert (answer["parts"], answer["message"]["id"]) == ([], ID)
+    assert "pushbroker message list" in pushbroker("why", "m9", "ada", "--data", data).err

@@ -5,10 +5,12 @@ import json
 import random
 import sqlite3
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.mqtt import Client
 from support.served import Served, eventually
 
@@ -70,6 +72,12 @@ async def ask(served: Served, token: str) -> dict[str, Any]:
 def states(served: Served) -> dict[str, int]:
     with closing(sqlite3.connect(f"file:{served.data}/messages.db?mode=ro", uri=True)) as db:
         return dict(db.execute("SELECT state, count(*) FROM recipient GROUP BY state").fetchall())
+
+
+@pytest.fixture(autouse=True)
+async def no_client_stays() -> AsyncIterator[None]:
+    yield
+    await Client.abort_all()
 
 
 async def test_a_send_goes_on_where_it_was_when_the_broker_was_killed(tmp_path: Path) -> None:
