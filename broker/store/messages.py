@@ -234,14 +234,17 @@ class Messages:
         await self.write(lambda db: db.execute("DELETE FROM recipient WHERE message = ?", (message,)))
 
     async def open_up(self, message: int, recipients: int, answer: str) -> None:
-        """All recipients are there: from now on it may be sent."""
-        await self.write(
-            lambda db: db.execute(
+        """All recipients are there: from now on it may be sent. It is done where there is nobody to send it to."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
                 """UPDATE message SET state = iif(withdrawn_at IS NULL, 'open', 'withdrawn'), recipients = ?, answer = ?
                    WHERE number = ?""",
                 (recipients, answer, message),
             )
-        )
+            _close(db, {message})
+
+        await self.write(work)
 
     async def discard(self, message: int) -> None:
         """Take a message out as if it had never come: its request was refused."""
