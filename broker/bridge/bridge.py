@@ -153,7 +153,7 @@ class Bridge:
             messages=self.messages,
             sends=self.sends,
             dispatcher=self.dispatcher,
-            withdraw=self.withdrawals.withdraw,
+            withdraw=self.withdrawals.begin,
             log=self._log,
             unexpected=core.unexpected,
         )

@@ -72,7 +72,8 @@ class Dispatching(Protocol):
 class Campaigner:
     """Keeps campaigns and makes their runs.
 
-    withdraw(message, by): take it back; from how many. log(event, **fields). unexpected(error): a bug, told and left.
+    withdraw(message, by): have it taken back; certain when it returns. log(event, **fields). unexpected(error): a bug,
+    told and left.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Campaigner:
         messages: Messages,
         sends: Sends,
         dispatcher: Dispatching,
-        withdraw: Callable[[MessageRow, str], Awaitable[int]],
+        withdraw: Callable[[MessageRow, str], Awaitable[object]],
         log: Callable[..., object],
         unexpected: Callable[[Exception], object],
         now: Callable[[], int] = now_ms,
@@ -184,17 +185,18 @@ class Campaigner:
         return await self.show(brand, name)
 
     async def stop(self, brand: str, name: str) -> dict[str, Any]:
-        """End it. What has not been delivered yet is withdrawn."""
+        """End it. Messages that somebody has not got yet are withdrawn: from them, and off others' screens."""
         row = await self._row(brand, name)
         self._must_be(row, ("running", "paused", "done"), f"pushbroker campaign show {brand} {name}")
         row.state = "stopped"
         _plan(row, None)
         await self._change(row)
-        withdrawn = 0
+        withdrawn: list[str] = []
         for message in (await self._store.messages(brand, name))[0]:
             sent = await self._messages.by_id(message.id)
             if sent is not None and sent.state == "open":
-                withdrawn += await self._withdraw(sent, "")
+                await self._withdraw(sent, "")
+                withdrawn.append(sent.id)
         self._dispatcher.held.discard((brand, name))
         return {**await self.show(brand, name), "withdrawn": withdrawn}
 
@@ -369,10 +371,12 @@ class Campaigner:
         if len(set(names)) < len(names) or ("" in names and len(names) > 1) or HOLDOUT in names:
             raise Refused("each variant has a name of its own", remedy="Write --variant a=FILE:50 --variant b=FILE:50")
         checked(definition.schedule)
-        await self._tried(brand, name, definition)
+        first, *_ = _requests(name, definition, _LONG_AGO if definition.schedule.local else None).values()
+        first.dry_run = True
+        await self._sends.accept(brand, first)  # the others are for the same people
 
     async def _tried(self, brand: str, name: str, definition: Definition) -> dict[str, Any]:
-        clock = None if not definition.schedule.local else datetime(2000, 1, 1)  # long ago: everybody is due
+        clock = _LONG_AGO if definition.schedule.local else None
         found = {}
         for variant, request in _requests(name, definition, clock).items():
             request.dry_run = True
@@ -380,6 +384,7 @@ class Campaigner:
         return {"variants": found, "next_run": _shown_next(_next(definition.schedule, self._time(), self._time()))}
 
 
+_LONG_AGO: Final = datetime(2000, 1, 1)  # on the clocks of recipients: all of them are due
 _STATES: Final = {
     "draft": "not started",
     "running": "running",

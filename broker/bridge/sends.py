@@ -351,6 +351,7 @@ def _recipient(one: Addressee) -> NewRecipient:
     detail = {
         "suppressed": "suppressed when the message was accepted",
         "revoked": "revoked when the message was accepted",
+        "campaign_cap": "has had as much of this campaign as anybody may within that time",
     }.get(one.left_out, one.left_out)
     return NewRecipient(one.kind, one.name, one.because, one.due_at, one.left_out, detail)
 

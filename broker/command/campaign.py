@@ -215,10 +215,15 @@ def resume(run: Run, brand: str, campaign: str) -> None:
 @yes_option
 @pass_run
 def stop(run: Run, brand: str, campaign: str, yes: bool) -> None:
-    """End a campaign, and withdraw what has not been delivered yet."""
-    confirm(f"Stop {campaign} of {brand}, and withdraw what has not been delivered?", yes=yes)
+    """End a campaign, and withdraw its messages that somebody has not got yet.
+
+    Who has not got them will not, and devices that show them take them off the screen.
+    """
+    confirm(f"Stop {campaign} of {brand}, and withdraw what has not been delivered to everybody?", yes=yes)
     stopped = run.call("campaign.stop", brand=brand, name=campaign)
-    run.done(stopped, f"{_state(stopped)}; withdrawn from {counted(stopped['withdrawn'], 'recipient')}")
+    for message in stopped["withdrawn"]:
+        run.say(f"withdrawing {message}. To see how far it is: pushbroker message show {message}")
+    run.done(stopped, _state(stopped))
 
 
 @command.command("remove", examples=["pushbroker campaign remove acme spring --yes"])

@@ -282,9 +282,9 @@ class Campaigns:
     ) -> set[tuple[str, str]]:
         """Which of these (kind, name) have had, or are about to get, so many messages of a campaign since then."""
         sql = """SELECT r.kind, r.name FROM json_each(?) n
-                 JOIN recipient r ON r.kind = n.value ->> 0 AND r.name = n.value ->> 1
+                 CROSS JOIN recipient r ON r.kind = n.value ->> 0 AND r.name = n.value ->> 1
                    AND r.state IN ('accepted', 'sent', 'delivered')
-                 JOIN message m ON m.number = r.message AND m.brand = ? AND m.campaign = ? AND m.accepted_at > ?
+                 CROSS JOIN message m ON m.number = r.message AND m.brand = ? AND m.campaign = ? AND m.accepted_at > ?
                  GROUP BY 1, 2 HAVING count(*) >= ?"""
         return {(kind, name) for kind, name in await self._read(sql, _array(names), brand, campaign, since, most)}
 

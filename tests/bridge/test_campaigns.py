@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.bridge import request as requests
 from broker.bridge.address import Addresses
 from broker.bridge.campaigns import Campaigner, Definition, Variant
 from broker.bridge.engaged import Engaged
@@ -464,6 +465,38 @@ async def test_what_cannot_be_sent_any_more_leaves_a_note_and_the_next_run_is_ma
     assert (shown["state"], shown["next_run"]) == ("running", "2026-11-23T09:00:00Z")
 
 
+UNOPENED = {"message": "m1", "for_s": 3600}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"to": {"unopened": UNOPENED, "users": ["ada"]}}, "to.unopened"),
+        ({"to": {"unopened": {"message": "m1"}}}, "to.unopened.for_s"),
+        ({"to": {"unopened": {"message": "m/1", "for_s": 1}}}, "to.unopened.message"),
+        ({"to": {"part": {"of": "ab", "first": 0, "until": 5000}}}, "to"),
+        ({"to": {"unopened": UNOPENED, "part": {"of": "ab", "first": 5000, "until": 5000}}}, "to.part.until"),
+        ({"to": {"unopened": UNOPENED, "part": {"of": "ab", "first": 0, "until": 10_001}}}, "to.part.until"),
+        ({"to": {"cap": {"campaign": "ab", "most": 1, "within_s": 60}}}, "to"),
+        ({"to": {"unopened": UNOPENED, "cap": {"campaign": "ab", "most": 0, "within_s": 60}}}, "to.cap.most"),
+        ({"to": {"unopened": UNOPENED}, "local_time": "2026-02-30T09:00"}, "local_time"),
+        ({"to": {"unopened": UNOPENED}, "local_time": "2026-11-24T24:00"}, "local_time"),
+        ({"to": {"unopened": UNOPENED}, "local_time": "2026-11-24T09:00", "ttl_s": 3600}, "ttl_s"),
+    ],
+)
+def test_what_is_wrong_in_what_a_server_asks_is_named(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestRefused) as refused:
+        requests.parse(msgspec.json.encode({**CIAO, **fields}))
+    assert refused.value.field == field
+
+
+def test_a_server_can_ask_for_the_same() -> None:
+    part, cap = {"of": "ab", "first": 0, "until": 10_000}, {"campaign": "ab", "most": 1, "within_s": 60}
+    for to in ({"unopened": UNOPENED}, {"users": ["ada"], "part": part, "cap": cap}):
+        request = requests.parse(msgspec.json.encode({**CIAO, "to": to, "local_time": "2026-11-24T09:00"}))
+        assert msgspec.to_builtins(request)["to"] == to
+
+
 MOVES = {  # state → what can be done in it
     "draft": {"start", "remove"},
     "running": {"pause", "stop"},
@@ -493,7 +526,8 @@ async def test_stop_takes_back_what_has_not_been_delivered(shop: Shop) -> None:
     await shop.ran("spring")
     await shop.happened("UPDATE message SET state = 'done' WHERE variant = 'a'")
     stopped = await shop.campaigns.stop("acme", "spring")
-    assert (stopped["state"], stopped["withdrawn"], len(shop.withdrawn)) == ("stopped", 1, 1)
+    ((waiting,),) = await shop.all("SELECT id FROM message WHERE variant = 'b'")
+    assert (stopped["state"], stopped["withdrawn"], shop.withdrawn) == ("stopped", [waiting], [waiting])
 
 
 async def test_figures_say_when_older_runs_are_left_out(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,3 +575,10 @@ async def test_a_campaign_is_its_brands_alone(shop: Shop) -> None:
             await wrong("bolt", "spring")
     with pytest.raises(RequestRefused):
         await shop.campaigns.add("bolt", "spring", defined(request={"to": {"users": ["staff"]}}))
+
+
+async def test_a_message_for_nobody_is_done(shop: Shop) -> None:
+    await shop.campaigns.add("acme", "spring", defined(request={"to": {"condition": "tag:nobody"}}))
+    await shop.campaigns.start("acme", "spring")
+    await shop.ran("spring")
+    assert await shop.all("SELECT state, recipients FROM message") == [("done", 0)]

@@ -72,7 +72,7 @@ def test_a_campaign_from_its_file_to_its_figures(data: Path, campaign: Callable[
     again = campaign("retarget", "acme", "spring", "--not-opened", "0s", "--notification", data / "b.json")
     assert again.err == "goes again to 0 recipients\n"
     assert again.out.startswith("m")
-    assert "it runs" not in campaign("stop", "acme", "spring", "--yes").err
+    assert campaign("stop", "acme", "spring", "--yes").err == "campaign spring of acme is stopped\n"
     campaign("remove", "acme", "spring", "--yes")
     assert run_json(campaign, "list", "acme") == []
     assert run_json(campaign, "figures", "acme", "spring")["figures"][0]["accepted"] == 4
