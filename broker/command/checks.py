@@ -106,7 +106,12 @@ def disk(settings: Settings) -> Iterator[Check]:
 
 def schemas(settings: Settings) -> Iterator[Check]:
     """That the databases can be read, are whole, and are of a version that this program knows."""
-    for name, path in (("records", settings.records_path), ("journal", settings.journal_path)):
+    databases = {
+        "records": settings.records_path,
+        "journal": settings.journal_path,
+        "messages": settings.messages_path,
+    }
+    for name, path in databases.items():
         if not os.access(path, os.R_OK):
             yield Check(name, "skipped", f"there is no {path} that you may read")
             continue

@@ -27,7 +27,7 @@ from broker.store.database import (
 from broker.store.lock import RESTORING, interrupted
 
 # The databases of a data directory, by schema.
-DATABASES: Final = {"records": "records.db", "journal": "journal.db"}
+DATABASES: Final = {"records": "records.db", "journal": "journal.db", "messages": "messages.db"}
 CERTS: Final = "certs"
 _PROBLEMS_TOLD: Final = 3
 _OF_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -40,8 +40,8 @@ def test_the_names_are_those_of_the_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_what_is_whole(data: Path, full: bool) -> None:
-    records, journal, certs = check_data(data, full=full)
-    assert [records.name, journal.name, certs.name] == ["records", "journal", "certs"]
+    records, journal, messages, certs = check_data(data, full=full)
+    assert [records.name, journal.name, messages.name, certs.name] == ["records", "journal", "messages", "certs"]
     assert all(finding.state is State.OK and finding.well and not finding.remedy for finding in (records, journal))
     assert certs.well
     assert records.schema == len(module._migrations("records"))
