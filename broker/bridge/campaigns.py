@@ -97,8 +97,6 @@ class Campaigner:
         self._unexpected = unexpected
         self._now = now
         self._changed = asyncio.Event()
-        # Who gets something again is looked up and then written down: two at once would both find the same people.
-        self._again = asyncio.Lock()
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -271,28 +269,28 @@ class Campaigner:
         what: a campaign, whose last run of at least that age is meant, or one message id. Each gets what they got, or
         `content`.
         """
-        async with self._again:
-            answers = []
-            for id in await self._to_repeat(brand, what, not_opened_s):
-                source = await self._messages.by_id(id)
-                assert source is not None  # it was just found
-                to = {"unopened": {"message": id, "for_s": not_opened_s}}
-                request = _request(
-                    {
-                        "to": to,
-                        **(content or _content(source)),
-                        "kind": source.kind,
-                        "priority": source.priority,
-                        "ttl_s": max(1, min((source.expires_at - source.accepted_at) // 1000, limits.TTL_MAX_S)),
-                        "receipts": source.receipts,
-                        "throttle_per_s": source.throttle,
-                        "campaign": source.campaign or "",
-                        "variant": source.variant,
-                        "dry_run": dry_run,
-                    }
-                )
-                answers.append(await self._sends.accept(brand, request))
-            return answers
+        answers = []
+        for id in await self._to_repeat(brand, what, not_opened_s):
+            source = await self._messages.by_id(id)
+            assert source is not None  # it was just found
+            to = {"unopened": {"message": id, "for_s": not_opened_s}}
+            request = _request(
+                {
+                    "to": to,
+                    **(content or _content(source)),
+                    "kind": source.kind,
+                    "priority": source.priority,
+                    "collapse_key": source.collapse_key,
+                    "ttl_s": max(1, min((source.expires_at - source.accepted_at) // 1000, limits.TTL_MAX_S)),
+                    "receipts": source.receipts,
+                    "throttle_per_s": source.throttle,
+                    "campaign": source.campaign or "",
+                    "variant": source.variant,
+                    "dry_run": dry_run,
+                }
+            )
+            answers.append(await self._sends.accept(brand, request))
+        return answers
 
     async def _to_repeat(self, brand: str, what: str, not_opened_s: int) -> list[str]:
         sent = [message for message in (await self._store.messages(brand, what))[0] if not message.again]
@@ -443,12 +441,7 @@ def _request(fields: Mapping[str, Any]) -> SendRequest:
 
 
 def _content(row: MessageRow) -> Content:
-    """What a message had."""
-    if row.content_type == requests.RICH:
-        shown = msgspec.json.decode(row.payload)
-        for name in ("priority", "collapse_key"):
-            shown.pop(name, None)
-        return {"notification": shown}
+    """What a message had, to the byte."""
     return {"payload_base64": base64.b64encode(row.payload).decode(), "content_type": row.content_type}
 
 

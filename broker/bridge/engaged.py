@@ -4,6 +4,7 @@ It stands before the audience that knows names, topics and conditions, and asks 
 somebody is suppressed, and when they are due, is decided there for all.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -20,6 +21,8 @@ class Engaged:
     def __init__(self, audience: Audience, campaigns: Campaigns) -> None:
         self._audience = audience
         self._campaigns = campaigns
+        # Who gets something again is looked up and then written down: two at once would both find the same people.
+        self._again = asyncio.Lock()
 
     async def __call__(
         self, brand: str, to: To, *, local_time: str, not_before: int, now: int
@@ -43,13 +46,14 @@ class Engaged:
                 yield page
             return
         message, because = to.unopened.message, unopened_of(to.unopened.message)
-        async for some in self._campaigns.unopened(brand, message, now - to.unopened.for_s * 1000):
-            named = To(
-                users=[one.name for one in some if one.kind == "user"],
-                devices=[one.name for one in some if one.kind == "device"],
-            )
-            async for page in self._audience(brand, named, local_time=local_time, not_before=not_before, now=now):
-                yield [one._replace(because=because) for one in page]
+        async with self._again:
+            async for some in self._campaigns.unopened(brand, message, now - to.unopened.for_s * 1000):
+                named = To(
+                    users=[one.name for one in some if one.kind == "user"],
+                    devices=[one.name for one in some if one.kind == "device"],
+                )
+                async for page in self._audience(brand, named, local_time=local_time, not_before=not_before, now=now):
+                    yield [one._replace(because=because) for one in page]
 
     async def _capped(self, brand: str, cap: Cap, page: list[Addressee], now: int) -> list[Addressee]:
         names = [(one.kind, one.name) for one in page if not one.left_out]

@@ -333,6 +333,13 @@ async def test_who_has_not_opened_it_gets_it_again_and_only_once(shop: Shop) -> 
     assert set(await shop.all("SELECT payload FROM message WHERE number > 6")) == {(b'{"title":"Last chance"}',)}
 
 
+async def test_two_at_once_do_not_find_the_same_people(shop: Shop) -> None:
+    await sent_and_opened(shop)
+    both = await asyncio.gather(*(shop.campaigns.retarget("acme", "spring", 24 * HOUR) for _ in range(2)))
+    assert sum(answer.recipients or 0 for answers in both for answer in answers) == 15
+    assert await names_after(shop, 2) == USERS[20:35]
+
+
 async def test_one_message_can_be_sent_again_by_its_id(shop: Shop) -> None:
     await sent_and_opened(shop)
     ((id,),) = await shop.all("SELECT id FROM message WHERE variant = 'a'")
