@@ -61,6 +61,16 @@ async def shown(outcomes: Outcomes, id: str) -> dict[str, Any]:
     }
 
 
+async def by_store(outcomes: Outcomes, id: str) -> list[dict[str, Any]]:
+    """What devices in each store did with a message, and how long it took."""
+    found_ = await outcomes.stores((await found(outcomes, id)).number)
+    return [
+        {name.replace("_ms", "_s"): value / 1000 if name.endswith("_ms") and value is not None else value
+         for name, value in msgspec.structs.asdict(one).items()}
+        for one in found_
+    ]  # fmt: skip
+
+
 async def watched(outcomes: Outcomes, id: str) -> AsyncIterator[dict[str, Any]]:
     """What `shown` says, each time that it has changed, until it is done."""
     seen = None

@@ -225,6 +225,12 @@ async def _message_show(context: Context, *, id: str) -> Any:
         return await messages.shown(outcomes, id)
 
 
+@_operation("message.stores", needs_broker=False)
+async def _message_stores(context: Context, *, id: str) -> Any:
+    async with context.outcomes() as outcomes:
+        return await messages.by_store(outcomes, id)
+
+
 @_operation("message.watch", needs_broker=True)
 async def _message_watch(context: Context, *, id: str) -> AsyncIterator[Any]:
     async with context.outcomes() as outcomes:

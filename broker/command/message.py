@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from broker.command.base import Noun, Run, confirm, counted, pass_run, yes_option
-from broker.command.figures import lines, one_line
+from broker.command.figures import lines, one_line, span
 from broker.command.names import brands, messages
 from broker.command.output import print_json, print_list
 
@@ -49,16 +49,27 @@ def list_(run: Run, brand: str | None, campaign: str | None, before: str | None,
     examples=[
         "pushbroker message show m038g2hxy7r000wcndertm",
         "pushbroker message show m038g2hxy7r000wcndertm --json | jq .counts",
+        "pushbroker message show m038g2hxy7r000wcndertm --by-store",
     ],
 )
 @_message
+@click.option("--by-store", is_flag=True, help="What devices did in each store, and in what time.")
 @pass_run
-def show(run: Run, message: str) -> None:
+def show(run: Run, message: str, by_store: bool) -> None:
     """Show one message, and what became of it for how many.
 
     All who were accepted are delivered, expired, replaced, dropped, withdrawn, or waiting. What apps say (displayed,
     opened, clicked, dismissed) stands beside that.
     """
+    if by_store:
+        stores = run.call("message.stores", id=message)
+        columns = ("delivered", "displayed", "opened", "clicked", "dismissed")
+        times = ("delivered_p50_s", "delivered_p90_s", "opened_p50_s", "opened_p90_s")
+        if not run.json:
+            named = [{**one, "store": one["store"] or "(none)"} for one in stores]
+            stores = [{**one, **{name: span(one[name]) for name in times}} for one in named]
+        print_list(run, stores, ("store", *columns, *times), empty="No device has said anything yet.")
+        return
     shown = run.call("message.show", id=message)
     if run.json:
         print_json(shown)

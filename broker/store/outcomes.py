@@ -7,6 +7,7 @@ recipients there are: delays are rounded to four digits before they are grouped.
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -97,6 +98,21 @@ class Figures(msgspec.Struct, kw_only=True):
     next_due_at: int | None  # when the first of those that are still to be sent is
 
 
+class StoreFigures(msgspec.Struct, kw_only=True):
+    """What devices did that stood in one store then; '' is none. Percentiles are rounded down to two digits."""
+
+    store: str
+    delivered: int = 0
+    displayed: int = 0
+    opened: int = 0
+    clicked: int = 0
+    dismissed: int = 0
+    delivered_p50_ms: int | None = None
+    delivered_p90_ms: int | None = None
+    opened_p50_ms: int | None = None
+    opened_p90_ms: int | None = None
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One recipient."""
 
@@ -155,10 +171,11 @@ _HEADING: Final = ", ".join([*Heading.__struct_fields__[:-1], _TITLE])
 _ROW: Final = ", ".join(Row.__struct_fields__)
 
 
-def _rounded(delay: str) -> str:
-    """SQL that rounds milliseconds down to four digits: 0 to 9999, 10000, 10010, ..."""
-    whens = (f"WHEN {delay} < {step}0000 THEN {delay} / {step} * {step}" for step in (1, 10, 100, 1000, 10_000))
-    return f"max(0, CASE {' '.join(whens)} ELSE {delay} / 100000 * 100000 END)"
+def _rounded(delay: str, digits: int) -> str:
+    """SQL that rounds milliseconds down: with four digits 0 to 9999, 10000, 10010, ..."""
+    steps = [10**step for step in range(10 - digits)]
+    whens = (f"WHEN {delay} < {step * 10**digits} THEN {delay} / {step} * {step}" for step in steps)
+    return f"max(0, CASE {' '.join(whens)} ELSE {delay} / {10 * steps[-1]} * {10 * steps[-1]} END)"
 
 
 class Outcomes:
@@ -212,6 +229,10 @@ class Outcomes:
         """What became of a message."""
         return await self._read(lambda db: _figures(db, message))
 
+    async def stores(self, message: int) -> list[StoreFigures]:
+        """What became of a message in each store."""
+        return await self._read(lambda db: _stores(db, message))
+
     async def recipients(self, message: int, state: str | None, after: int, most: int) -> list[Row]:
         """Recipients in the order of their numbers, those after `after`."""
         sql = f"""SELECT {_ROW} FROM recipient WHERE message = :message AND number > :after
@@ -262,9 +283,26 @@ def _figures(db: sqlite3.Connection, message: int) -> Figures:
 
 
 def _delays(db: sqlite3.Connection, message: int, until: Literal["delivered_at", "opened_at"]) -> Delays:
-    sql = f"""SELECT {_rounded(f"({until} - sent_at)")} AS delay, count(*) FROM recipient
+    sql = f"""SELECT {_rounded(f"({until} - sent_at)", 4)} AS delay, count(*) FROM recipient
               WHERE message = ? AND {until} IS NOT NULL AND sent_at IS NOT NULL GROUP BY delay ORDER BY delay"""
     return summed(db.execute(sql, (message,)).fetchall())
+
+
+def _stores(db: sqlite3.Connection, message: int) -> list[StoreFigures]:
+    stores: dict[str, StoreFigures] = {}
+    sql = "SELECT store, event, count(*) FROM event WHERE message = ? GROUP BY store, event"
+    for store, event, count in db.execute(sql, (message,)):
+        setattr(stores.setdefault(store, StoreFigures(store=store)), event, count)
+    for event in ("delivered", "opened"):
+        sql = f"""SELECT e.store, {_rounded("(e.at - r.sent_at)", 2)} AS delay, count(*)
+                  FROM event e JOIN recipient r ON r.message = e.message AND r.number = e.recipient
+                  WHERE e.message = ? AND e.event = '{event}' AND r.sent_at IS NOT NULL
+                  GROUP BY e.store, delay ORDER BY e.store, delay"""
+        for store, rows in groupby(db.execute(sql, (message,)), key=lambda row: row[0]):
+            delays = summed([(delay, count) for _, delay, count in rows])
+            setattr(stores[store], f"{event}_p50_ms", delays.p50_ms)
+            setattr(stores[store], f"{event}_p90_ms", delays.p90_ms)
+    return [stores[store] for store in sorted(stores)]
 
 
 def summed(delays: Sequence[tuple[int, int]]) -> Delays:

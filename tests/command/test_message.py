@@ -42,7 +42,9 @@ def test_messages_are_listed_and_shown_without_a_broker_too(data: Path) -> None:
     spring = {"content_type": RICH, "payload": b'{"title": "Ciao [b]", "body": "x"}', "campaign": "spring"}
     bytes_ = {"payload": b"\xff\x00", "content_type": RICH}
     ada = {"name": "ada", "state": "delivered", "sent_at": AT, "delivered_at": AT + 40, "opened_at": AT + 90_000}
-    booked(data, {**spring, "people": [ada, *people(accepted=2, sent=1, dropped=3)]}, {"brand": "bolt", **bytes_})
+    event = {"recipient": 1, "device": "kiosk-7", "event": "delivered", "at": AT + 40, "store": "milano"}
+    others = people(accepted=2, sent=1, dropped=3)
+    booked(data, {**spring, "people": [ada, *others], "events": [event]}, {"brand": "bolt", **bytes_})
 
     listed = ok("message", "list", "--json", "--data", data).json
     assert [(one["brand"], one["title"]) for one in listed] == [("bolt", ""), ("acme", "Ciao [b]")]
@@ -62,6 +64,10 @@ def test_messages_are_listed_and_shown_without_a_broker_too(data: Path) -> None:
     words = ok("message", "show", ID, "--data", data).out
     assert "7 accepted = 1 delivered + 0 expired + 0 replaced + 3 dropped + 0 withdrawn + 3 waiting" in words
     assert "from sent to opened: half in 1.5 min" in words
+
+    (store,) = ok("message", "show", ID, "--by-store", "--json", "--data", data).json
+    assert (store["store"], store["delivered"], store["delivered_p50_s"]) == ("milano", 1, 0.04)
+    assert "40 ms" in ok("message", "show", ID, "--by-store", "--data", data).out
 
     missing = pushbroker("message", "show", "m038g2hxy7r000wcndertm", "--data", data)
     assert (missing.code, "pushbroker message list" in missing.err) == (3, True)

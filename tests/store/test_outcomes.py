@@ -92,6 +92,26 @@ async def test_rounding_moves_nobody_to_another_bar(tmp_path: Path) -> None:
     assert delays.count == len(people)
 
 
+async def test_each_store_has_its_figures(tmp_path: Path) -> None:
+    people = [{"name": f"u{n}", "state": "delivered", "sent_at": AT} for n in range(4)]
+    events = [
+        {"recipient": n + 1, "device": "d", "event": event, "at": AT + ms, "store": store}
+        for n, store, event, ms in (
+            (0, "milano", "delivered", 100), (1, "milano", "delivered", 1234), (1, "milano", "opened", 61_000),
+            (2, "roma", "delivered", 50), (3, "", "displayed", 7),
+        )
+    ]  # fmt: skip
+    await book(tmp_path / "messages.db", {"people": people, "events": events})
+
+    async with reading(tmp_path / "messages.db") as outcomes:
+        nowhere, milano, roma = await outcomes.stores(1)
+
+    assert (nowhere.store, nowhere.delivered, nowhere.displayed, nowhere.delivered_p50_ms) == ("", 0, 1, None)
+    assert (milano.delivered, milano.opened) == (2, 1)
+    assert (milano.delivered_p50_ms, milano.delivered_p90_ms, milano.opened_p90_ms) == (100, 1200, 61_000)
+    assert (roma.store, roma.delivered, roma.opened_p50_ms) == ("roma", 1, None)
+
+
 def test_nothing_took_no_time() -> None:
     delays = summed([])
 
@@ -141,6 +161,7 @@ async def test_the_story_of_one_recipient_is_in_the_order_in_which_it_happened(t
         lambda outcomes: outcomes.headings(None, None, None, 20),
         lambda outcomes: outcomes.find("m1"),
         lambda outcomes: outcomes.figures(1),
+        lambda outcomes: outcomes.stores(1),
         lambda outcomes: outcomes.recipients(1, None, 10, 20),
         lambda outcomes: outcomes.stories(1, [("user", "ada")]),
     ],
