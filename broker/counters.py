@@ -11,6 +11,7 @@ class Counters:
         "connections_closed",
         "connections_refused",
         "facts_refused",
+        "fleet_refused",
         "handshakes_failed",
         "handshakes_paced",
         "journal_commits",
@@ -64,6 +65,7 @@ class Counters:
     connections_closed: int
     connections_refused: int
     facts_refused: int  # publishes of what the bridge is to write down, while it was behind
+    fleet_refused: int  # results and reports of devices that were not asked for, or could not be understood
     handshakes_failed: int
     handshakes_paced: int  # times that accepting waited for them
     journal_commits: int

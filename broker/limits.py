@@ -240,3 +240,20 @@ CAMPAIGN_RUNS_SHOWN: Final = 30
 CAMPAIGN_MESSAGES_MAX: Final = 1000
 FIGURES_RECIPIENTS_MAX: Final = 1_000_000
 UNOPENED_PAGE: Final = 1000  # recipients of an earlier message looked at, and addressed, at once
+
+# -- the fleet -------------------------------------------------------------------------------------------------------
+# Who came and went is written so often, and so many in one transaction: 20,000 that come back at once are 20 of them,
+# of some 5 ms each.
+PRESENCE_S: Final = 5.0
+PRESENCE_AT_ONCE: Final = 1000
+COMMAND_DEVICES_MAX: Final = 100_000  # 100 bytes each in the books, and what each of them says
+COMMANDS_OPEN_MAX: Final = 100  # of one brand; each is looked at once a second while it runs
+COMMANDS_KEPT: Final = 100  # of one brand that are over: with 20,000 devices of a word each 200 MB
+COMMAND_BYTES_MAX: Final = 16 << 10  # its arguments
+COMMAND_STAGES_MAX: Final = 20
+COMMAND_TTL_MAX_S: Final = 28 * 86400
+COMMAND_AT_ONCE: Final = 500  # published in one turn of the loop: 5 ms
+RESULT_BYTES_MAX: Final = 8 << 10  # on `up/result`: the output and the error of the SDK are cut to 2 KiB each
+CONFIG_BYTES_MAX: Final = 16 << 10  # of one device: 200 settings of 80 bytes; of 20,000 devices 300 MB at worst
+REPORT_BYTES_MAX: Final = CONFIG_BYTES_MAX + (4 << 10)  # on `up/reported`: that, and an error
+CONFIG_AT_ONCE: Final = 100  # devices that are told before that is written down

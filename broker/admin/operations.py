@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
-from broker.admin import messages
+from broker.admin import fleet, messages
 from broker.admin.wire import no_broker
 from broker.bridge.campaigns import Definition
 from broker.bridge.figures import By
@@ -26,8 +27,11 @@ from broker.errors import NotFound, Refused
 from broker.identity import check_name
 from broker.links.book import Book
 from broker.links.links import idle
-from broker.store.database import open_database, open_reader
+from broker.store.database import Database, open_database, open_reader
+from broker.store.entries import Device
+from broker.store.fleet import FleetTables
 from broker.store.links import Link, Version
+from broker.store.messages import SCHEMA, Messages
 from broker.store.outcomes import PAGE_MAX, Outcomes
 from broker.trust.directory import Directory
 
@@ -56,12 +60,21 @@ class Context:
     async def outcomes(self) -> AsyncIterator[Outcomes]:
         """What became of messages, on a connection of its own: who asks for much holds nobody else up."""
         path = self.settings.messages_path
-        db = await (open_database(path, "messages") if self.broker is None else open_reader(path))
-        outcomes = Outcomes(path, db)
+        outcomes = Outcomes(path, await self._reader(path))
         try:
             yield outcomes
         finally:
             await outcomes.close()
+
+    @asynccontextmanager
+    async def fleet(self) -> AsyncIterator[FleetTables]:
+        """What is kept of devices, in the same way."""
+        path = self.settings.messages_path
+        async with Messages(path, await self._reader(path)) as messages:
+            yield FleetTables(messages)
+
+    async def _reader(self, path: Path) -> Database:
+        return await (open_database(path, SCHEMA) if self.broker is None else open_reader(path))
 
     @property
     def book(self) -> Book:
@@ -132,7 +145,7 @@ for _method in (
     *("token_issue", "token_list", "token_revoke"),
     *("user_add", "user_list", "user_show", "user_remove"),
     *("store_add", "store_list", "store_show", "store_remove"),
-    *("device_code", "device_list", "device_show", "device_assign", "device_revoke", "device_remove"),
+    *("device_code", "device_assign", "device_revoke", "device_remove"),
     *("password_set", "password_remove"),
     *("cert_issue", "cert_renew", "cert_list", "cert_revoke"),
 ):
@@ -307,6 +320,36 @@ async def _campaign_figures(
 ) -> Any:
     figures, complete = await context.running.bridge.campaigns.figures(brand, name, by, within_s, run)
     return {"brand": brand, "campaign": name, "within_s": within_s, "complete": complete, "figures": figures}
+
+
+# -- the fleet ---------------------------------------------------------------------------------------------------------
+
+
+async def _devices(
+    context: Context, found: list[Device], brand: str | None, *, online: bool | None = None, behind: bool = False
+) -> Any:
+    presence = None if context.broker is None else context.broker.bridge.presence
+    async with context.fleet() as tables:
+        return await fleet.devices(tables, presence, found, brand, online=online, behind=behind)
+
+
+@_operation("device.list", needs_broker=False)
+async def _device_list(
+    context: Context,
+    *,
+    brand: str | None = None,
+    user: str | None = None,
+    store: str | None = None,
+    online: bool | None = None,
+    behind: bool = False,
+) -> Any:
+    found = await context.directory.device_list(brand, user, store)
+    return await _devices(context, found, brand, online=online, behind=behind)
+
+
+@_operation("device.show", needs_broker=False)
+async def _device_show(context: Context, *, brand: str, device: str) -> Any:
+    return (await _devices(context, [await context.directory.device_show(brand, device)], brand))[0]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

@@ -15,13 +15,16 @@ from broker.bridge.intake import Intake
 from broker.bridge.outbox import Outbox
 from broker.bridge.people import People, Register
 from broker.bridge.preferences import Preferences
+from broker.bridge.presence import Presence
 from broker.bridge.receipts import Receipts
 from broker.bridge.sends import REQUESTS, Sends
 from broker.bridge.withdraw import Withdrawals
+from broker.errors import Failed
 from broker.journal import Journal
 from broker.session.core import Core
 from broker.store.campaigns import Campaigns
 from broker.store.database import open_reader
+from broker.store.fleet import FleetTables
 from broker.store.messages import Messages
 from broker.store.outcomes import Outcomes
 
@@ -78,6 +81,8 @@ class Bridge:
         )
         self.preferences = Preferences(self.people, post, core.retained.get, core.counters, log)
         self.intake.on("preferences", self.preferences.handle)
+        self.presence = Presence(core.sessions_of, log)
+        core.came, core.left = self.presence.came, self.presence.left
         core.told = self.intake.told
         core.log.gone = self.intake.gone
         self.messages: Messages
@@ -102,6 +107,8 @@ class Bridge:
             self._campaigns = await Campaigns.open(self.messages, self.people.profiles.path)
             stack.push_async_callback(self._campaigns.close)
             self._stack = stack.pop_all()
+        self.fleet_tables = FleetTables(self.messages)
+        await self.presence.open(self.fleet_tables)
         changed = asyncio.Event()
         self.books = Books(self.messages, self._receipts, self._log, changed)
         addresses = Addresses(self.people.profiles, self.messages)
@@ -170,7 +177,10 @@ class Bridge:
 
     def start(self) -> None:
         """Begin: the core is there, with all that was kept."""
-        self._tasks = [asyncio.create_task(work) for work in (self.intake.run(), self.preferences.run(), self._begin())]
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (self.intake.run(), self.preferences.run(), self.presence.run(), self._begin())
+        ]
 
     async def _begin(self) -> None:
         """Go on with what the last process left, in the order in which one thing needs the other."""
@@ -195,6 +205,10 @@ class Bridge:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        try:
+            await self.presence.write()
+        except Failed as error:
+            self._log("who was online cannot be written", error=error.message, remedy=error.remedy)
 
     async def close(self) -> None:
         """Let go of the books."""

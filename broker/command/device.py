@@ -15,7 +15,7 @@ from broker.errors import Refused, Unreachable
 command = Noun("device", help="Devices: the kiosks, tablets and apps that show what is sent.")
 _brand = click.argument("brand", shell_complete=brands)
 _device = click.argument("device", shell_complete=devices)
-_COLUMNS = ("brand", "name", "user", "store", "state", "certificate_not_after")
+_COLUMNS = ("brand", "name", "user", "store", "state", "online", "last_seen", "configuration", "certificate_not_after")
 
 
 @command.command(
@@ -91,14 +91,24 @@ def enrol(run: Run, url: str, ca: Path | None, out: Path, timeout: int) -> None:
     run.done(result, f"enrolled as {credentials.identity}; its key and certificate are in {out}")
 
 
-@command.command("list", examples=["pushbroker device list", "pushbroker device list acme --user ada --json"])
+@command.command(
+    "list",
+    examples=[
+        "pushbroker device list",
+        "pushbroker device list acme --user ada --json",
+        "pushbroker device list acme --store milano --offline",
+        "pushbroker device list --behind",
+    ],
+)
 @click.argument("brand", required=False, shell_complete=brands)
 @click.option("--user", help="Only this user's.", shell_complete=users)
 @click.option("--store", help="Only those in this store.", shell_complete=stores)
+@click.option("--online/--offline", "online", default=None, help="Only those that are connected, or are not.")
+@click.option("--behind", is_flag=True, help="Only those that are not set up as they should be.")
 @pass_run
-def list_(run: Run, brand: str | None, user: str | None, store: str | None) -> None:
-    """List devices."""
-    found = run.call("device.list", brand=brand, user=user, store=store)
+def list_(run: Run, brand: str | None, user: str | None, store: str | None, online: bool | None, behind: bool) -> None:
+    """List devices: whose they are, who is online, when the others were seen last."""
+    found = run.call("device.list", brand=brand, user=user, store=store, online=online, behind=behind)
     print_list(run, found, _COLUMNS, empty="There are no devices: pushbroker device code BRAND DEVICE")
 
 
@@ -107,7 +117,10 @@ def list_(run: Run, brand: str | None, user: str | None, store: str | None) -> N
 @_device
 @pass_run
 def show(run: Run, brand: str, device: str) -> None:
-    """Show one device: its state, tags and attributes; and what was said on it, where it is nobody's."""
+    """Show one device: whether it is online, its state, tags and attributes.
+
+    And what was said on it, where it is nobody's.
+    """
     show_with_profile(run, run.call("device.show", brand=brand, device=device), "device", brand, device)
 
 

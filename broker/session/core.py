@@ -91,6 +91,8 @@ class Core(Ledger):
         self.admit = admit
         self.random_id = random_id
         self.bridge = bridge
+        self.came: Callable[[Session, bool], object] = lambda _session, _present: None  # a client has connected
+        self.left: Callable[[Session], object] = lambda _session: None
         self.wake = wake
         self.router = Router[Session]()
         self.retained = Retained(*self.limits.retained)
@@ -579,7 +581,7 @@ class Core(Ledger):
             if len(self.sessions) >= self.limits.sessions_max:
                 self.counters.sessions_refused += 1
                 raise Refused("too many sessions", reason=Reason.QUOTA_EXCEEDED)
-            if len(self._sessions_of(path)) >= self._sessions_max(identity.role):
+            if len(self.sessions_of(path)) >= self._sessions_max(identity.role):
                 self.counters.sessions_refused += 1
                 raise Refused(f"{path or 'anonymous'} has too many sessions", reason=Reason.QUOTA_EXCEEDED)
             session = Session(self, key, identity, self.new_number())  # [MQTT-3.1.2-6]
@@ -592,6 +594,7 @@ class Core(Ledger):
             self.revoke(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
         session.will_at = session.ends_at = 0.0  # [MQTT-3.1.3-9]
         session.channel = channel
+        self.came(session, present)
         return session, present
 
     def restore_retained(self, saved: SavedMessage) -> None:
@@ -650,7 +653,8 @@ class Core(Ledger):
         if not paths:
             del self._of_identity[brand]
 
-    def _sessions_of(self, path: str) -> Collection[Session]:
+    def sessions_of(self, path: str) -> Collection[Session]:
+        """All of one identity."""
         known = self._of_identity.get(path.partition("/")[0], {}).get(path, ())
         return (known,) if isinstance(known, Session) else known
 
@@ -672,6 +676,7 @@ class Core(Ledger):
         What the session has stays until it ends [MQTT-4.1.0-1]. Without a will nothing is said 3.1.1 [MQTT-3.1.2-12].
         """
         session.channel = session.out = None
+        self.left(session)
         self.resting.pop(session, None)
         self.wanted.pop(session, None)
         if session.expiry_s:  # [MQTT-3.1.2-23]
@@ -753,7 +758,7 @@ class Core(Ledger):
         """
         brand, _, name = path.partition("/")
         paths = [path] if name else self._of_identity.get(brand, ())
-        _Dropped(self, [session for one in paths for session in self._sessions_of(one)], gone).go_on()
+        _Dropped(self, [session for one in paths for session in self.sessions_of(one)], gone).go_on()
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
