@@ -155,6 +155,8 @@ class Dispatcher:
             return  # withdrawn meanwhile
         turn = _Turn(self._core, self._intake, row)
         self._run(lambda: turn.publish(due))
+        if not (turn.fact or turn.refused):
+            turn.failed = True  # also by a bug, which has been told: what goes wrong is not tried all the time
         if turn.refused:
             await self._decided(row, turn.refused)
         if turn.fact:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,13 +20,36 @@ from broker.errors import Refused
 
 RICH: Final = "application/vnd.push+json"
 
-_NAMED: Final = r"^[A-Za-z0-9]([A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?$"
+
+def _whole(pattern: str) -> str:
+    """As JSON Schema means it: Python's `$` would let a newline at the end pass."""
+    return rf"^(?:{pattern})$(?!\n)"
+
+
+_NAME: Final = "[A-Za-z0-9]([A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?"
+_NAMED: Final = _whole(_NAME)
+_CAMPAIGN: Final = _whole(f"({_NAME})?")
+_VARIANT: Final = _whole("[a-z0-9]{0,16}")
+_ID: Final = _whole("[0-9A-Za-z_-]{1,64}")
+_PLAIN: Final = _whole(r"[^\x00-\x1f\x7f-\x9f]*")
+_CLOCK: Final = _whole("(([0-9]{4}-[01][0-9]-[0-3][0-9]T)?([01][0-9]|2[0-3]):[0-5][0-9])?")
+# Where a pattern is not met: what would.
+_WANTED: Final = {
+    _NAMED: "a name has 1 to 64 letters, digits, '.', '_', '@' and '-', with a letter or digit at both ends",
+    _CAMPAIGN: "a campaign has a name as users have, of up to 64 letters, digits, '.', '_', '@' and '-'",
+    _VARIANT: "a variant has up to 16 small letters and digits",
+    _ID: "an id has 1 to 64 letters, digits, '_' and '-': write it as it was answered",
+    _PLAIN: "it must not have control characters",
+    _CLOCK: "write a time of day as 09:00, or with a day as 2026-12-24T09:00",
+}
+
 Name = Annotated[str, Meta(pattern=_NAMED)]
 Names = Annotated[list[Name], Meta(max_length=limits.ADDRESSED_MAX)]
 Places = Annotated[list[Name], Meta(max_length=limits.ADDRESS_PLACES_MAX)]
 Words = Annotated[str, Meta(max_length=4096)]
 Url = Annotated[str, Meta(max_length=2048)]
 Short = Annotated[str, Meta(max_length=64)]
+Id = Annotated[str, Meta(pattern=_ID)]
 
 
 class Code(StrEnum):
@@ -37,7 +60,7 @@ class Code(StrEnum):
     UNKNOWN_FIELD = "unknown_field"
     BAD_VALUE = "bad_value"  # of the wrong type, or out of its bounds
     BAD_CONDITION = "bad_condition"
-    TOO_MANY = "too_many"  # more recipients than one message may have
+    TOO_MANY = "too_many"  # more names, or more recipients, than one message may have
     UNKNOWN_USER = "unknown_user"
     UNKNOWN_DEVICE = "unknown_device"
     UNKNOWN_STORE = "unknown_store"
@@ -70,7 +93,7 @@ class Part(_Strict):
 class Unopened(_Strict):
     """Those who got an earlier message so long ago and have not opened it; each of them once for that message."""
 
-    message: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
+    message: Id
     for_s: Annotated[int, Meta(ge=0, le=limits.TTL_MAX_S)]
 
 
@@ -121,7 +144,14 @@ class Notification(_Strict):
     image: Url = ""
     click: Url = ""
     actions: Annotated[list[Action], Meta(max_length=8)] = []
-    data: dict[str, Any] = {}
+    data: dict[str, msgspec.Raw] = {}  # goes on as it came: no number of it is rounded
+
+
+class _Shown(Notification):
+    """What devices get of it."""
+
+    priority: str = "normal"
+    collapse_key: str = ""
 
 
 class SendRequest(_Strict):
@@ -131,27 +161,27 @@ class SendRequest(_Strict):
     notification: Notification | UnsetType = UNSET
     payload: Annotated[str, Meta(max_length=limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
     payload_base64: Annotated[str, Meta(max_length=2 * limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
-    content_type: Annotated[str, Meta(max_length=128)] = ""
+    content_type: Annotated[str, Meta(max_length=128, pattern=_PLAIN)] = ""
     kind: Literal["marketing", "transactional"] = "marketing"
     ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_MAX_S)] = limits.TTL_S
     priority: Literal["normal", "high"] = "normal"
-    collapse_key: Short = ""
-    idempotency_key: Annotated[str, Meta(max_length=128)] = ""
+    collapse_key: Annotated[str, Meta(max_length=64, pattern=_PLAIN)] = ""
+    idempotency_key: Annotated[str, Meta(max_length=128, pattern=_PLAIN)] = ""
     idempotency_s: Annotated[int, Meta(ge=60, le=limits.IDEMPOTENCY_MAX_S)] = limits.IDEMPOTENCY_S
     not_before: datetime | None = None
-    local_time: Annotated[str, Meta(pattern="^$|^([0-9]{4}-[01][0-9]-[0-3][0-9]T)?([01][0-9]|2[0-3]):[0-5][0-9]$")] = ""
+    local_time: Annotated[str, Meta(pattern=_CLOCK)] = ""
     throttle_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] | None = None
     dry_run: bool = False
     receipts: Literal["none", "summary", "each"] = "none"
-    campaign: Annotated[str, Meta(pattern=f"^$|{_NAMED}")] = ""
-    variant: Annotated[str, Meta(pattern="^[a-z0-9]{0,16}$")] = ""
+    campaign: Annotated[str, Meta(pattern=_CAMPAIGN)] = ""
+    variant: Annotated[str, Meta(pattern=_VARIANT)] = ""
     request_id: Annotated[str, Meta(max_length=128)] = ""
 
 
 class WithdrawRequest(_Strict):
     """Take a message back: who has not got it will not, and devices take it off the screen."""
 
-    withdraw: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
+    withdraw: Id
     request_id: Annotated[str, Meta(max_length=128)] = ""
 
 
@@ -174,7 +204,24 @@ class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 _AT = re.compile(r"^(?P<words>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`$")
+_FIELD = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
+_LENGTH = re.compile(r"^Expected `array` of length <= (\d+)$")
+_PATTERN = re.compile(r"^Expected `str` matching regex '")
+# Structs, by where they stand in a request.
+_FIELDS_AT: Final[dict[str, type[_Strict]]] = {
+    "to": To,
+    "to.unopened": Unopened,
+    "to.part": Part,
+    "to.cap": Cap,
+    "notification": Notification,
+    "notification.actions": Action,
+}
+# What a notification has when it is published as it is, and how a request says it.
+_BESIDE: Final = {
+    "priority": "say it beside that",
+    "collapse_key": "say it beside that",
+    "expires_at": "say ttl_s beside that",
+}
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _send = msgspec.json.Decoder(SendRequest).decode
 _withdraw = msgspec.json.Decoder(WithdrawRequest).decode
@@ -185,6 +232,7 @@ encode_answer: Final = msgspec.json.Encoder().encode
 def parse(payload: bytes) -> SendRequest | WithdrawRequest:
     """The request in a payload. Raises `RequestRefused` for whatever is not one."""
     try:
+        payload.decode()  # of what goes on as it came nobody else would see that it is no text
         fields = _object(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestRefused(Code.BAD_JSON, "", f"the request is no JSON object: {error}") from None
@@ -208,28 +256,35 @@ def request_id_of(payload: bytes) -> str:
 def _checked(decode: Any, payload: bytes) -> Any:
     try:
         return decode(payload)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         found = _AT.match(str(error))
         assert found is not None  # it matches everything
         words, path = found["words"], (found["path"] or "").lstrip(".")
         which = _FIELD.match(words)
-        if which is None:
-            raise RequestRefused(Code.BAD_VALUE, path, words[:300]) from None
-        field = f"{path}.{which[2]}" if path else which[2]
-        if which[1].startswith("missing"):
-            raise RequestRefused(Code.MISSING_FIELD, field, f"{field} is missing") from None
-        near = difflib.get_close_matches(which[2], _fields_at(path), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise RequestRefused(Code.UNKNOWN_FIELD, field[:300], f"there is no field {field[:300]}{hint}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+        if which is not None:
+            field = f"{path}.{which[2]}" if path else which[2]
+            if which[1].startswith("missing"):
+                raise RequestRefused(Code.MISSING_FIELD, field, f"{field} is missing") from None
+            raise RequestRefused(Code.UNKNOWN_FIELD, field[:300], _unknown(decode, path, which[2])) from None
+        if length := _LENGTH.match(words):
+            what = f"there may be {int(length[1]):,} at most: send it in parts, or to a topic, a segment or a condition"
+            raise RequestRefused(Code.TOO_MANY, path, what) from None
+        code = Code.BAD_CONDITION if path == "to.condition" else Code.BAD_VALUE
+        if _PATTERN.match(words):
+            words = next(what for pattern, what in _WANTED.items() if repr(pattern) in words)
+        raise RequestRefused(code, path, words[:300]) from None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RequestRefused(Code.BAD_JSON, "", f"the request cannot be read: {error}") from None
 
 
-def _fields_at(path: str) -> list[str]:
-    kind = {"to": To, "notification": Notification}.get(
-        path, Action if path.startswith("notification") else SendRequest
-    )
-    return list(get_type_hints(kind))
+def _unknown(decode: Any, path: str, name: str) -> str:
+    """What is said of a field that there is not."""
+    if path == "notification" and name in _BESIDE:
+        return f"{name} does not stand in a notification: {_BESIDE[name]}"
+    known = _FIELDS_AT.get(path.partition("[")[0], SendRequest) if decode is _send else WithdrawRequest
+    near = difflib.get_close_matches(name, known.__struct_fields__, n=1)
+    field = (f"{path}.{name}" if path else name)[:300]
+    return f"there is no field {field}{f'; did you mean {near[0]}?' if near else ''}"
 
 
 def check(request: SendRequest) -> None:
@@ -251,6 +306,11 @@ def check(request: SendRequest) -> None:
             raise RequestRefused(Code.MISSING_FIELD, "notification.title", "a notification has a title or a body")
         if request.content_type not in ("", RICH):
             raise RequestRefused(Code.BAD_VALUE, "content_type", f"a notification's is {RICH}: leave it out")
+        for name, value in shown.data.items():
+            try:
+                msgspec.json.decode(value)
+            except msgspec.MsgspecError as error:
+                raise RequestRefused(Code.BAD_VALUE, "notification.data", f"{name[:64]} is no JSON: {error}") from None
     if "T" in request.local_time:
         try:
             datetime.fromisoformat(request.local_time)
@@ -266,12 +326,8 @@ def encode_payload(request: SendRequest) -> tuple[bytes, str]:
     """What its recipients get, and its content type. Raises `RequestRefused` if it cannot be had."""
     shown = request.notification
     if isinstance(shown, Notification):
-        fields = msgspec.to_builtins(shown)
-        if request.priority == "high":
-            fields["priority"] = "high"
-        if request.collapse_key:
-            fields["collapse_key"] = request.collapse_key
-        return _json(fields), RICH
+        fields = {name: getattr(shown, name) for name in shown.__struct_fields__}
+        return _json(_Shown(**fields, priority=request.priority, collapse_key=request.collapse_key)), RICH
     if isinstance(request.payload, str):
         return request.payload.encode(), request.content_type or "text/plain"
     assert isinstance(request.payload_base64, str)  # it is one of the three
@@ -283,7 +339,7 @@ def encode_payload(request: SendRequest) -> tuple[bytes, str]:
 
 def digest(request: SendRequest) -> bytes:
     """What tells one request from another, whatever their ids and the order of their fields."""
-    fields = msgspec.to_builtins(request)
+    fields = msgspec.json.decode(_json(request))
     fields.pop("request_id", None)
     return hashlib.sha256(msgspec.json.encode(fields, order="deterministic")).digest()
 
