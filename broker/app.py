@@ -178,7 +178,7 @@ class Broker:
             log=self._log,
         )
         await self._restore()
-        await self.bridge.open(settings.messages_path, self.journal)
+        await self.bridge.open(settings.messages_path, self.journal, settings.messages_kept_s)
         stack.push_async_callback(self.bridge.close)
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
@@ -347,6 +347,7 @@ class Broker:
             self.core.limits = _limits(settings)
             self.core.retained.bound(*self.core.limits.retained)
             self._set_pace(settings)
+            self.bridge.dispatcher.kept_s = settings.messages_kept_s
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
 

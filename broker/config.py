@@ -115,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "How long a session may outlive its connection; clients that ask for more get this.", ge=0, le=0xFFFFFFFE
         ),
     ] = limits.SESSION_EXPIRY_MAX_S
+    messages_kept_s: Annotated[
+        int,
+        _says("How long what became of a rich send is kept, from when it was accepted.", ge=3600, le=10 * 365 * 86400),
+    ] = limits.MESSAGES_KEPT_S
     retained_messages_max: Annotated[int, _says("How many retained messages are kept.", ge=0, le=100_000_000)] = (
         limits.RETAINED_MESSAGES_MAX
     )

@@ -211,6 +211,10 @@ ADDRESSED_MAX: Final = 10_000
 RECIPIENTS_MAX: Final = 1_000_000  # of one message: 150 MB of the books
 TTL_S: Final = 7 * 86400
 TTL_MAX_S: Final = 28 * 86400
+# What became of a message is kept for so long after it was accepted: 150 bytes for each recipient, so 100,000 a day
+# are 450 MB in the books.
+MESSAGES_KEPT_S: Final = 30 * 86400
+PURGED_MAX: Final = 1000  # recipients in one transaction: 10 ms
 LOCAL_TTL_MIN_S: Final = 27 * 3600  # from the first to the last place where it is nine o'clock
 NOT_BEFORE_MAX_S: Final = 90 * 86400
 IDEMPOTENCY_S: Final = 86400

@@ -95,9 +95,10 @@ class Bridge:
         self.outbox: Outbox
         self._outcomes: Outcomes
         self._stack: AsyncExitStack
+        self._left = 0  # the number of the last fact that the last process left
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, path: Path, journal: Journal) -> None:
+    async def open(self, path: Path, journal: Journal, kept_s: int) -> None:
         """Open the books, and take what the journal has for them. Close it, whatever comes after."""
         core = self._core
         async with AsyncExitStack() as stack:
@@ -119,6 +120,7 @@ class Bridge:
             books=self.books,
             restrain=addresses.restrain,
             run=self._run,
+            kept_s=kept_s,
             log=self._log,
         )
         self.withdrawals = Withdrawals(
@@ -172,6 +174,7 @@ class Bridge:
         core.applied(applied)
         async for fact in journal.facts():
             if fact.number > applied:
+                self._left = fact.number
                 core.expect_fact(fact.number, len(fact.body))
                 self.intake.told([fact])
 
@@ -185,7 +188,7 @@ class Bridge:
     async def _begin(self) -> None:
         """Go on with what the last process left, in the order in which one thing needs the other."""
         core = self._core
-        await self.intake.until(core.fact_head)
+        await self.intake.until(self._left)
         booked = await self.messages.booked()
         core.log.booked |= booked
         if booked:

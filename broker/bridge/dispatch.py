@@ -16,6 +16,7 @@ import msgspec
 
 from broker.bridge.intake import Intake, now_ms
 from broker.errors import Failed
+from broker.limits import PURGED_MAX
 from broker.message import BOOKED, Message, Promise
 from broker.session.core import Core
 from broker.store.messages import Decision, Due, Happened, MessageRow, Messages, Older
@@ -27,6 +28,7 @@ from broker.wire.publish import forwarded
 AT_ONCE: Final = 100
 SWEEP_S: Final = 1.0
 SWEPT_MAX: Final = 1000
+PURGES: Final = 10  # in a sweep: others write meanwhile
 # While nothing can be written, and after what was not expected.
 PAUSE_S: Final = 1.0
 
@@ -64,6 +66,7 @@ class Dispatcher:
         books: Announce,
         restrain: Restrain,
         run: Callable[[Callable[[], object]], None],
+        kept_s: int,
         log: Callable[..., object],
     ) -> None:
         self._core = core
@@ -73,6 +76,7 @@ class Dispatcher:
         self._restrain = restrain
         self._run = run
         self._log = log
+        self.kept_s = kept_s  # how long what became of a message is kept
         self._due: list[tuple[int, int]] = []  # when, in milliseconds of the wall clock, and which message
         self._sending: dict[int, _Sending] = {}
         self._changed = asyncio.Event()
@@ -188,13 +192,16 @@ class Dispatcher:
                 self._intake.take_back(self._core, topic, one.seq, "replaced", "collapse", why)
 
     async def sweep(self) -> None:
-        """End what has waited for too long, for ever."""
+        """End what has waited for too long, and forget what was over long ago; for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
                 while happened := await self._messages.expire(now_ms(), SWEPT_MAX):
                     self._books.announce(happened)
                 await self._messages.forget_keys(now_ms())
+                for _ in range(PURGES):
+                    if not await self._messages.purge(now_ms() - self.kept_s * 1000, PURGED_MAX):
+                        break
             except Failed as error:
                 self._log("messages cannot be looked through", error=error.message, remedy=error.remedy)
 

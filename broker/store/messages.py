@@ -323,6 +323,13 @@ class Messages:
         """End what has waited for longer than its message is of use, some of it."""
         return await self.write(lambda db: _noted(db, _expire(db, now, most)))
 
+    async def purge(self, before: int, most: int) -> bool:
+        """Forget some recipients of a message that is over and was accepted before then, at last itself.
+
+        False: there is none.
+        """
+        return await self.write(lambda db: _purge(db, before, most))
+
     # -- what became of it -------------------------------------------------------------------------------------------
 
     async def booked(self) -> set[int]:
@@ -644,6 +651,23 @@ def _noted(db: sqlite3.Connection, happened: list[Happened]) -> list[Happened]:
             (rows,),
         )
     return happened
+
+
+def _purge(db: sqlite3.Connection, before: int, most: int) -> bool:
+    sql = """SELECT number FROM message WHERE state IN ('done', 'withdrawn') AND accepted_at < ?
+             ORDER BY accepted_at LIMIT 1"""
+    found = db.execute(sql, (before,)).fetchone()
+    if found is None:
+        return False
+    (message,) = found
+    sql = "SELECT max(number) FROM (SELECT number FROM recipient WHERE message = ? ORDER BY number LIMIT ?)"
+    (last,) = db.execute(sql, (message, most)).fetchone()
+    if last is None:
+        db.execute("DELETE FROM message WHERE number = ?", (message,))
+    else:
+        for table, column in (("event", "recipient"), ("decision", "recipient"), ("recipient", "number")):
+            db.execute(f"DELETE FROM {table} WHERE message = ? AND {column} <= ?", (message, last))  # noqa: S608
+    return True
 
 
 def _close(db: sqlite3.Connection, messages: set[int]) -> None:

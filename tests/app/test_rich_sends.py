@@ -275,3 +275,18 @@ async def test_a_device_says_nothing_of_another_brands_message(broker: Broker, s
     await broker.bridge.intake.until(broker.core.fact_head)
     sql = "SELECT count(*) FROM event WHERE event = 'opened'"
     assert await broker.bridge.messages.read(lambda db: db.execute(sql).fetchone()) == (0,)
+
+
+async def test_what_was_over_long_ago_is_forgotten(broker: Broker, shop: Shop) -> None:
+    kiosk = await kiosk_of_ada(broker)
+    id = (await shop.send("ada"))["message_id"]
+    await kiosk.expect_message()
+    await until(lambda: state_of(broker, id), "done")
+    books = broker.bridge.messages
+    row = await books.by_id(id)
+    assert row is not None
+    assert not await books.purge(row.accepted_at, 1)
+    while await books.purge(row.accepted_at + 1, 1):
+        pass
+    left = "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM recipient), (SELECT count(*) FROM event)"
+    assert await books.read(lambda db: db.execute(left).fetchone()) == (0, 0, 0)

@@ -31,6 +31,7 @@ CREATE TABLE message (
 
 CREATE INDEX message_of_brand ON message (brand, number);
 CREATE INDEX message_of_campaign ON message (brand, campaign) WHERE campaign IS NOT NULL;
+CREATE INDEX message_over ON message (accepted_at) WHERE state IN ('done', 'withdrawn');
 CREATE INDEX message_filling ON message (number) WHERE state = 'filling';
 CREATE INDEX message_expiring ON message (expires_at) WHERE state = 'open';
 
