@@ -79,6 +79,10 @@ class Why:
         parts = [await self._part(story) for story in stories]
         if parts:
             verdict = _verdict(stories)
+            if kind == "device" and stories[0].recipient.kind == "user":
+                events = [event.event for event in stories[0].events if event.device == name]
+                said = f"has it: {', '.join(events)}" if events else "has not acknowledged it"
+                verdict = f"{who} {said}; it is {stories[0].recipient.name}'s, and {verdict}"
             return Explanation(
                 who=who, verdict=verdict, parts=parts, why_not=[], unknown=self._unknown, next=self._next(stories[0])
             )

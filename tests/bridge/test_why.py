@@ -132,6 +132,19 @@ async def test_what_came_to_a_device_of_theirs_is_told(ask: Ask) -> None:
     assert (answer.verdict, answer.parts[0].recipient) == ("device/kiosk-7 got it", "device/kiosk-7")
 
 
+async def test_a_device_is_told_by_what_its_user_was_sent(directory: Directory, ask: Ask) -> None:
+    await directory.device_code("acme", "tablet-2", user="ada")
+    ada = {"name": "ada", "state": "delivered"}
+    event = {"recipient": 1, "device": "kiosk-7", "event": "delivered", "at": AT}
+    to: dict[str, Any] = {"users": ["ada"]}
+
+    has = await ask("device/kiosk-7", to, people=[ada], events=[event])
+    has_not = await ask("device/tablet-2", to, id="m2", number=2, people=[ada])
+
+    assert has.verdict == "device/kiosk-7 has it: delivered; it is ada's, and user/ada got it"
+    assert has_not.verdict == "device/tablet-2 has not acknowledged it; it is ada's, and user/ada got it"
+
+
 async def test_who_was_not_named_is_told_who_was(ask: Ask) -> None:
     answer = await ask("ada", {"users": [f"u{n}" for n in range(8)], "stores": ["milano"]})
 

@@ -17,7 +17,7 @@ async def book(path: Path, *messages: Mapping[str, Any]) -> None:
     await db.close()
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, message in enumerate(messages, 1):
-            _write(connection, number, dict(message))
+            _write(connection, message.get("number", number), dict(message))
 
 
 def _write(db: sqlite3.Connection, number: int, message: dict[str, Any]) -> None:
