@@ -32,7 +32,7 @@ _CAMPAIGN: Final = _whole(f"({_NAME})?")
 _VARIANT: Final = _whole("[a-z0-9]{0,16}")
 _ID: Final = _whole("[0-9A-Za-z_-]{1,64}")
 _PLAIN: Final = _whole(r"[^\x00-\x1f\x7f-\x9f]*")
-_CLOCK: Final = _whole("(([0-9]{4}-[01][0-9]-[0-3][0-9]T)?([01][0-9]|2[0-3]):[0-5][0-9])?")
+_CLOCK: Final = _whole("((20[0-9]{2}-[01][0-9]-[0-3][0-9]T)?([01][0-9]|2[0-3]):[0-5][0-9])?")
 # Where a pattern is not met: what would.
 _WANTED: Final = {
     _NAMED: "a name has 1 to 64 letters, digits, '.', '_', '@' and '-', with a letter or digit at both ends",

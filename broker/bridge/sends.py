@@ -7,6 +7,7 @@ then it is opened, and the dispatcher begins. A crash on the way begins again wi
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ ANSWERS: Final = "send/answer"
 FILLING_MAX: Final = 4
 SAMPLE: Final = 20
 RETRY_S: Final = 1.0
+LAST_ZONE: Final = timezone(timedelta(hours=-12))  # the last place where it is some time
 
 
 class Addressee(NamedTuple):
@@ -323,6 +325,12 @@ def _message(one: Asked, request: SendRequest) -> NewMessage:
         if not_before > one.at + NOT_BEFORE_MAX_S * 1000:
             what = f"at most {NOT_BEFORE_MAX_S // 86400} days ahead"
             raise RequestRefused(Code.BAD_VALUE, "not_before", what)
+    expires_at = max(one.at, not_before or 0) + request.ttl_s * 1000
+    if "T" in request.local_time:
+        everywhere = datetime.fromisoformat(request.local_time).replace(tzinfo=LAST_ZONE)
+        if everywhere.timestamp() * 1000 > expires_at:
+            what = "it would have expired before that: say not_before, about a day before that, or a longer ttl_s"
+            raise RequestRefused(Code.BAD_VALUE, "local_time", what)
     return NewMessage(
         id=one.id,
         brand=one.brand,
@@ -343,7 +351,7 @@ def _message(one: Asked, request: SendRequest) -> NewMessage:
         reply_topic=one.reply_topic,
         reply_data=one.reply_data,
         accepted_at=one.at,
-        expires_at=max(one.at, not_before or 0) + request.ttl_s * 1000,
+        expires_at=expires_at,
     )
 
 

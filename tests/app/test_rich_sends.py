@@ -231,6 +231,8 @@ async def test_what_is_for_later_waits_through_a_restart_of_its_sender(broker: B
         ({"to": {"users": ["ada"]}, "payload": "x", "notification": CIAO}, "bad_value", "payload"),
         ({"to": {"users": ["ada"]}, "payload_base64": "?"}, "bad_value", "payload_base64"),
         ({"to": {"users": ["ada"]}, "payload": "x", "not_before": "2036-01-01"}, "bad_value", "not_before"),
+        ({"to": {"users": ["ada"]}, "payload": "x", "local_time": "0001-01-01T00:00"}, "bad_value", "local_time"),
+        ({"to": {"users": ["ada"]}, "payload": "x", "local_time": "2099-12-31T09:00"}, "bad_value", "local_time"),
         ({"to": {"users": ["ada"]}, "payload": "x", "content_type": "text/\0"}, "bad_value", "content_type"),
         ({"to": {"users": ["ada"]}, "payload": "x", "collapse_key": "\0"}, "bad_value", "collapse_key"),
         ({"withdraw": "m0"}, "not_found", "withdraw"),
