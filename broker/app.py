@@ -389,6 +389,8 @@ class Broker:
             self._spawn(self.bridge.campaigns.brand_gone(path[:-1]))
         if gone and path.endswith("/"):
             self._spawn(self.links.brand_gone(path[:-1]))
+        if gone and (path.endswith("/") or "/device/" in path):
+            self._spawn(self.bridge.devices_gone())
 
     async def _sign(self, identity: Identity, code: str, csr: bytes) -> dict[str, Any]:
         if identity.role is Role.ENROLLING:

@@ -21,6 +21,7 @@ from broker.admin import fleet, messages
 from broker.admin.wire import no_broker
 from broker.bridge.campaigns import Definition
 from broker.bridge.figures import By
+from broker.bridge.fleet import Devices, devices_of
 from broker.bridge.people import People
 from broker.config import Settings
 from broker.errors import NotFound, Refused
@@ -29,6 +30,7 @@ from broker.links.book import Book
 from broker.links.links import idle
 from broker.store.database import Database, open_database, open_reader
 from broker.store.entries import Device
+from broker.store.fleet import DeviceState as State
 from broker.store.fleet import FleetTables
 from broker.store.links import Link, Version
 from broker.store.messages import SCHEMA, Messages
@@ -350,6 +352,84 @@ async def _device_list(
 @_operation("device.show", needs_broker=False)
 async def _device_show(context: Context, *, brand: str, device: str) -> Any:
     return (await _devices(context, [await context.directory.device_show(brand, device)], brand))[0]
+
+
+@_operation("config.set", needs_broker=True)
+async def _config_set(context: Context, *, brand: str, to: Devices, changes: dict[str, str | None]) -> Any:
+    return await context.running.bridge.configuration.set(brand, to, changes)
+
+
+@_operation("config.show", needs_broker=False)
+async def _config_show(context: Context, *, brand: str, to: Devices) -> Any:
+    names = [name async for page in devices_of(context.people, brand, to) for name in page]
+    async with context.fleet() as tables:
+        return await fleet.configurations(tables, brand, names)
+
+
+@_operation("command.run", needs_broker=True)
+async def _command_run(
+    context: Context,
+    *,
+    name: str,
+    to: Devices,
+    brand: str | None = None,
+    args: dict[str, str] | None = None,
+    ttl_s: int = 3600,
+    stages: tuple[str, ...] = ("100%",),
+    halt_after: str = "0",
+) -> Any:
+    if brand is None:
+        brands = await context.directory.brand_list()
+        if len(brands) != 1:
+            raise Refused("say which brand's devices", remedy="pushbroker command run BRAND COMMAND")
+        brand = brands[0].name
+    command = await context.running.bridge.fleet.start(
+        brand, name, to, args=args or {}, ttl_s=ttl_s, stages=stages, halt_after=halt_after
+    )
+    return await _command_shown(context, command.id)
+
+
+async def _command_shown(context: Context, id: str) -> Any:
+    async with context.fleet() as tables:
+        return await fleet.shown(tables, await fleet.command(tables, id))
+
+
+@_operation("command.list", needs_broker=False)
+async def _command_list(context: Context, *, brand: str | None = None, most: _Page = 20) -> Any:
+    async with context.fleet() as tables:
+        return [await fleet.shown(tables, one) for one in await tables.commands(brand, most)]
+
+
+@_operation("command.show", needs_broker=False)
+async def _command_show(context: Context, *, id: str) -> Any:
+    return await _command_shown(context, id)
+
+
+@_operation("command.devices", needs_broker=False)
+async def _command_devices(
+    context: Context, *, id: str, state: State | None = None, after: int = 0, most: _Page = PAGE_MAX
+) -> Any:
+    async with context.fleet() as tables:
+        return await fleet.told(tables, id, state, after, most)
+
+
+@_operation("command.watch", needs_broker=True)
+async def _command_watch(context: Context, *, id: str) -> AsyncIterator[Any]:
+    async with context.fleet() as tables:
+        async for shown in fleet.watched(tables, id):
+            yield shown
+
+
+@_operation("command.resume", needs_broker=True)
+async def _command_resume(context: Context, *, id: str) -> Any:
+    await context.running.bridge.fleet.resume(id)
+    return await _command_shown(context, id)
+
+
+@_operation("command.cancel", needs_broker=True)
+async def _command_cancel(context: Context, *, id: str) -> Any:
+    await context.running.bridge.fleet.cancel(id)
+    return await _command_shown(context, id)
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

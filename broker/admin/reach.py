@@ -22,6 +22,7 @@ BROKER_ONLY: Final = frozenset(
     {"status", "connections.list", "send", "tail", "message.watch", "message.withdraw"}
     | {f"campaign.{verb}" for verb in ("add", "list", "show", "set", "test", "start", "pause", "resume", "stop")}
     | {"campaign.remove", "campaign.retarget", "campaign.figures"}
+    | {"command.run", "command.watch", "command.resume", "command.cancel", "config.set"}
 )
 
 

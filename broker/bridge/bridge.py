@@ -9,9 +9,11 @@ from typing import Any, Protocol
 from broker.bridge.address import Addresses
 from broker.bridge.books import Books
 from broker.bridge.campaigns import Campaigner
+from broker.bridge.configuration import Configuration
 from broker.bridge.dispatch import Dispatcher
 from broker.bridge.engaged import Engaged
-from broker.bridge.intake import Intake
+from broker.bridge.fleet import Fleet
+from broker.bridge.intake import Intake, now_ms
 from broker.bridge.outbox import Outbox
 from broker.bridge.people import People, Register
 from broker.bridge.preferences import Preferences
@@ -110,6 +112,24 @@ class Bridge:
             self._stack = stack.pop_all()
         self.fleet_tables = FleetTables(self.messages)
         await self.presence.open(self.fleet_tables)
+        self.fleet = Fleet(
+            core=core,
+            tables=self.fleet_tables,
+            people=self.people,
+            presence=self.presence,
+            intake=self.intake,
+            ids=self._receipts.ids,
+            run=self._run,
+            log=self._log,
+        )
+        self.configuration = Configuration(
+            tables=self.fleet_tables,
+            people=self.people,
+            intake=self.intake,
+            post=self.post,
+            counters=core.counters,
+            log=self._log,
+        )
         changed = asyncio.Event()
         self.books = Books(self.messages, self._receipts, self._log, changed)
         addresses = Addresses(self.people.profiles, self.messages)
@@ -198,8 +218,21 @@ class Bridge:
         await self.sends.resume()
         await self.withdrawals.resume()
         await self.campaigns.begin()
-        work = (self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run(), self.outbox.run())
+        await self.devices_gone()
+        work = (
+            *(self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run(), self.outbox.run()),
+            *(self.fleet.run(), self.configuration.run()),
+        )
         self._tasks += [asyncio.create_task(one) for one in work]
+
+    async def devices_gone(self) -> None:
+        """Forget what is kept of devices that were removed."""
+        there = {(device.brand, device.name) for device in await self.people.records.devices()}
+        if gone := [who for who in await self.fleet_tables.known() if who not in there]:
+            await self.configuration.forget(gone)
+            await self.fleet_tables.forget(gone, now_ms())
+            self.presence.forget(gone)
+            self.fleet.forget(gone)
 
     async def stop(self) -> None:
         """End all that goes on by itself. What was not applied is, at the next start."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, read_secret, yes_option
+from broker.command.device_config import config_commands
 from broker.command.names import brands, devices, stores, users
 from broker.command.output import print_json, print_list
 from broker.command.profiles import profile_commands, show_with_profile
@@ -125,6 +126,7 @@ def show(run: Run, brand: str, device: str) -> None:
 
 
 profile_commands(command, "device", devices)
+config_commands(command)
 
 
 @command.command(

@@ -41,6 +41,12 @@ def messages(context: click.Context, _parameter: click.Parameter, incomplete: st
     return _query(context, statement, _escaped(incomplete), database="messages.db")
 
 
+def commands(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of commands for devices, the newest first."""
+    statement = "SELECT id FROM command WHERE id LIKE ? ESCAPE '\\' ORDER BY number DESC LIMIT 100"
+    return _query(context, statement, _escaped(incomplete), database="messages.db")
+
+
 def _of_brand(table: str, database: str = "records.db") -> Completer:
     # The table is one of the literals below, never a user's text.
     statement = f"SELECT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
