@@ -671,10 +671,15 @@ def _purge(db: sqlite3.Connection, before: int, most: int) -> bool:
 
 
 def _close(db: sqlite3.Connection, messages: set[int]) -> None:
-    """Those of whose recipients none waits any more are done."""
+    """Those of whose recipients none waits any more are done.
+
+    Left to itself SQLite looks for one who waits among all of a message's, each time.
+    """
     db.execute(
         """UPDATE message SET state = 'done' WHERE state = 'open' AND number IN (SELECT value FROM json_each(?))
-           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = message.number AND r.state = 'accepted')
-           AND NOT EXISTS (SELECT 1 FROM recipient r WHERE r.message = message.number AND r.state = 'sent')""",
+           AND NOT EXISTS (SELECT 1 FROM recipient r INDEXED BY recipient_due
+             WHERE r.message = message.number AND r.state = 'accepted')
+           AND NOT EXISTS (SELECT 1 FROM recipient r INDEXED BY recipient_sent
+             WHERE r.message = message.number AND r.state = 'sent')""",
         (_array(sorted(messages)),),
     )
