@@ -193,7 +193,7 @@ class DeviceCore:
             received_at=now,
             expires_at=min(ends, default=None),
             retained=incoming.retained,
-            _report=self._report,
+            _report=self.report,
         )
 
     def _next(self) -> None:
@@ -235,34 +235,32 @@ class DeviceCore:
                 log.info("message %s on %s is not shown: %s", message.id or "without id", message.topic, verdict.value)
             self.link.ack(ticket.connection, ticket.packet_id, ticket.qos)
 
-    # -- receipts ------------------------------------------------------------------------------------------------------
+    # -- what the device says ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for number, message_id, event, at in self._memory.receipts():
-            self._send_receipt(number, message_id, event, at)
+        for number, kind, payload in self._memory.kept():
+            self._say(number, kind, payload)
         self.link.call_later(_LOOK_AT_CERTIFICATE_EVERY_S, self._look_regularly)
 
-    def _report(self, message_id: str, event: str) -> None:
-        at = format_time(datetime.now(UTC))
-        if not self.link.call(
-            lambda: self._send_receipt(self._memory.keep_receipt(message_id, event, at), message_id, event, at)
-        ):
+    def report(self, message_id: str, event: str, action: str = "") -> None:
+        """What became of a message here, as the app says. From any thread."""
+        said = {"message_id": message_id, "event": event, "at": format_time(datetime.now(UTC))}
+        payload = json.dumps({**said, "action": action} if action else said).encode()
+        if not self.link.call(lambda: self._say(self._memory.keep("receipt", payload), "receipt", payload)):
             log.warning("message %s was %s after the device was closed: nobody is told", message_id, event)
 
-    def _send_receipt(self, number: int | None, message_id: str, event: str, at: str) -> None:
-        payload = json.dumps({"message_id": message_id, "event": event, "at": at}).encode()
+    def _say(self, number: int | None, kind: str, payload: bytes) -> None:
+        topic = self.credentials.place.up_topic(kind)
 
-        def sent(future: Future[None]) -> None:
+        def said(future: Future[None]) -> None:
             error = future.exception()
             if isinstance(error, Refused):
-                log.warning("the broker takes no receipt for message %s: %s", message_id, error)
+                log.warning("the broker does not take %r on %s: %s", payload, topic, error)
             if number is not None and (error is None or isinstance(error, Refused)):
-                self._memory.drop_receipt(number)
+                self._memory.drop(number)
 
-        self.link.publish(
-            Publish(topic=self.credentials.place.receipt_topic, payload=payload, content_type="application/json"),
-            lambda _: None,
-        ).add_done_callback(sent)
+        publish = Publish(topic=topic, payload=payload, content_type="application/json")
+        self.link.publish(publish, lambda _: None).add_done_callback(said)
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a device remembers across restarts: messages handled, attempts begun, receipts not yet sent, topics followed."""
+"""What a device remembers across restarts: messages handled, attempts begun, what it has to say, topics followed."""
 
 import logging
 import sqlite3
@@ -13,18 +13,26 @@ from client_sdk.errors import InUse, PushError
 
 log = logging.getLogger(__name__)
 
-_VERSION: Final = 1
-_SCHEMA: Final = """
+# Each brings the file from one version to the next.
+_SCHEMAS: Final = (
+    """
 CREATE TABLE handled (id TEXT PRIMARY KEY);
 CREATE TABLE attempts (id TEXT PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE receipts (n INTEGER PRIMARY KEY, message_id TEXT NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL);
 CREATE TABLE followed (name TEXT PRIMARY KEY);
-CREATE TABLE confirmed (filter TEXT PRIMARY KEY);
-"""
+CREATE TABLE confirmed (filter TEXT PRIMARY KEY)
+""",
+    """
+CREATE TABLE outbox (n INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, payload BLOB NOT NULL);
+INSERT INTO outbox SELECT n, 'receipt', CAST(json_object('message_id', message_id, 'event', event, 'at', at) AS BLOB)
+  FROM receipts;
+DROP TABLE receipts
+""",
+)
 
 # The broker resends what it got no acknowledgement for, at most a full window; a kiosk's flash disk has room for more.
 HANDLED_MAX: Final = 10_000
-RECEIPTS_MAX: Final = 1_000
+OUTBOX_MAX: Final = 1_000  # of each kind
 _RECENT_MAX: Final = 1_000
 _TRIM_EVERY: Final = 100
 
@@ -103,22 +111,23 @@ class Memory:
         """Count one less: the handler was stopped from outside."""
         self._write(("UPDATE attempts SET count = count - 1 WHERE id = ? AND count > 0", message_id))
 
-    # -- receipts ------------------------------------------------------------------------------------------------------
+    # -- what is to be said --------------------------------------------------------------------------------------------
 
-    def keep_receipt(self, message_id: str, event: str, at: str) -> int | None:
-        """Keep a receipt until the broker has it. Returns its number, or None when it could not be written."""
+    def keep(self, kind: str, payload: bytes) -> int | None:
+        """Keep what is to be said until the broker has it. Returns its number, or None when it cannot be written."""
+        late = "SELECT n FROM outbox WHERE kind = ? ORDER BY n DESC LIMIT -1 OFFSET ?"
         return self._write(
-            ("DELETE FROM receipts WHERE n <= (SELECT max(n) FROM receipts) - ?", RECEIPTS_MAX - 1),
-            ("INSERT INTO receipts (message_id, event, at) VALUES (?, ?, ?)", message_id, event, at),
+            (f"DELETE FROM outbox WHERE n IN ({late})", kind, OUTBOX_MAX - 1),  # noqa: S608
+            ("INSERT INTO outbox (kind, payload) VALUES (?, ?)", kind, payload),
         )
 
-    def drop_receipt(self, number: int) -> None:
+    def drop(self, number: int) -> None:
         """The broker has it, or will never take it."""
-        self._write(("DELETE FROM receipts WHERE n = ?", number))
+        self._write(("DELETE FROM outbox WHERE n = ?", number))
 
-    def receipts(self) -> list[tuple[int, str, str, str]]:
-        """What an earlier run could not send: number, message id, event, time."""
-        return [(n, m, e, a) for n, m, e, a in self._read("SELECT n, message_id, event, at FROM receipts ORDER BY n")]
+    def kept(self) -> list[tuple[int, str, bytes]]:
+        """What the broker does not have yet, in order: number, kind, payload."""
+        return [(n, kind, payload) for n, kind, payload in self._read("SELECT n, kind, payload FROM outbox ORDER BY n")]
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 
@@ -177,12 +186,13 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
+        if version > len(_SCHEMAS):
             raise PushError(f"{path} was written by a newer SDK", remedy="Update this one")
-        if version < _VERSION:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+        for statements in _SCHEMAS[version:]:
+            for statement in statements.split(";"):
                 db.execute(statement)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+        if version < len(_SCHEMAS):
+            db.execute(f"PRAGMA user_version = {len(_SCHEMAS)}")
         db.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):

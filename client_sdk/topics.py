@@ -40,10 +40,9 @@ class Place:
     user: str = ""
     store: str = ""
 
-    @property
-    def receipt_topic(self) -> str:
-        """Where the device says that a message was displayed, opened or dismissed."""
-        return f"{self.brand}/device/{self.device}/up/receipt"
+    def up_topic(self, kind: str) -> str:
+        """Where the device says something: what became of a message, what its user wants, and so on."""
+        return f"{self.brand}/device/{self.device}/up/{kind}"
 
     def filters(self, followed: frozenset[str]) -> frozenset[str]:
         """All that the device listens to: its own branch, its user's, its store's, and the topics it follows."""

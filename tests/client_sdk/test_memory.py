@@ -1,5 +1,6 @@
 """What a device remembers, also when its disk does not play along."""
 
+import json
 import logging
 import sqlite3
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client_sdk import InUse, PushError
-from client_sdk.memory import HANDLED_MAX, RECEIPTS_MAX, Memory
+from client_sdk.memory import _SCHEMAS, HANDLED_MAX, OUTBOX_MAX, Memory
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def test_it_survives_a_restart(path: Path) -> None:
     memory.record("m1")
     memory.attempt("m2")
     memory.attempt("m2")
-    number = memory.keep_receipt("m1", "displayed", "2026-11-22T08:00:00Z")
+    number = memory.keep("receipt", b"{}")
     memory.follow("news")
     memory.follow("offers")
     memory.unfollow("offers")
@@ -31,7 +32,7 @@ def test_it_survives_a_restart(path: Path) -> None:
     assert memory.handled("m1")
     assert not memory.handled("m2")
     assert memory.attempts("m2") == 2
-    assert memory.receipts() == [(number, "m1", "displayed", "2026-11-22T08:00:00Z")]
+    assert memory.kept() == [(number, "receipt", b"{}")]
     assert memory.followed() == {"news"}
     assert memory.confirmed() == {"acme/user/ada", "acme/topic/news"}
     memory.close()
@@ -60,10 +61,11 @@ def test_it_is_bounded(path: Path) -> None:
     assert memory._db.execute("SELECT count(*) FROM handled").fetchone() == (HANDLED_MAX,)
     assert memory.handled("new99")
     assert not memory.handled("old1")
-    for i in range(RECEIPTS_MAX + 5):
-        memory.keep_receipt(f"m{i}", "displayed", "")
-    kept = memory.receipts()
-    assert (len(kept), kept[-1][1]) == (RECEIPTS_MAX, f"m{RECEIPTS_MAX + 4}")
+    memory.keep("preferences", b"0")
+    for i in range(OUTBOX_MAX + 5):
+        memory.keep("receipt", b"%d" % i)
+    kept = memory.kept()
+    assert (len(kept), kept[0][1], kept[-1][2]) == (OUTBOX_MAX + 1, "preferences", b"%d" % (OUTBOX_MAX + 4))
     memory.close()
 
 
@@ -105,3 +107,20 @@ def test_a_file_of_a_newer_sdk_is_left_alone(path: Path) -> None:
         Memory(path)
     assert path.exists()
     assert not path.with_suffix(".damaged").exists()
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        for statement in _SCHEMAS[0].split(";"):
+            db.execute(statement)
+        db.execute("INSERT INTO handled VALUES ('m1')")
+        db.execute("INSERT INTO receipts VALUES (7, 'm1', 'displayed', '2026-11-22T08:00:00Z')")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        memory = Memory(path)
+        assert memory.handled("m1")
+        ((number, kind, payload),) = memory.kept()
+        assert (number, kind) == (7, "receipt")
+        assert json.loads(payload) == {"message_id": "m1", "event": "displayed", "at": "2026-11-22T08:00:00Z"}
+        memory.close()
