@@ -1,27 +1,29 @@
 """The client SDK of pushbroker: receive notifications on a device, send them as a brand, over MQTT 5 and TLS.
 
 On a device, once: `enrol`. Then `Device` (threads) or `AsyncDevice` (asyncio) with the `Credentials` that it saved; a
-handler gets each `Message` with its `Notification`. On a brand's server: `Brand` or `AsyncBrand`, whose `send` returns
-a `Sent` or `AsyncSent` that knows the message's id and gets its `Receipt`s. All errors are `PushError`s, except that a
-wrong argument is a `ValueError`.
+handler gets each `Message` with its `Notification`. On a brand's server: `Brand` or `AsyncBrand`, whose `send` goes to
+one topic and whose `push` to many recipients through the bridge; what they return knows the message's id and gets its
+`Receipt`s. All errors are `PushError`s, except that a wrong argument is a `ValueError`.
 """
 
-from client_sdk.aio import AsyncBrand, AsyncDevice, AsyncSent
+from client_sdk.aio import AsyncBrand, AsyncDevice, AsyncPushed, AsyncSent
 from client_sdk.backoff import Backoff
-from client_sdk.brand import Brand, Sent
+from client_sdk.brand import Brand, Pushed, Sent
 from client_sdk.credentials import Credentials
 from client_sdk.device import Device
 from client_sdk.device_core import Status
 from client_sdk.enrolment import enrol
-from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Unconfirmed, Unreachable, Untrusted
-from client_sdk.message import Message, Receipt
+from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Rejected, Unconfirmed, Unreachable, Untrusted
+from client_sdk.message import Message, Receipt, Summary
 from client_sdk.notification import Action, Notification, Priority
+from client_sdk.pushing import PushOptions, To
 from client_sdk.sending import SendOptions
 
 __all__ = [
     "Action",
     "AsyncBrand",
     "AsyncDevice",
+    "AsyncPushed",
     "AsyncSent",
     "Backoff",
     "Brand",
@@ -33,11 +35,16 @@ __all__ = [
     "Notification",
     "Priority",
     "PushError",
+    "PushOptions",
+    "Pushed",
     "Receipt",
     "Refused",
+    "Rejected",
     "SendOptions",
     "Sent",
     "Status",
+    "Summary",
+    "To",
     "Unconfirmed",
     "Unreachable",
     "Untrusted",

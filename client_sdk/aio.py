@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
@@ -20,8 +20,11 @@ from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
 from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
-from client_sdk.message import Message, Receipt
-from client_sdk.sending import SendOptions, Tracked
+from client_sdk.message import Message, Receipt, Summary
+from client_sdk.pushing import Push, PushOptions, To
+from client_sdk.sending import PlainSend, SendOptions, Tracked
+
+T = TypeVar("T")
 
 
 class _Loop:
@@ -196,8 +199,8 @@ class AsyncDevice:
             guard(lambda: told(status))
 
 
-class AsyncSent(Tracked):
-    """An accepted message: the broker has it on disk, or every receiver has it already."""
+class _Waits(Tracked):
+    """Waits until a receipt comes."""
 
     async def wait_for(self, event: str, *, timeout: float | None = None) -> Receipt | None:  # noqa: ASYNC109
         """The first receipt for `event`, or None when none came within `timeout` seconds."""
@@ -211,6 +214,14 @@ class AsyncSent(Tracked):
         return await self.wait_for("delivered", timeout=timeout)
 
 
+class AsyncSent(PlainSend, _Waits):
+    """An accepted message: the broker has it on disk, or every receiver has it already."""
+
+
+class AsyncPushed(Push, _Waits):
+    """An accepted push: it is on the broker's disk, and each of its recipients is known."""
+
+
 class AsyncBrand:
     """Sends as a brand for as long as it is entered, like `Brand`, which explains the arguments.
 
@@ -218,7 +229,7 @@ class AsyncBrand:
             sent = await brand.send(to_user="ada", title="Ciao Ada", ttl=3600)
             await sent.wait_delivered(timeout=10)
 
-    `on_receipt` is a coroutine function; a receipt is acknowledged when it has returned.
+    `on_receipt` and `on_summary` are coroutine functions; a receipt is acknowledged when they have returned.
     """
 
     def __init__(
@@ -231,18 +242,21 @@ class AsyncBrand:
         key: Path | str | None = None,
         ca: Path | str | bytes | None = None,
         on_receipt: Callable[[Receipt], Awaitable[None]] | None = None,
+        on_summary: Callable[[Summary], Awaitable[None]] | None = None,
         receipts: bool = True,
         client_id: str | None = None,
         timeout: float = 10.0,
         backoff: Backoff | None = None,
     ) -> None:
         self._on_receipt = on_receipt
+        self._on_summary = on_summary
         self._timeout = timeout
         self._loop = _Loop()
-        self._core: BrandCore[AsyncSent] = BrandCore(
+        self._core: BrandCore[AsyncSent, AsyncPushed] = BrandCore(
             url,
             brand=brand,
             make=lambda message_id, topic, nobody: AsyncSent(message_id, topic, no_subscribers=nobody),
+            make_push=AsyncPushed,
             hear=self._hear,
             token=token,
             certificate=certificate,
@@ -284,21 +298,36 @@ class AsyncBrand:
 
         Many at a time: `asyncio.gather` them.
         """
-        sending: Future[AsyncSent] = self._core.send(**options)
+        return await self._result(self._core.send(**options), timeout)
+
+    async def push(self, to: To, *, timeout: float = 30.0, **options: Unpack[PushOptions]) -> AsyncPushed:  # noqa: ASYNC109
+        """Send through the bridge. Options and errors are those of `Brand.push`."""
+        return await self._result(self._core.push(to, **options), timeout)
+
+    async def withdraw(self, message_id: str, *, timeout: float = 30.0) -> int:  # noqa: ASYNC109
+        """Take back a push, and return how many recipients will not get it. As `Brand.withdraw`."""
+        return await self._result(self._core.withdraw(message_id), timeout)
+
+    async def _result(self, sending: Future[T], timeout: float) -> T:  # noqa: ASYNC109
         try:
             return await asyncio.wait_for(asyncio.wrap_future(sending), timeout)
         except TimeoutError:
             raise self._core.gave_up(sending) from None
 
-    def _hear(self, receipt: Receipt, done: Callable[[], None]) -> None:
-        heard = self._on_receipt
+    def _hear(self, receipt: Receipt | Summary, done: Callable[[], None]) -> None:
+        if isinstance(receipt, Summary):
+            self._hear_one(self._on_summary, receipt, done)
+        else:
+            self._hear_one(self._on_receipt, receipt, done)
+
+    def _hear_one(self, heard: Callable[[T], Awaitable[None]] | None, said: T, done: Callable[[], None]) -> None:
         if heard is None:
             done()
             return
 
         async def work() -> None:
             try:
-                await heard(receipt)
+                await heard(said)
             finally:
                 done()
 

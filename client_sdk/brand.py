@@ -6,17 +6,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
 from client_sdk.mailbox import guard
-from client_sdk.message import Receipt
-from client_sdk.sending import SendOptions, Tracked
+from client_sdk.message import Receipt, Summary
+from client_sdk.pushing import Push, PushOptions, To
+from client_sdk.sending import PlainSend, SendOptions, Tracked
+
+T = TypeVar("T")
 
 
-class Sent(Tracked):
-    """An accepted message: the broker has it on disk, or every receiver has it already."""
+class _Waits(Tracked):
+    """Blocks until a receipt comes."""
 
     def wait_for(self, event: str, *, timeout: float | None = None) -> Receipt | None:
         """The first receipt for `event`, or None when none came within `timeout` seconds."""
@@ -32,6 +35,14 @@ class Sent(Tracked):
         return self.wait_for("delivered", timeout=timeout)
 
 
+class Sent(PlainSend, _Waits):
+    """An accepted message: the broker has it on disk, or every receiver has it already."""
+
+
+class Pushed(Push, _Waits):
+    """An accepted push: it is on the broker's disk, and each of its recipients is known."""
+
+
 class Brand:
     """Sends as a brand for as long as it is entered.
 
@@ -45,8 +56,8 @@ class Brand:
     Entering waits up to `timeout` seconds for the connection, then raises `Unreachable`; it raises `Refused` or
     `Untrusted` at once, as waiting changes nothing. Later the connection comes back by itself. `on_receipt` is called
     for each receipt of any message of the brand, on a thread of its own, and the receipt is acknowledged when it has
-    returned. Give a `client_id` of its own to a server that must not miss receipts while it restarts (two running
-    processes must not share one); `receipts=False` is for programs that need none.
+    returned; `on_summary` is the same for counts. Give a `client_id` of its own to a server that must not miss receipts
+    while it restarts (two running processes must not share one); `receipts=False` is for programs that need none.
     """
 
     def __init__(
@@ -59,19 +70,22 @@ class Brand:
         key: Path | str | None = None,
         ca: Path | str | bytes | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
+        on_summary: Callable[[Summary], None] | None = None,
         receipts: bool = True,
         client_id: str | None = None,
         timeout: float = 10.0,
         backoff: Backoff | None = None,
     ) -> None:
         self._on_receipt = on_receipt
+        self._on_summary = on_summary
         self._timeout = timeout
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"{brand}-receipts", daemon=True)
-        self._core: BrandCore[Sent] = BrandCore(
+        self._core: BrandCore[Sent, Pushed] = BrandCore(
             url,
             brand=brand,
             make=lambda message_id, topic, nobody: Sent(message_id, topic, no_subscribers=nobody),
+            make_push=Pushed,
             hear=self._hear,
             token=token,
             certificate=certificate,
@@ -120,11 +134,7 @@ class Brand:
         Raises `ValueError`; `Refused` when the broker does not accept it; `Unreachable` when it could not be sent
         within `timeout` seconds, and will not be; `Unconfirmed` when it was sent and the answer is missing.
         """
-        sending = self._core.send(**options)
-        try:
-            return sending.result(timeout)
-        except TimeoutError:
-            raise self._core.gave_up(sending) from None
+        return self._result(self._core.send(**options), timeout)
 
     def submit(self, **options: Unpack[SendOptions]) -> Future[Sent]:
         """Send without waiting, for many at a time. The future ends as `send` does, except that there is no time limit.
@@ -133,14 +143,47 @@ class Brand:
         """
         return self._core.send(**options)
 
-    def _hear(self, receipt: Receipt, done: Callable[[], None]) -> None:
-        heard = self._on_receipt
+    def push(self, to: To, *, timeout: float = 30.0, **options: Unpack[PushOptions]) -> Pushed:
+        """Send through the bridge: to many at once, on behalf of users who have said what they want, with figures.
+
+            brand.push(To(topics=["news"], stores=["milano"]), title="Open until ten", ttl=3600, receipts="summary")
+
+        It returns when the broker has written down each recipient. The options are those of `PushOptions`. Raises
+        `ValueError`; `Rejected` with a code and the field at fault; and what `send` raises. After `Unconfirmed` push it
+        again with the `idempotency_key` that the error names: that is no second message.
+        """
+        return self._result(self._core.push(to, **options), timeout)
+
+    def submit_push(self, to: To, **options: Unpack[PushOptions]) -> Future[Pushed]:
+        """Push without waiting, for many at a time. To `push` what `submit` is to `send`."""
+        return self._core.push(to, **options)
+
+    def withdraw(self, message_id: str, *, timeout: float = 30.0) -> int:
+        """Take back a push: who has not got it will not, and devices take it off the screen.
+
+        Returns how many recipients will not get it. Raises as `push` does; `Rejected` when there is no such message.
+        """
+        return self._result(self._core.withdraw(message_id), timeout)
+
+    def _result(self, sending: Future[T], timeout: float) -> T:
+        try:
+            return sending.result(timeout)
+        except TimeoutError:
+            raise self._core.gave_up(sending) from None
+
+    def _hear(self, receipt: Receipt | Summary, done: Callable[[], None]) -> None:
+        if isinstance(receipt, Summary):
+            self._hear_one(self._on_summary, receipt, done)
+        else:
+            self._hear_one(self._on_receipt, receipt, done)
+
+    def _hear_one(self, heard: Callable[[T], None] | None, said: T, done: Callable[[], None]) -> None:
         if heard is None:
             done()
             return
 
         def job() -> None:
-            guard(lambda: heard(receipt))
+            guard(lambda: heard(said))
             done()
 
         self._jobs.put(job)

@@ -5,19 +5,21 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Generic, TypeVar, Unpack
+from typing import Any, Final, Generic, TypeVar, Unpack
 
 from client_sdk.address import parse_url, read_pem, tls_context
 from client_sdk.advice import Advice, authority
 from client_sdk.backoff import Backoff
 from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe, lasting
 from client_sdk.link import Link
-from client_sdk.message import Receipt
-from client_sdk.packets import Accepted, Incoming, UserProperties, first
-from client_sdk.sending import Ledger, SendOptions, Tracked, compose
-from client_sdk.topics import check_name, receipts_filter
+from client_sdk.message import Receipt, Summary, read_receipt
+from client_sdk.packets import LATER, Accepted, Incoming, Later, Publish, UserProperties, first
+from client_sdk.pushing import Answer, Push, PushOptions, Request, To, compose_push, compose_withdrawal, unanswered
+from client_sdk.sending import Ledger, PlainSend, SendOptions, compose
+from client_sdk.topics import answer_topic, check_name, receipts_filter, request_topic
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,24 @@ _SESSION_EXPIRY: Final = timedelta(hours=1)
 _SESSION_EXPIRY_NAMED: Final = timedelta(weeks=1)
 _WINDOW: Final = 500
 
-S = TypeVar("S", bound=Tracked)
+S = TypeVar("S", bound=PlainSend)
+P = TypeVar("P", bound=Push)
+T = TypeVar("T")
+Heard = Receipt | Summary
 
 
-class BrandCore(Generic[S]):
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A request that waits for its answer. `received`: the broker has it, and may only have been unable to say more."""
+
+    request: Request
+    publish: Publish
+    answered: Callable[[bytes], None]
+    received: bool = False
+    future: Future[Any] | None = None
+
+
+class BrandCore(Generic[S, P]):
     """See the module. `hear` gets each receipt, and a function to call when it is dealt with; it must not block."""
 
     def __init__(
@@ -40,7 +56,8 @@ class BrandCore(Generic[S]):
         *,
         brand: str,
         make: Callable[[str, str, bool], S],
-        hear: Callable[[Receipt, Callable[[], None]], None],
+        make_push: Callable[[Answer], P],
+        hear: Callable[[Heard, Callable[[], None]], None],
         token: str | None,
         certificate: Path | str | None,
         key: Path | str | None,
@@ -53,9 +70,12 @@ class BrandCore(Generic[S]):
         self.ready: Future[None] = Future()
         self.error: PushError = Unreachable("there is no connection to the broker yet")
         self._make = make
+        self._make_push = make_push
         self._hear = hear
         self._receipts = receipts
-        self._ledger: Ledger[S] = Ledger()
+        self._ledger = Ledger()
+        self._asks = False
+        self._asked: dict[bytes, _Asked] = {}
         address = parse_url(url)
         if (certificate is None) != (key is None):
             raise ValueError("certificate= and key= go together")
@@ -71,12 +91,14 @@ class BrandCore(Generic[S]):
             if certificate is not None and key is not None:
                 context.load_cert_chain(certificate, key)
         named = client_id is not None
+        # Every process its own, or they would take each other's session over.
+        client_id = client_id or f"{brand}-{secrets.token_hex(8)}"
+        self._answers = answer_topic(brand, client_id)
         self.link = Link(
             address=address,
             context=context,
             events=self,
-            # Every process its own, or they would take each other's session over.
-            client_id=client_id or f"{brand}-{secrets.token_hex(8)}",
+            client_id=client_id,
             username=None if token is None else brand,
             password=token,
             session_expiry_s=int((_SESSION_EXPIRY_NAMED if named else _SESSION_EXPIRY).total_seconds()),
@@ -86,6 +108,7 @@ class BrandCore(Generic[S]):
             advice=_advice(brand, certificate, authority(ca)),
             backoff=backoff,
         )
+        self.link.ended.add_done_callback(lambda _: self._fail_asked())
         self._host = address.host
 
     def __repr__(self) -> str:
@@ -103,30 +126,101 @@ class BrandCore(Generic[S]):
 
         return self.link.publish(publish, accepted)
 
-    @staticmethod
-    def gave_up(sending: Future[S]) -> PushError:
-        """The error for a send that took too long, which depends on whether anything was sent at all."""
+    def push(self, to: To, **options: Unpack[PushOptions]) -> Future[P]:
+        """Ask for a rich send. The future fails as that of `send`, and with `Rejected`."""
+        request = compose_push(to, **options)
+
+        def accepted(answer: Answer) -> P:
+            if request.ours and answer.duplicate:  # of what was asked on the connection before
+                answer = replace(answer, duplicate=False)
+            return self._ledger.accepted(self._make_push(answer))
+
+        return self._ask(request, accepted)
+
+    def withdraw(self, message_id: str) -> Future[int]:
+        """Ask for a message to be taken back. The future gets how many will not get it."""
+        return self._ask(compose_withdrawal(message_id), lambda answer: answer.recipients)
+
+    def _ask(self, request: Request, convert: Callable[[Answer], T]) -> Future[T]:
+        correlation = secrets.token_bytes(8)
+
+        def answered(payload: bytes) -> None:
+            if future.done():
+                return
+            try:
+                future.set_result(convert(Answer.from_json(payload)))
+            except ValueError as error:
+                future.set_exception(PushError(f"the broker's answer cannot be read: {error}"))
+            except PushError as error:
+                future.set_exception(error)
+
+        def received(_: Accepted) -> Later:
+            asked.received = True
+            return LATER
+
+        self.link.call(self._listen)
+        publish = Publish(
+            topic=request_topic(self.brand),
+            payload=request.payload,
+            content_type="application/json",
+            response_topic=self._answers,
+            correlation_data=correlation,
+        )
+        asked = self._asked[correlation] = _Asked(request, publish, answered)
+        future: Future[T] = self.link.publish(publish, received)
+        asked.future = future
+        future.add_done_callback(lambda _: self._asked.pop(correlation, None))
+        return future
+
+    def gave_up(self, sending: Future[Any]) -> PushError:
+        """The error for what took too long, which depends on whether anything was sent at all."""
         if sending.cancel() or sending.cancelled():
             return Unreachable("there was no connection to the broker in time; nothing has been sent")
+        for correlation, asked in list(self._asked.items()):
+            if asked.future is sending:
+                self._asked.pop(correlation, None)
+                return _no_answer("the broker did not answer in time", asked.request)
         return Unconfirmed("the broker did not answer in time; the message may have been accepted or not")
 
     # -- events of the link --------------------------------------------------------------------------------------------
 
     def up(self, *, session_present: bool, told: UserProperties) -> None:  # noqa: ARG002
-        """Listen for receipts; ready when that is confirmed, so that none is missed."""
-        if self._receipts:
-            self.link.subscribe([receipts_filter(self.brand)]).add_done_callback(self._subscribed)
+        """Listen for answers and receipts; ready when that is confirmed, so that none is missed."""
+        wanted = [receipts_filter(self.brand)] * self._receipts + [self._answers] * self._asks
+        if wanted:
+            self._subscribe(wanted)
         else:
             self._decide(None)
 
-    def _subscribed(self, answer: Future[list[int]]) -> None:
-        if answer.exception() is None:
-            code = answer.result()[0]
+    def _listen(self) -> None:
+        """The first request: from now on there are answers."""
+        if not self._asks:
+            self._asks = True
+            if self.link.is_up:
+                self._subscribe([self._answers])
+
+    def _subscribe(self, wanted: list[str]) -> None:
+        self.link.subscribe(wanted).add_done_callback(lambda answer: self._subscribed(wanted, answer))
+
+    def _subscribed(self, wanted: list[str], answer: Future[list[int]]) -> None:
+        if answer.exception() is not None:
+            return
+        for topic, code in zip(wanted, answer.result(), strict=True):
             if code >= 0x80:
-                topic = receipts_filter(self.brand)
-                self._decide(Refused(f"the subscription to {topic} is refused: {describe(code)}", reason=code))
-            else:
-                self._decide(None)
+                error = Refused(f"the subscription to {topic} is refused: {describe(code)}", reason=code)
+                self._fail_asked(error) if topic == self._answers else self._decide(error)
+        self._decide(None)
+        # The broker may have ended between taking a request and answering it. Its key says that it is the same.
+        for asked in list(self._asked.values()):
+            if asked.received:
+                self.link.publish(asked.publish, lambda _: None)
+
+    def _fail_asked(self, error: PushError | None = None) -> None:
+        """No answer will come."""
+        for asked in list(self._asked.values()):
+            if asked.future is not None and not asked.future.done():
+                why = error or _no_answer("the connection was closed before the broker answered", asked.request)
+                asked.future.set_exception(why)
 
     def down(self, error: PushError, retry_in_s: float) -> None:  # noqa: ARG002
         """Whoever waits for the first connection learns at once of what waiting does not change."""
@@ -135,13 +229,19 @@ class BrandCore(Generic[S]):
             self._decide(error)
 
     def arrived(self, incoming: Incoming) -> None:
-        """A receipt, as nothing else is subscribed to."""
+        """An answer, or a receipt, as nothing else is subscribed to."""
 
         def done() -> None:
             self.link.call(lambda: self.link.ack(incoming.connection, incoming.packet_id, incoming.qos))
 
+        if incoming.topic == self._answers:
+            asked = self._asked.get(incoming.correlation_data)
+            if asked is not None:
+                asked.answered(incoming.payload)
+            done()
+            return
         try:
-            receipt = Receipt.from_json(incoming.payload)
+            receipt = read_receipt(incoming.payload)
         except ValueError as error:
             log.warning("a receipt on %s cannot be read: %s", incoming.topic, error)
             done()
@@ -155,6 +255,10 @@ class BrandCore(Generic[S]):
                 self.ready.set_result(None)
             else:
                 self.ready.set_exception(error)
+
+
+def _no_answer(what: str, request: Request) -> Unconfirmed:
+    return Unconfirmed(f"{what}; the request may have been accepted or not", remedy=unanswered(request))
 
 
 def _advice(brand: str, certificate: Path | str | None, trusted: str) -> Advice:

@@ -20,6 +20,19 @@ class Refused(PushError):
         self.reason = reason
 
 
+class Rejected(Refused):
+    """The broker understood a push or a withdrawal, and does not do it.
+
+    `code` is for programs, such as 'unknown_user' (docs/messages.md lists them); `field` is where the request is wrong,
+    such as 'to.users[0]', or ''.
+    """
+
+    def __init__(self, message: str, *, code: str, field: str) -> None:
+        super().__init__(f"{field}: {message}" if field and field not in message else message, reason=0x83)
+        self.code = code
+        self.field = field
+
+
 class Unreachable(PushError):
     """No broker was reached in time, so nothing has been sent."""
 

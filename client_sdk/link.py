@@ -31,7 +31,7 @@ from client_sdk.advice import Advice
 from client_sdk.backoff import Backoff
 from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe, lasting
 from client_sdk.mailbox import Mailbox, guard
-from client_sdk.packets import Accepted, Incoming, Outgoing, Publish, UserProperties, user_properties
+from client_sdk.packets import Accepted, Incoming, Later, Outgoing, Publish, UserProperties, user_properties
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -189,8 +189,10 @@ class Link:
         """Run `function` soon on the network thread. False when the link has ended and it never will."""
         return self._mailbox.call(function)
 
-    def publish(self, publish: Publish, convert: Callable[[Accepted], T]) -> Future[T]:
+    def publish(self, publish: Publish, convert: Callable[[Accepted], T | Later]) -> Future[T]:
         """Publish at QoS 1 and get what `convert` makes of the answer, on the network thread.
+
+        Where that is `LATER`, who asked sets the result.
 
         The future fails with `Refused` or, when the link ends first, with `Unconfirmed` or `Unreachable`. While it can
         be cancelled, nothing has been sent.
@@ -455,7 +457,7 @@ class Link:
         if code.is_failure:
             what = f"{self._address.host} does not accept the message to {outgoing.publish.topic}"
             words = describe(code.value, _detail(props))
-            outgoing.future.set_exception(Refused(f"{what}: {words}", reason=code.value))
+            outgoing.fail(Refused(f"{what}: {words}", reason=code.value))
         else:
             guard(lambda: outgoing.accept(Accepted(code.value, user_properties(props))))
 
@@ -468,7 +470,7 @@ class Link:
     def _fail_in_flight(self, error: PushError) -> None:
         failed, self._in_flight = self._in_flight, {}
         for outgoing in failed.values():
-            outgoing.future.set_exception(error)
+            outgoing.fail(error)
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 

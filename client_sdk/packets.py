@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -51,22 +52,38 @@ class Accepted:
     user_properties: UserProperties
 
 
+class Later(Enum):
+    """What `convert` returns when the answer comes by itself, after the PUBACK or before it."""
+
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
+
+
 @dataclass(slots=True)
 class Outgoing(Generic[T]):
     """A PUBLISH on its way, and who waits for the answer. `queued_at` is monotonic seconds."""
 
     publish: Publish
-    convert: Callable[[Accepted], T]
+    convert: Callable[[Accepted], T | Later]
     queued_at: float
     future: Future[T] = field(default_factory=Future)
 
     def accept(self, accepted: Accepted) -> None:
         """Hand the answer to who waits for it."""
         try:
-            self.future.set_result(self.convert(accepted))
+            answer = self.convert(accepted)
         except Exception as error:
-            self.future.set_exception(error)
+            self.fail(error)
             raise
+        if not isinstance(answer, Later):
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """There will be none, unless it is there already."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def properties(self, now: float) -> Properties | None:
         """As paho wants them, at the moment of sending; None when the message has expired while it waited."""

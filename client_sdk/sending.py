@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
-from client_sdk.message import Receipt
+from client_sdk.message import Receipt, Summary
 from client_sdk.notification import CONTENT_TYPE, Action, Notification, Priority
 from client_sdk.packets import Publish
 from client_sdk.topics import target
@@ -102,21 +102,18 @@ def compose(brand: str, now: datetime, **options: Unpack[SendOptions]) -> Publis
 class Tracked:
     """An accepted message, and what has become of it so far. Safe to use from any thread."""
 
-    def __init__(self, message_id: str, topic: str, *, no_subscribers: bool) -> None:
+    def __init__(self, message_id: str) -> None:
         self.message_id = message_id
-        self.topic = topic
-        self.no_subscribers = no_subscribers
-        """Nobody listens to the topic: no device of that name ever connected, or its session has expired."""
         self._lock = threading.Lock()
         self._receipts: list[Receipt] = []
+        self._known: set[tuple[str, ...]] = set()
         self._waiting: list[tuple[str, Future[Receipt]]] = []
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(message_id={self.message_id!r}, topic={self.topic!r})"
+        self.summary: Summary | None = None
+        """The newest counts, of a push with `receipts="summary"`."""
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """All receipts so far, one for each device and event."""
+        """All receipts so far, one for each device and event (up to 10,000)."""
         with self._lock:
             return tuple(self._receipts)
 
@@ -132,12 +129,17 @@ class Tracked:
             self._waiting.append((event, future))
         return future
 
-    def learn(self, receipt: Receipt) -> None:
-        """Add a receipt, once: at QoS 1 it may come again."""
+    def learn(self, receipt: Receipt | Summary) -> None:
+        """Add a receipt, once: at QoS 1 it may come again. Of summaries the newest counts."""
         with self._lock:
-            known = {(r.event, r.device) for r in self._receipts}
-            if (receipt.event, receipt.device) in known or len(known) >= _RECEIPTS_MAX:
+            if isinstance(receipt, Summary):
+                if self.summary is None or self.summary.at <= receipt.at:
+                    self.summary = receipt
                 return
+            known = _which(receipt)
+            if known in self._known or len(self._known) >= _RECEIPTS_MAX:
+                return
+            self._known.add(known)
             self._receipts.append(receipt)
             met = [future for event, future in self._waiting if event == receipt.event]
             self._waiting = [(event, future) for event, future in self._waiting if event != receipt.event]
@@ -146,15 +148,32 @@ class Tracked:
                 future.set_result(receipt)
 
 
+def _which(receipt: Receipt) -> tuple[str, ...]:
+    return (receipt.event, receipt.device, receipt.recipient, receipt.action)
+
+
+class PlainSend(Tracked):
+    """An accepted message on one topic."""
+
+    def __init__(self, message_id: str, topic: str, *, no_subscribers: bool) -> None:
+        super().__init__(message_id)
+        self.topic = topic
+        self.no_subscribers = no_subscribers
+        """Nobody listens to the topic: no device of that name ever connected, or its session has expired."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(message_id={self.message_id!r}, topic={self.topic!r})"
+
+
 S = TypeVar("S", bound=Tracked)
 
 
-class Ledger(Generic[S]):
+class Ledger:
     """Brings receipts to the messages that are still held by somebody. For one thread only."""
 
     def __init__(self) -> None:
-        self._sent: weakref.WeakValueDictionary[str, S] = weakref.WeakValueDictionary()
-        self._early: OrderedDict[str, list[Receipt]] = OrderedDict()
+        self._sent: weakref.WeakValueDictionary[str, Tracked] = weakref.WeakValueDictionary()
+        self._early: OrderedDict[str, list[Receipt | Summary]] = OrderedDict()
 
     def accepted(self, sent: S) -> S:
         """A message has got its id."""
@@ -164,7 +183,7 @@ class Ledger(Generic[S]):
             self._sent[sent.message_id] = sent
         return sent
 
-    def received(self, receipt: Receipt) -> None:
+    def received(self, receipt: Receipt | Summary) -> None:
         """A receipt came; one for a message that nobody here knows (yet) is kept for a while."""
         sent = self._sent.get(receipt.message_id)
         if sent is not None:

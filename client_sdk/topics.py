@@ -1,5 +1,6 @@
 """Names and topics: where a brand sends to, where a device listens and answers."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,16 @@ def target(brand: str, kind: str, name: str) -> str:
 def receipts_filter(brand: str) -> str:
     """Matches what becomes of every message of a brand."""
     return f"{brand}/receipts/+"
+
+
+def request_topic(brand: str) -> str:
+    """Where a brand's server asks for rich sends and withdrawals."""
+    return f"{brand}/send"
+
+
+def answer_topic(brand: str, client_id: str) -> str:
+    """Where one server gets its answers: the same one after a restart, and nobody else's."""
+    return f"{brand}/send/answer/{hashlib.sha256(client_id.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

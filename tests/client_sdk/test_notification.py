@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client_sdk import Action, Notification, Priority, Receipt
+from client_sdk import Action, Notification, Priority, Receipt, Summary
+from client_sdk.message import read_receipt
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 json_values = st.recursive(
@@ -130,7 +131,7 @@ def test_data_that_is_not_json_is_refused_when_sent(data: dict[str, Any]) -> Non
 
 def test_a_receipt() -> None:
     payload = b'{"message_id":"m1","event":"delivered","device":"kiosk-7","user":"ada","at":"2026-11-22T08:00:00.123Z"}'
-    assert Receipt.from_json(payload) == Receipt(
+    assert read_receipt(payload) == Receipt(
         message_id="m1",
         event="delivered",
         device="kiosk-7",
@@ -139,9 +140,22 @@ def test_a_receipt() -> None:
     )
 
 
+def test_a_summary() -> None:
+    counts = {"accepted": 3, "delivered": 2, "waiting": 1}
+    said = {"message_id": "m1", "event": "summary", "at": "2026-11-22T08:00:00Z", "counts": counts, "opened": 1}
+    at = datetime(2026, 11, 22, 8, tzinfo=UTC)
+    assert read_receipt(json.dumps(said).encode()) == Summary(message_id="m1", at=at, counts=counts, opened=1)
+
+
 @pytest.mark.parametrize(
-    "payload", [b"", b"[]", b"{}", b'{"message_id":"m1"}', b'{"message_id":"m1","event":1,"at":""}', b"[" * 100_000]
+    "payload",
+    [
+        *(b"", b"[]", b"{}", b'{"message_id":"m1"}', b'{"message_id":"m1","event":1,"at":""}', b"[" * 100_000),
+        b'{"message_id":"m1","event":"summary","at":"2026-11-22T08:00:00Z"}',
+        b'{"message_id":"m1","event":"summary","at":"2026-11-22T08:00:00Z","counts":{"sent":"1"}}',
+        b'{"message_id":"m1","event":"summary","counts":{}}',
+    ],
 )
 def test_a_bad_receipt_is_a_value_error(payload: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
-        Receipt.from_json(payload)
+        read_receipt(payload)

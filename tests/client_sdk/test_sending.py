@@ -98,7 +98,7 @@ def sent(message_id: str = "m1") -> Sent:
 
 
 def test_a_receipt_finds_its_message() -> None:
-    ledger: Ledger[Sent] = Ledger()
+    ledger = Ledger()
     ours = ledger.accepted(sent())
     ledger.received(receipt("m2"))
     assert ours.wait_delivered(timeout=0) is None
@@ -109,7 +109,7 @@ def test_a_receipt_finds_its_message() -> None:
 
 def test_a_receipt_can_come_before_the_acknowledgement() -> None:
     """A device may be faster than the broker's disk."""
-    ledger: Ledger[Sent] = Ledger()
+    ledger = Ledger()
     ledger.received(receipt())
     ledger.received(receipt(event="displayed"))
     assert ledger.accepted(sent()).receipts == (receipt(), receipt(event="displayed"))
@@ -123,7 +123,7 @@ def test_each_device_counts_once() -> None:
 
 
 def test_messages_that_nobody_holds_are_forgotten() -> None:
-    ledger: Ledger[Sent] = Ledger()
+    ledger = Ledger()
     ledger.accepted(sent())
     gc.collect()
     assert len(ledger._sent) == 0
@@ -131,7 +131,7 @@ def test_messages_that_nobody_holds_are_forgotten() -> None:
 
 @given(st.lists(st.integers(0, 3 * _EARLY_MAX), max_size=50))
 def test_early_receipts_are_bounded(numbers: list[int]) -> None:
-    ledger: Ledger[Sent] = Ledger()
+    ledger = Ledger()
     for number in range(_EARLY_MAX + 10):
         ledger.received(receipt(f"m{number}"))
     for number in numbers:

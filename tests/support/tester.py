@@ -58,6 +58,7 @@ class Tester:
         content_type: str = "",
         expiry_s: int | None = None,
         retain: bool = False,
+        correlation: bytes = b"",
         **user_properties: str,
     ) -> None:
         properties: Any = Properties(PacketTypes.PUBLISH)
@@ -68,6 +69,8 @@ class Tester:
             properties.UserProperty = pairs
         if content_type:
             properties.ContentType = content_type
+        if correlation:
+            properties.CorrelationData = correlation
         if expiry_s is not None:
             properties.MessageExpiryInterval = expiry_s
         info = self._client.publish(topic, payload, qos, retain, properties)
