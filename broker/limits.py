@@ -209,6 +209,8 @@ ADDRESS_PLACES_MAX: Final = 1000  # stores, and topics, that one request names
 # topic addresses as many as there are.
 ADDRESSED_MAX: Final = 10_000
 RECIPIENTS_MAX: Final = 1_000_000  # of one message: 150 MB of the books
+# Lists and objects within each other in a notification's data: nobody means more, and readers of JSON recurse.
+DATA_DEPTH_MAX: Final = 64
 TTL_S: Final = 7 * 86400
 TTL_MAX_S: Final = 28 * 86400
 # What became of a message is kept for so long after it was accepted: 150 bytes for each recipient, so 100,000 a day

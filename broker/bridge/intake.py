@@ -145,18 +145,30 @@ class Intake:
         facts = [self._waiting[at] for at in range(min(len(self._waiting), AT_ONCE))]
         happened = [(fact.number, self._decoded(fact)) for fact in facts]
         for sort, run in groupby(happened, key=lambda one: _sort(one[1])):
-            numbers, group = zip(*run, strict=True)
-            while True:
-                try:
-                    await self._apply(sort, group, numbers[-1])
-                except Failed as error:
-                    self._log("the bridge's books cannot be written", error=error.message, remedy=error.remedy)
-                    await asyncio.sleep(RETRY_S)
-                    continue
-                break
-            for _ in numbers:
+            group = list(run)
+            await self._applied_all(sort, group)
+            for _ in group:
                 self._waiting.popleft()
-            await self._up_to(numbers[-1])
+            await self._up_to(group[-1][0])
+
+    async def _applied_all(self, sort: type[Any], group: Sequence[tuple[int, Happening | None]]) -> None:
+        """Apply these, with their numbers. Where a bug is in the way, each alone; the one it is about is left."""
+        last = group[-1][0]
+        while True:
+            try:
+                await self._apply(sort, [fact for _, fact in group], last)
+            except Failed as error:
+                self._log("the bridge's books cannot be written", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
+                continue
+            except Exception as error:  # noqa: BLE001 - what cannot be applied does not hold up the others, for ever
+                if len(group) > 1:
+                    for one in group:
+                        await self._applied_all(sort, [one])
+                else:
+                    self._unexpected(error)
+                    await self._applied_all(_Left, [(last, None)])
+            return
 
     def _decoded(self, fact: Fact) -> Happening | None:
         try:
@@ -196,6 +208,10 @@ class Intake:
         """Return when the fact with this number, and all before it, have been applied, or came to nothing."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.done >= number)
+
+
+class _Left:
+    """The sort of a fact of which nothing becomes."""
 
 
 def _sort(fact: Happening | None) -> type[Any]:

@@ -308,9 +308,12 @@ def check(request: SendRequest) -> None:
             raise RequestRefused(Code.BAD_VALUE, "content_type", f"a notification's is {RICH}: leave it out")
         for name, value in shown.data.items():
             try:
-                msgspec.json.decode(value)
-            except msgspec.MsgspecError as error:
+                deep = _deep(msgspec.json.decode(value))
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise RequestRefused(Code.BAD_VALUE, "notification.data", f"{name[:64]} is no JSON: {error}") from None
+            if deep:
+                what = f"{name[:64]} has more than {limits.DATA_DEPTH_MAX} lists or objects within each other"
+                raise RequestRefused(Code.BAD_VALUE, "notification.data", what)
     if "T" in request.local_time:
         try:
             datetime.fromisoformat(request.local_time)
@@ -320,6 +323,15 @@ def check(request: SendRequest) -> None:
         what = "a message for a local time must be of use for a day at least, until that time has come everywhere"
         raise RequestRefused(Code.BAD_VALUE, "ttl_s", what)
     encode_payload(request)
+
+
+def _deep(value: Any) -> bool:
+    """Whether more is within each other than others can be expected to read."""
+    level = [value]
+    for _ in range(limits.DATA_DEPTH_MAX + 1):
+        within = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for inner in within for one in inner]
+    return bool(level)
 
 
 def encode_payload(request: SendRequest) -> tuple[bytes, str]:

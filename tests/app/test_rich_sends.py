@@ -11,9 +11,13 @@ from support.mqtt import Client
 
 from broker.app import Broker
 from broker.bridge import dispatch
+from broker.bridge import request as requests
 from broker.bridge.request import SendRequest, To
 from broker.wire.packets import Properties, Puback, Publish
 
+DEEP: dict[str, Any] = {}
+for _ in range(100):
+    DEEP = {"in": DEEP}
 CIAO = {"title": "Ciao", "body": "Your order is ready."}
 
 
@@ -202,6 +206,25 @@ async def test_a_message_that_cannot_be_sent_is_not_tried_all_the_time(
     counters.unexpected_errors = 0
 
 
+async def test_a_request_that_a_bug_is_in_the_way_of_does_not_hold_up_the_others(
+    broker: Broker, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = requests.digest
+
+    def faulty(request: SendRequest) -> bytes:
+        if request.idempotency_key == "bug":
+            raise RecursionError
+        return digest(request)
+
+    monkeypatch.setattr(requests, "digest", faulty)
+    unfortunate = json.dumps({"to": {"users": ["ada"]}, "payload": "x", "idempotency_key": "bug"}).encode()
+    for _ in range(3):
+        await shop.client.publish("acme/send", unfortunate, qos=1, response_topic="acme/answers")
+    await shop.send("ada", idempotency_key="k")
+    assert broker.core.counters.unexpected_errors == 3
+    broker.core.counters.unexpected_errors = 0
+
+
 async def test_what_is_for_later_waits_through_a_restart_of_its_sender(broker: Broker, shop: Shop) -> None:
     kiosk = await kiosk_of_ada(broker)
     id = (await shop.ask(to={"users": ["ada"]}, payload="x", not_before="2026-12-24T08:00:00Z"))["message_id"]
@@ -235,6 +258,7 @@ async def test_what_is_for_later_waits_through_a_restart_of_its_sender(broker: B
         ({"to": {"users": ["ada"]}, "payload": "x", "local_time": "2099-12-31T09:00"}, "bad_value", "local_time"),
         ({"to": {"users": ["ada"]}, "payload": "x", "content_type": "text/\0"}, "bad_value", "content_type"),
         ({"to": {"users": ["ada"]}, "payload": "x", "collapse_key": "\0"}, "bad_value", "collapse_key"),
+        ({"to": {"users": ["ada"]}, "notification": {"title": "x", "data": DEEP}}, "bad_value", "notification.data"),
         ({"withdraw": "m0"}, "not_found", "withdraw"),
     ],
 )
