@@ -52,8 +52,13 @@ Short = Annotated[str, Meta(max_length=64)]
 Id = Annotated[str, Meta(pattern=_ID)]
 
 
+def _said(words: str, **bounds: Any) -> Meta:
+    """What a field is for, in the published schema and in docs/sends.md."""
+    return Meta(description=words, **bounds)
+
+
 class Code(StrEnum):
-    """Why a request was refused, for programs."""
+    """Why a request was refused, for programs. docs/sends.md says what each means."""
 
     BAD_JSON = "bad_json"  # it is no JSON object
     MISSING_FIELD = "missing_field"
@@ -108,15 +113,15 @@ class Cap(_Strict):
 class To(_Strict):
     """Whom it is for: all of these together, each of them once; of those, `part` and `cap` leave some out."""
 
-    users: Names = []
-    devices: Names = []
-    stores: Places = []
-    topics: Places = []
-    segment: Annotated[str, Meta(max_length=64)] = ""
-    condition: Annotated[str, Meta(max_length=4096)] = ""
-    unopened: Unopened | None = None  # alone
-    part: Part | None = None
-    cap: Cap | None = None
+    users: Annotated[Names, _said("names of users: on all their devices")] = []
+    devices: Annotated[Names, _said("names of devices")] = []
+    stores: Annotated[Places, _said("the devices that stand in these stores")] = []
+    topics: Annotated[Places, _said("who opted in to one of these topics")] = []
+    segment: Annotated[str, _said("who is in this segment", max_length=64)] = ""
+    condition: Annotated[str, _said("of whom this is true: `topic:news AND NOT tag:staff`", max_length=4096)] = ""
+    unopened: Annotated[Unopened | None, _said("who has not opened an earlier message; alone")] = None
+    part: Annotated[Part | None, _said("of all those a part, as for an A/B test")] = None
+    cap: Annotated[Cap | None, _said("but for those who have had enough of a campaign")] = None
 
     @property
     def anybody(self) -> bool:
@@ -157,50 +162,79 @@ class _Shown(Notification):
 class SendRequest(_Strict):
     """A rich send. Times without a zone are UTC."""
 
-    to: To
-    notification: Notification | UnsetType = UNSET
-    payload: Annotated[str, Meta(max_length=limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
-    payload_base64: Annotated[str, Meta(max_length=2 * limits.PACKET_BYTES_MAX)] | UnsetType = UNSET
-    content_type: Annotated[str, Meta(max_length=128, pattern=_PLAIN)] = ""
-    kind: Literal["marketing", "transactional"] = "marketing"
-    ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_MAX_S)] = limits.TTL_S
-    priority: Literal["normal", "high"] = "normal"
-    collapse_key: Annotated[str, Meta(max_length=64, pattern=_PLAIN)] = ""
-    idempotency_key: Annotated[str, Meta(max_length=128, pattern=_PLAIN)] = ""
-    idempotency_s: Annotated[int, Meta(ge=60, le=limits.IDEMPOTENCY_MAX_S)] = limits.IDEMPOTENCY_S
-    not_before: datetime | None = None
-    local_time: Annotated[str, Meta(pattern=_CLOCK)] = ""
-    throttle_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] | None = None
-    dry_run: bool = False
-    receipts: Literal["none", "summary", "each"] = "none"
-    campaign: Annotated[str, Meta(pattern=_CAMPAIGN)] = ""
-    variant: Annotated[str, Meta(pattern=_VARIANT)] = ""
-    request_id: Annotated[str, Meta(max_length=128)] = ""
+    to: Annotated[To, _said("whom it is for: all that stands in it together, each of them once")]
+    notification: Annotated[Notification | UnsetType, _said("what a person is to see")] = UNSET
+    payload: Annotated[
+        Annotated[str, Meta(max_length=limits.PACKET_BYTES_MAX)] | UnsetType,
+        _said("instead: text, which goes to the app as it is"),
+    ] = UNSET
+    payload_base64: Annotated[
+        Annotated[str, Meta(max_length=2 * limits.PACKET_BYTES_MAX)] | UnsetType,
+        _said("instead: any bytes, as base64"),
+    ] = UNSET
+    content_type: Annotated[str, _said("of a payload", max_length=128, pattern=_PLAIN)] = ""
+    kind: Annotated[
+        Literal["marketing", "transactional"],
+        _said("quiet hours and caps are for marketing, unless the brand says more"),
+    ] = "marketing"
+    ttl_s: Annotated[int, _said("of use for so many seconds from `not_before`, or now", ge=1, le=limits.TTL_MAX_S)] = (
+        limits.TTL_S
+    )
+    priority: Annotated[Literal["normal", "high"], _said("how soon it wants to be seen: apps are told")] = "normal"
+    collapse_key: Annotated[
+        str, _said("replaces what waits under the same key, and what is on the screen", max_length=64, pattern=_PLAIN)
+    ] = ""
+    idempotency_key: Annotated[
+        str, _said("the same key again sends nothing, and is answered as before", max_length=128, pattern=_PLAIN)
+    ] = ""
+    idempotency_s: Annotated[int, _said("so long that key is remembered", ge=60, le=limits.IDEMPOTENCY_MAX_S)] = (
+        limits.IDEMPOTENCY_S
+    )
+    not_before: Annotated[
+        datetime | None,
+        _said(
+            f"at the earliest then (ISO 8601), up to {limits.NOT_BEFORE_MAX_S // 86400} days ahead",
+            extra_json_schema={"examples": ["2026-12-24T08:00:00Z"]},
+        ),
+    ] = None
+    local_time: Annotated[
+        str, _said("at this time where the recipient is: `09:00`, or `2026-12-24T09:00`", pattern=_CLOCK)
+    ] = ""
+    throttle_per_s: Annotated[
+        Annotated[float, Meta(ge=0.1, le=10_000)] | None, _said("to so many recipients in a second")
+    ] = None
+    dry_run: Annotated[bool, _said("answer who would get it, and send nothing")] = False
+    receipts: Annotated[Literal["none", "summary", "each"], _said("what comes on `{brand}/receipts/{message id}`")] = (
+        "none"
+    )
+    campaign: Annotated[str, _said("counts in the figures of this campaign", pattern=_CAMPAIGN)] = ""
+    variant: Annotated[str, _said("of that campaign: `a`", pattern=_VARIANT)] = ""
+    request_id: Annotated[str, _said("comes back in the answer", max_length=128)] = ""
 
 
 class WithdrawRequest(_Strict):
     """Take a message back: who has not got it will not, and devices take it off the screen."""
 
-    withdraw: Id
-    request_id: Annotated[str, Meta(max_length=128)] = ""
+    withdraw: Annotated[Id, _said("the message's id")]
+    request_id: Annotated[str, _said("comes back in the answer", max_length=128)] = ""
 
 
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the sender is told. `ok` decides which of the others are there."""
 
-    request_id: str = ""
-    ok: bool
-    message_id: str = ""
-    recipients: int | None = None
-    users: int | None = None
-    devices: int | None = None
-    left_out: dict[str, int] = {}
-    sample: list[str] = []  # of a dry run: the first of those who would get it
-    dry_run: bool = False
-    duplicate: bool = False
-    code: str = ""
-    field: str = ""
-    message: str = ""
+    request_id: Annotated[str, _said("the request's, if it had one")] = ""
+    ok: Annotated[bool, _said("accepted; otherwise `code`, `field` and `message` say why not")]
+    message_id: Annotated[str, _said("the message's id, in receipts and for `withdraw`")] = ""
+    recipients: Annotated[int | None, _said("how many get it; of a withdrawal: from how many it was taken back")] = None
+    users: Annotated[int | None, _said("of those, how many are users")] = None
+    devices: Annotated[int | None, _said("of those, how many are devices")] = None
+    left_out: Annotated[dict[str, int], _said("how many more were addressed and get nothing, by reason")] = {}
+    sample: Annotated[list[str], _said("of a dry run: the first of those who would get it, as `user/ada`")] = []
+    dry_run: Annotated[bool, _said("nothing was sent")] = False
+    duplicate: Annotated[bool, _said("the idempotency key was known: this is the message of then")] = False
+    code: Annotated[str, _said("why it was refused, for programs")] = ""
+    field: Annotated[str, _said("which field is at fault, as `to.users[0]`")] = ""
+    message: Annotated[str, _said("why, for people, and what would do")] = ""
 
 
 _AT = re.compile(r"^(?P<words>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)

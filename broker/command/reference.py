@@ -1,4 +1,4 @@
-"""`pushbroker reference` (hidden): docs/cli.md, made from the commands themselves; a test holds the two together."""
+"""`pushbroker reference` (hidden): docs/cli.md and docs/send.schema.json, made from the code; tests compare."""
 
 from collections.abc import Iterator
 
@@ -34,11 +34,24 @@ running broker.
 
 
 @click.command(
-    "reference", hidden=True, **standard(json=False, data=False, examples=["pushbroker reference > docs/cli.md"])
+    "reference",
+    hidden=True,
+    **standard(
+        json=False,
+        data=False,
+        examples=["pushbroker reference > docs/cli.md", "pushbroker reference --schema > docs/send.schema.json"],
+    ),
 )
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of requests to BRAND/send instead.")
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, schema: bool) -> None:
     """Print the reference of all commands in Markdown."""
+    if schema:
+        from broker.bridge.schema import schema as schema_of_requests  # noqa: PLC0415 - only where used
+        from broker.command.output import print_json  # noqa: PLC0415 - only where used
+
+        print_json(schema_of_requests())
+        return
     root = context.find_root()
     click.echo(_HEAD + "".join(_sections(root.command, root)), nl=False)
 

@@ -51,6 +51,7 @@ MODULES = {
     "proxy": "fuzz.proxy",
     "websocket": "fuzz.websocket",
     "payloads": "fuzz.payloads",
+    "requests": "fuzz.requests",
     "effort": "fuzz.effort",
 }
 
