@@ -176,6 +176,7 @@ class Bridge:
             schedule=self.dispatcher.schedule,
             withdraw=self.withdrawals.begun,
             log=self._log,
+            unexpected=core.unexpected,
         )
         self.campaigns = Campaigner(
             store=self._campaigns,

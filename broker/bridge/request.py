@@ -72,6 +72,7 @@ class Code(StrEnum):
     UNKNOWN_SEGMENT = "unknown_segment"
     NOT_FOUND = "not_found"  # no message has this id
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"  # the key came with another request before
+    INTERNAL_ERROR = "internal_error"  # a bug of ours
 
 
 class RequestRefused(Refused):

@@ -78,6 +78,7 @@ class Sends:
         schedule: Callable[[int, int], object],
         withdraw: Callable[[MessageRow, str], Awaitable[Awaitable[int]]],
         log: Callable[..., object],
+        unexpected: Callable[[Exception], object],
     ) -> None:
         self._messages = messages
         self._ids = ids
@@ -88,9 +89,9 @@ class Sends:
         self._schedule = schedule
         self._take_back = withdraw
         self._log = log
+        self._unexpected = unexpected
         self._fillers = asyncio.Semaphore(FILLING_MAX)
-        self._filling: set[str] = set()
-        self._awaited: dict[str, asyncio.Future[Answer]] = {}
+        self._filling: dict[str, asyncio.Future[Answer]] = {}  # by message id
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -120,19 +121,25 @@ class Sends:
     async def asked(self, group: Sequence[Asked], up_to: int) -> None:
         """These requests are on the disk. Raises `Failed` when they cannot be taken over: then they come again."""
         new: list[tuple[Asked, SendRequest, NewMessage]] = []
+        tried: list[tuple[Asked, SendRequest]] = []
+        refused: list[tuple[Asked, RequestRefused]] = []
         for one in group:
             try:
                 request = requests.parse(one.payload)
                 if isinstance(request, WithdrawRequest):
                     await self._withdraw(one, request)
                 elif request.dry_run:
-                    self._run(self._tried(one, request))
+                    tried.append((one, request))
                 else:
                     new.append((one, request, _message(one, request)))
             except RequestRefused as error:
-                self._answer(one, _refused(error, requests.request_id_of(one.payload)))
-        for one, request, answer in await self._added(new, up_to):
-            self._answer(one, msgspec.structs.replace(answer, request_id=request.request_id))
+                refused.append((one, error))
+        for one, request, before in await self._added(new, up_to):
+            self._run(self._again(one, request, before))
+        for one, request in tried:  # these two once each, so not before the others are written
+            self._run(self._tried(one, request))
+        for one, why in refused:
+            self._answer(one, _refused(why, requests.request_id_of(one.payload)))
 
     async def accept(self, brand: str, request: SendRequest, sender: str = "") -> Answer:
         """Take a request of the operator's, and return when it is accepted. Raises `RequestRefused`."""
@@ -140,23 +147,15 @@ class Sends:
         if request.dry_run:
             return await self._count(asked, request)
         requests.check(request)
-        awaited: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._awaited[asked.id] = awaited
-        try:
-            for _, _, answer in await self._added([(asked, request, _message(asked, request))], 0):
-                if not answer.ok:
-                    raise RequestRefused(answer.code, answer.field, answer.message)
-                return answer
-            answer = await awaited
-        finally:
-            del self._awaited[asked.id]
+        known = await self._added([(asked, request, _message(asked, request))], 0)
+        answer = await (_repeated(known[0][2]) if known else asyncio.shield(self._filling[asked.id]))
         if not answer.ok:
             raise RequestRefused(answer.code, answer.field, answer.message)
         return answer
 
     async def _added(
         self, new: Sequence[tuple[Asked, SendRequest, NewMessage]], up_to: int
-    ) -> list[tuple[Asked, SendRequest, Answer]]:
+    ) -> list[tuple[Asked, SendRequest, Answer | asyncio.Future[Answer]]]:
         """Write messages down, and have them filled. Returns those that stand there already, with their answers."""
         keys = [
             (request.idempotency_key, requests.digest(request), one.at + request.idempotency_s * 1000)
@@ -165,58 +164,67 @@ class Sends:
             for one, request, _ in new
         ]
         stands = await self._messages.add([(row, key) for (_, _, row), key in zip(new, keys, strict=True)], up_to)
-        known: list[tuple[Asked, SendRequest, Answer]] = []
+        for (_, _, row), (id, _) in zip(new, stands, strict=True):
+            if id == row.id:
+                self._fill(id)
+        known: list[tuple[Asked, SendRequest, Answer | asyncio.Future[Answer]]] = []
         for (one, request, row), key, (id, digest) in zip(new, keys, stands, strict=True):
             if id == row.id:
-                self._run(self._fill(id))
-            elif key is not None and digest != key[1]:
+                continue
+            if key is not None and digest != key[1]:
                 what = f"another request came with the idempotency key {request.idempotency_key!r}; it is message {id}"
-                known.append(
-                    (one, request, _refused(RequestRefused(Code.IDEMPOTENCY_CONFLICT, "idempotency_key", what)))
-                )
+                refused = _refused(RequestRefused(Code.IDEMPOTENCY_CONFLICT, "idempotency_key", what))
+                known.append((one, request, refused))
+            elif (before := await self._messages.by_id(id)) is not None and before.state != "filling":
+                known.append((one, request, msgspec.json.decode(before.answer, type=Answer)))
             else:
-                before = await self._messages.by_id(id)
-                answer = Answer(ok=True, message_id=id)
-                if before is not None and before.answer:
-                    answer = msgspec.json.decode(before.answer, type=Answer)
-                known.append((one, request, msgspec.structs.replace(answer, duplicate=True)))
+                known.append((one, request, self._fill(id)))  # it may be refused yet
         return known
+
+    async def _again(self, one: Asked, request: SendRequest, before: Answer | asyncio.Future[Answer]) -> None:
+        self._answer(one, msgspec.structs.replace(await _repeated(before), request_id=request.request_id))
 
     # -- recipients --------------------------------------------------------------------------------------------------
 
     async def resume(self) -> None:
         """Go on with what was being written when the process ended."""
-        for row in await self._messages.filling():
-            self._run(self._fill(row.id))
+        for id in await self._messages.filling():
+            self._fill(id)
 
-    async def _fill(self, id: str) -> None:
-        if id in self._filling:
-            return  # a request that came again
-        self._filling.add(id)
+    def _fill(self, id: str) -> asyncio.Future[Answer]:
+        """Have the recipients of a message written, once. What it returns has its answer then."""
+        if (filled := self._filling.get(id)) is None:
+            filled = self._filling[id] = asyncio.get_running_loop().create_future()
+            self._run(self._fill_once(id, filled))
+        return filled
+
+    async def _fill_once(self, id: str, filled: asyncio.Future[Answer]) -> None:
         try:
-            await self._filled_once(id)
+            async with self._fillers:
+                filled.set_result(await self._filled(id))
         finally:
-            self._filling.discard(id)
+            del self._filling[id]
 
-    async def _filled_once(self, id: str) -> None:
-        async with self._fillers:
-            row = await self._messages.by_id(id)
-            if row is None or row.state != "filling":
-                return
-            while True:
-                try:
-                    answer = await self._filled(row)
-                    break
-                except Failed as error:
-                    self._log("recipients cannot be written", error=error.message, remedy=error.remedy)
-                    await asyncio.sleep(RETRY_S)
-        if (awaited := self._awaited.get(id)) is not None and not awaited.done():
-            awaited.set_result(answer)
+    async def _filled(self, id: str) -> Answer:
+        while True:
+            try:
+                row = await self._messages.by_id(id)
+                if row is None:
+                    what = "the request that came before with this idempotency key was refused: send it again"
+                    return _refused(RequestRefused(Code.NOT_FOUND, "idempotency_key", what))
+                if row.state != "filling":  # a request that came again
+                    return msgspec.json.decode(row.answer, type=Answer)
+                answer = await self._written(row)
+                break
+            except Failed as error:
+                self._log("recipients cannot be written", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
         if row.reply_topic:
-            answer = msgspec.structs.replace(answer, request_id=row.request_id)
-            self._reply(row.reply_topic, row.reply_data, requests.encode_answer(answer))
+            said = msgspec.structs.replace(answer, request_id=row.request_id)
+            self._reply(row.reply_topic, row.reply_data, requests.encode_answer(said))
+        return answer
 
-    async def _filled(self, row: MessageRow) -> Answer:
+    async def _written(self, row: MessageRow) -> Answer:
         await self._messages.empty(row.number)
         to = msgspec.json.decode(row.address, type=To)
         tally = _Tally()
@@ -227,6 +235,12 @@ class Sends:
         except RequestRefused as error:
             await self._messages.discard(row.number)
             return _refused(error)
+        except Failed:
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and nothing stays behind
+            self._unexpected(error)
+            await self._messages.discard(row.number)
+            return _refused(RequestRefused(Code.INTERNAL_ERROR, "", "a bug of the broker's: its log says more"))
         answer = tally.answer(row.id)
         await self._messages.open_up(row.number, tally.all, requests.encode_answer(answer).decode())
         if tally.due_at:
@@ -247,10 +261,17 @@ class Sends:
             yield page
 
     async def _tried(self, one: Asked, request: SendRequest) -> None:
-        try:
-            answer = await self._count(one, request)
-        except RequestRefused as error:
-            answer = _refused(error)
+        async with self._fillers:
+            while True:
+                try:
+                    answer = await self._count(one, request)
+                except RequestRefused as error:
+                    answer = _refused(error)
+                except Failed as error:
+                    self._log("recipients cannot be read", error=error.message, remedy=error.remedy)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                break
         self._answer(one, msgspec.structs.replace(answer, request_id=request.request_id))
 
     async def _count(self, one: Asked, request: SendRequest) -> Answer:
@@ -362,6 +383,12 @@ def _recipient(one: Addressee) -> NewRecipient:
         "campaign_cap": "has had as much of this campaign as anybody may within that time",
     }.get(one.left_out, one.left_out)
     return NewRecipient(one.kind, one.name, one.because, one.due_at, one.left_out, detail)
+
+
+async def _repeated(before: Answer | asyncio.Future[Answer]) -> Answer:
+    """The answer to a request that came again."""
+    answer = before if isinstance(before, Answer) else await asyncio.shield(before)
+    return msgspec.structs.replace(answer, duplicate=answer.ok)
 
 
 def _refused(error: RequestRefused, request_id: str = "") -> Answer:

@@ -90,9 +90,8 @@ class Withdrawals:
         `by`: path of who asks for it, or '' for the operator.
         """
         await self._messages.withdraw(row.number, by, now_ms())
-        for found, who, done in await self._messages.withdrawing():
-            if found.number == row.number:
-                return self._go(found, who, done)
+        if (found := await self._messages.withdrawal(row.number)) is not None:
+            return self._go(*found)
         return Progress(row.recipients, row.recipients, done=True)  # it was, before
 
     async def begun(self, row: MessageRow, by: str) -> Awaitable[int]:
@@ -105,8 +104,9 @@ class Withdrawals:
 
     async def resume(self) -> None:
         """Go on with what the last process left."""
-        for row, by, done in await self._messages.withdrawing():
-            self._go(row, by, done)
+        for number in await self._messages.withdrawing():
+            if (found := await self._messages.withdrawal(number)) is not None:
+                self._go(*found)
 
     async def _until_done(self, progress: Progress) -> int:
         async with self._changed:

@@ -221,9 +221,10 @@ class Messages:
 
         return await self.write(work)
 
-    async def filling(self) -> list[MessageRow]:
-        """The messages whose recipients are still to be written, the oldest first."""
-        return await self.read(lambda db: _messages(db, "state = 'filling' ORDER BY number LIMIT 100"))
+    async def filling(self) -> list[str]:
+        """The ids of the messages whose recipients are still to be written, the oldest first."""
+        sql = "SELECT id FROM message WHERE state = 'filling' ORDER BY number"
+        return await self.read(lambda db: [id for (id,) in db.execute(sql)])
 
     async def fill(self, message: int, after: int, recipients: Sequence[NewRecipient]) -> None:
         """Write recipients, numbered on from `after`."""
@@ -231,7 +232,12 @@ class Messages:
 
     async def empty(self, message: int) -> None:
         """Take all its recipients out again, so that it can be filled from the start."""
-        await self.write(lambda db: db.execute("DELETE FROM recipient WHERE message = ?", (message,)))
+
+        def work(db: sqlite3.Connection) -> None:
+            for table in ("recipient", "decision"):
+                db.execute(f"DELETE FROM {table} WHERE message = ?", (message,))  # noqa: S608 - our own words
+
+        await self.write(work)
 
     async def open_up(self, message: int, recipients: int, answer: str) -> None:
         """All recipients are there: from now on it may be sent. It is done where there is nobody to send it to."""
@@ -372,13 +378,18 @@ class Messages:
                    state = iif(state = 'filling', state, 'withdrawn') WHERE number = ? AND withdrawn_at IS NULL"""
         await self.write(lambda db: db.execute(sql, (at, by, message)))
 
-    async def withdrawing(self) -> list[tuple[MessageRow, str, int]]:
-        """What is being withdrawn: the message, by whom, and for which recipient that was done last."""
+    async def withdrawing(self) -> list[int]:
+        """The messages that are being withdrawn."""
+        sql = "SELECT number FROM message WHERE withdrawn_to IS NOT NULL ORDER BY number"
+        return await self.read(lambda db: [number for (number,) in db.execute(sql)])
 
-        def work(db: sqlite3.Connection) -> list[tuple[MessageRow, str, int]]:
-            rows = _messages(db, "withdrawn_to IS NOT NULL ORDER BY number LIMIT 100")
-            sql = "SELECT withdrawn_by, withdrawn_to FROM message WHERE number = ?"
-            return [(row, *db.execute(sql, (row.number,)).fetchone()) for row in rows]
+    async def withdrawal(self, message: int) -> tuple[MessageRow, str, int] | None:
+        """A message that is being withdrawn, by whom, and for which recipient that was done last."""
+
+        def work(db: sqlite3.Connection) -> tuple[MessageRow, str, int] | None:
+            sql = "SELECT withdrawn_by, withdrawn_to FROM message WHERE number = ? AND withdrawn_to IS NOT NULL"
+            found = db.execute(sql, (message,)).fetchone()
+            return None if found is None else (*_messages(db, "number = ?", message), *found)
 
         return await self.read(work)
 

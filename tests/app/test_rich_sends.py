@@ -13,6 +13,7 @@ from broker.app import Broker
 from broker.bridge import dispatch
 from broker.bridge import request as requests
 from broker.bridge.request import SendRequest, To
+from broker.store.messages import NewMessage
 from broker.wire.packets import Properties, Puback, Publish
 
 DEEP: dict[str, Any] = {}
@@ -180,6 +181,53 @@ async def test_a_key_that_came_before_sends_nothing_again(broker: Broker, shop: 
     await kiosk.silent()
     other = await shop.ask(to={"users": ["bob"]}, notification=CIAO, idempotency_key="k")
     assert (other["ok"], other["code"], other["field"]) == (False, "idempotency_conflict", "idempotency_key")
+
+
+async def test_a_request_that_comes_again_before_it_is_answered_gets_the_same_answer(
+    broker: Broker, shop: Shop
+) -> None:
+    for name, ok in (("eve", False), ("ada", True)):
+        request = json.dumps({"to": {"users": [name]}, "payload": "x", "idempotency_key": name}).encode()
+        properties = Properties(response_topic="acme/answers")
+        await shop.client.send(
+            *(Publish(b"acme/send", request, 1, packet_id=id, properties=properties) for id in (71, 72, 73))
+        )
+        answers: list[dict[str, Any]] = []
+        while len(answers) < 3:
+            packet = await shop.client.receive()
+            if isinstance(packet, Publish):
+                answers.append(json.loads(packet.payload))
+        assert [(answer["ok"], answer.get("code"), answer.get("recipients")) for answer in answers] == 3 * [
+            (True, None, 1) if ok else (False, "unknown_user", None)
+        ]
+
+
+async def test_all_that_was_not_written_to_the_end_is_at_the_next_start(broker: Broker, shop: Shop) -> None:
+    kiosk = await kiosk_of_ada(broker)
+    messages = broker.bridge.messages
+    of = (await shop.send("ada"))["message_id"]
+    await kiosk.expect_message()
+    row = await messages.by_id(of)
+    assert row is not None
+    fields = {name: getattr(row, name) for name in NewMessage.__struct_fields__}
+    await messages.add([(NewMessage(**{**fields, "id": f"m{n}", "reply_topic": ""}), None) for n in range(150)], 0)
+    await broker.bridge.sends.resume()
+    assert [(await kiosk.expect_message()).payload for _ in range(150)] == 150 * [row.payload]
+
+
+async def test_all_that_was_being_withdrawn_is_at_the_next_start(broker: Broker, shop: Shop) -> None:
+    kiosk = await kiosk_of_ada(broker)
+    await kiosk.disconnect()
+    ids = [(await shop.send("ada"))["message_id"] for _ in range(120)]
+    messages = broker.bridge.messages
+    for id in ids:
+        await until(lambda id=id: states(broker, id), {"user/ada": ("sent", "")})  # type: ignore[misc]
+        row = await messages.by_id(id)
+        assert row is not None
+        await messages.withdraw(row.number, "", 1)
+    await broker.bridge.withdrawals.resume()
+    for id in ids:
+        await until(lambda id=id: states(broker, id), {"user/ada": ("withdrawn", "withdraw")})  # type: ignore[misc]
 
 
 async def test_a_dry_run_says_who_would_get_it(broker: Broker, shop: Shop) -> None:

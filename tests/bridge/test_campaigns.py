@@ -70,6 +70,7 @@ class Shop:
             schedule=lambda *_: None,
             withdraw=self.begun,
             log=lambda *_, **__: None,
+            unexpected=self.unexpected.append,
         )
         self.campaigns = Campaigner(
             store=self.store,
