@@ -18,6 +18,7 @@ from client_sdk.brand_core import BrandCore
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
+from client_sdk.fleet import Done
 from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message, Receipt, Summary
@@ -96,6 +97,7 @@ class AsyncDevice:
         self._core = DeviceCore(
             credentials,
             hand_over=self._hand_over,
+            perform=self._perform,
             tell=self._tell,
             session_expiry=session_expiry,
             attempts_max=attempts,
@@ -151,6 +153,14 @@ class AsyncDevice:
             if not self._status.connected:
                 raise self._status.error or Unreachable("there is no connection yet")
 
+    def on_command(self, name: str, handler: Callable[[dict[str, str]], Awaitable[object]]) -> None:
+        """Have a coroutine function do a command. As `Device.on_command`; one that is cancelled has failed."""
+        self._core.on_command(name, handler)
+
+    def on_config(self, handler: Callable[[dict[str, str]], Awaitable[object]]) -> None:
+        """Have a coroutine function take over how the device is to be set up. As `Device.on_config`."""
+        self._core.on_config(handler)
+
     async def follow(self, topic: str) -> None:
         """Receive what the brand sends to this topic, from now on and after restarts, until `unfollow`."""
         await asyncio.to_thread(self._core.follow, topic)
@@ -186,6 +196,20 @@ class AsyncDevice:
             self._core.finished(delivery, error)
         else:
             self._core.finished(delivery, None)
+
+    def _perform(self, begin: Callable[[], None], work: Callable[[], Awaitable[Any]], done: Done) -> None:
+        async def run() -> None:
+            if self._closed:  # it is done at the next start
+                return
+            try:
+                await asyncio.to_thread(begin)
+                output = await work()
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                done(None, error)
+            else:
+                done(output, None)
+
+        self._loop.post(self._loop.spawn, run)
 
     def _tell(self, status: Status) -> None:
         self._loop.post(self._loop.spawn, lambda: self._told(status))

@@ -5,12 +5,13 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
+from client_sdk.fleet import Done
 from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message
@@ -58,6 +59,7 @@ class Device:
         self._core = DeviceCore(
             credentials,
             hand_over=lambda delivery: self._jobs.put(lambda: self._handle(delivery)),
+            perform=self._perform,
             tell=self._tell,
             session_expiry=session_expiry,
             attempts_max=attempts,
@@ -121,6 +123,24 @@ class Device:
             if not self._status.connected:
                 raise self._status.error or Unreachable("there is no connection yet")
 
+    def on_command(self, name: str, handler: Callable[[dict[str, str]], object]) -> None:
+        """Have `handler` do what the operator tells devices to do under this name; register before entering.
+
+        It gets the arguments, on the same thread as messages. What it returns is the command's output; when it raises,
+        the command has failed, and why. Each command is done at most once: one that was begun when the process ended
+        counts as failed. So a handler that ends the process, or the machine, returns first and does so a moment later.
+        The answer is kept until the broker has it, restarts included.
+        """
+        self._core.on_command(name, handler)
+
+    def on_config(self, handler: Callable[[dict[str, str]], object]) -> None:
+        """Have `handler` take over how the device is to be set up; register before entering.
+
+        It gets all settings: those known at the start, and again at each change. When it has returned, the broker is
+        told that they are in force; when it raises, why they are not.
+        """
+        self._core.on_config(handler)
+
     def follow(self, topic: str) -> None:
         """Receive what the brand sends to this topic, from now on and after restarts, until `unfollow`."""
         self._core.follow(topic)
@@ -152,6 +172,20 @@ class Device:
         except BaseException as error:  # noqa: BLE001 - whatever it is, sys.exit() too, the message was not handled
             failure = error
         self._core.finished(delivery, failure)
+
+    def _perform(self, begin: Callable[[], None], work: Callable[[], Any], done: Done) -> None:
+        def job() -> None:
+            if self._closed:  # it is done at the next start
+                return
+            output, failure = None, None
+            try:
+                begin()
+                output = work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, sys.exit() too
+                failure = error
+            done(output, failure)
+
+        self._jobs.put(job)
 
     def _tell(self, status: Status) -> None:
         with self._changed:

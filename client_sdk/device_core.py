@@ -12,13 +12,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from client_sdk.address import parse_url
 from client_sdk.advice import Advice
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.errors import PushError, Refused, Unreachable, describe
+from client_sdk.fleet import CommandHandler, ConfigHandler, Done, Fleet, Perform
 from client_sdk.inbox import Delivery, Inbox, Ticket, Verdict
 from client_sdk.link import Link
 from client_sdk.memory import Memory
@@ -47,13 +49,14 @@ class Status:
 
 
 class DeviceCore:
-    """See the module. `hand_over` and `tell` are called on the network thread and must not block."""
+    """See the module. `hand_over`, `perform` and `tell` are called on the network thread and must not block."""
 
     def __init__(
         self,
         credentials: Credentials,
         *,
         hand_over: Callable[[Delivery], None],
+        perform: Perform,
         tell: Callable[[Status], None],
         session_expiry: timedelta,
         attempts_max: int,
@@ -70,6 +73,12 @@ class DeviceCore:
         self._paused = False
         self._connected = False  # and subscribed to all that is wanted
         self._refused: set[str] = set()  # filters that this connection may not have
+        self._fleet = Fleet(
+            credentials.place,
+            self._memory,
+            perform=lambda begin, work, done: perform(begin, work, partial(self._performed, done)),
+            say=lambda kind, payload: self._say(self._memory.keep(kind, payload), kind, payload),
+        )
         address = parse_url(credentials.url)
         self.link = Link(
             address=address,
@@ -86,6 +95,7 @@ class DeviceCore:
                 authority=str(credentials.directory / "ca.crt"),
             ),
             backoff=backoff,
+            will=self._state("offline"),
         )
 
     # -- from any thread -----------------------------------------------------------------------------------------------
@@ -101,6 +111,7 @@ class DeviceCore:
 
     def close(self, timeout_s: float) -> None:
         """Send what waits and disconnect. Blocks for about `timeout_s` at most."""
+        self.link.call(self._goodbye)
         self.link.close(timeout_s)
         self._memory.close()
 
@@ -111,6 +122,19 @@ class DeviceCore:
     def interrupted(self, delivery: Delivery) -> None:
         """A handler was cancelled from outside."""
         self.link.call(lambda: self._inbox.interrupted(delivery))
+
+    def _performed(self, done: Done, output: Any, error: BaseException | None) -> None:
+        self.link.call(lambda: done(output, error))
+
+    def on_command(self, name: str, handler: CommandHandler) -> None:
+        """Have `handler` do this command."""
+        self._fleet.on_command(name, handler)
+        self.link.call(self._subscribe)
+
+    def on_config(self, handler: ConfigHandler) -> None:
+        """Have `handler` take over configurations."""
+        self._fleet.on_config(handler)
+        self.link.call(self._subscribe)
 
     def follow(self, name: str) -> None:
         """Listen to a topic of the brand from now on."""
@@ -149,6 +173,7 @@ class DeviceCore:
             self._memory.confirm(frozenset())
         self._subscribe()
         self._look_at_certificate()
+        self._publish_state("online", since=format_time(datetime.now(UTC)))
 
     def down(self, error: PushError, retry_in_s: float) -> None:
         """Remember that the broker will send again what is not acknowledged."""
@@ -162,6 +187,9 @@ class DeviceCore:
         if incoming.topic == ENROL_ANSWER:
             self.link.ack(incoming.connection, incoming.packet_id, incoming.qos)
             self._renewed(incoming.payload)
+            return
+        if self._fleet.arrived(incoming.topic, incoming.payload):
+            self.link.ack(incoming.connection, incoming.packet_id, incoming.qos)
             return
         now = datetime.now(UTC)
         message = self._read(incoming, now)
@@ -240,6 +268,7 @@ class DeviceCore:
     def _start(self) -> None:
         for number, kind, payload in self._memory.kept():
             self._say(number, kind, payload)
+        self._fleet.start()
         self.link.call_later(_LOOK_AT_CERTIFICATE_EVERY_S, self._look_regularly)
 
     def report(self, message_id: str, event: str, action: str = "") -> None:
@@ -262,13 +291,25 @@ class DeviceCore:
         publish = Publish(topic=topic, payload=payload, content_type="application/json")
         self.link.publish(publish, lambda _: None).add_done_callback(said)
 
+    def _state(self, state: str, **more: str) -> Publish:
+        payload = json.dumps({"state": state, **more}).encode()
+        topic = self.credentials.place.up_topic("state")
+        return Publish(topic=topic, payload=payload, content_type="application/json", retain=True)
+
+    def _publish_state(self, state: str, **more: str) -> None:
+        self.link.publish(self._state(state, **more), lambda _: None)
+
+    def _goodbye(self) -> None:
+        if self.link.is_up:
+            self._publish_state("offline")
+
     # -- subscriptions -------------------------------------------------------------------------------------------------
 
     def _subscribe(self) -> None:
         """Make the broker's session match what is wanted, and say that we are connected when it does."""
         if not self.link.is_up:
             return
-        wanted = self.credentials.place.filters(self._memory.followed())
+        wanted = self.credentials.place.filters(self._memory.followed()) | self._fleet.filters
         confirmed = self._memory.confirmed()
         missing, unwanted = sorted(wanted - confirmed - self._refused), sorted(confirmed - wanted)
         if unwanted:

@@ -65,6 +65,7 @@ class Link:
     The session outlives the connection by `session_expiry_s`, except that `forget_session` ends it with `close`. A link
     that is not `patient` ends by itself when its first connection fails for a reason that waiting does not heal.
 
+    will: what the broker publishes when the connection ends without a goodbye.
     version: of MQTT, 5, or 4 for 3.1.1, where a session ends with the connection or never. keeps: what was not answered
     when the connection ends is sent again on the next one; else it fails with `Unconfirmed`, and its sender decides.
     """
@@ -88,6 +89,7 @@ class Link:
         backoff: Backoff | None = None,
         version: Literal[4, 5] = 5,
         keeps: bool = True,
+        will: Publish | None = None,
     ) -> None:
         self.reading = True  # on the network thread only: False leaves what comes with the sender, for a while
         self.reached = False  # in the latest attempt, up to the point where MQTT begins
@@ -113,6 +115,8 @@ class Link:
             self._goodbye = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
             self._goodbye.SessionExpiryInterval = 0
         self._client = self._make_client(client_id, username, password, context)
+        if will is not None:
+            self._client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
 
         self._mailbox = Mailbox()
         self._waiting: deque[Outgoing[Any]] = deque()

@@ -1,9 +1,14 @@
-"""What a device remembers across restarts: messages handled, attempts begun, what it has to say, topics followed."""
+"""What a device remembers across restarts: messages handled, attempts begun, what it has to say, topics followed.
 
+And what it was told to do, and how it is set up.
+"""
+
+import json
 import logging
 import sqlite3
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
@@ -28,11 +33,17 @@ INSERT INTO outbox SELECT n, 'receipt', CAST(json_object('message_id', message_i
   FROM receipts;
 DROP TABLE receipts
 """,
+    """
+CREATE TABLE commands (n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, payload BLOB NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('kept', 'begun', 'over')));
+CREATE TABLE config (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, config TEXT NOT NULL, told TEXT)
+""",
 )
 
 # The broker resends what it got no acknowledgement for, at most a full window; a kiosk's flash disk has room for more.
 HANDLED_MAX: Final = 10_000
 OUTBOX_MAX: Final = 1_000  # of each kind
+COMMANDS_MAX: Final = 1_000  # that are over
 _RECENT_MAX: Final = 1_000
 _TRIM_EVERY: Final = 100
 
@@ -128,6 +139,46 @@ class Memory:
     def kept(self) -> list[tuple[int, str, bytes]]:
         """What the broker does not have yet, in order: number, kind, payload."""
         return [(n, kind, payload) for n, kind, payload in self._read("SELECT n, kind, payload FROM outbox ORDER BY n")]
+
+    # -- commands and configuration ------------------------------------------------------------------------------------
+
+    def commanded(self, id: str) -> bool:
+        """Whether this command came before."""
+        return bool(self._read("SELECT 1 FROM commands WHERE id = ?", id))
+
+    def keep_command(self, id: str, payload: bytes) -> bool:
+        """Keep a command; False when it cannot be written."""
+        return self._write(("INSERT INTO commands (id, payload, state) VALUES (?, ?, 'kept')", id, payload)) is not None
+
+    def begin_command(self, id: str) -> bool:
+        """From now on it is not begun again; False when that cannot be written."""
+        return self._write(("UPDATE commands SET state = 'begun' WHERE id = ?", id)) is not None
+
+    def end_command(self, id: str) -> None:
+        """It is over, and answered."""
+        late = "SELECT n FROM commands WHERE state = 'over' ORDER BY n DESC LIMIT -1 OFFSET ?"
+        self._write(
+            ("UPDATE commands SET state = 'over', payload = x'' WHERE id = ?", id),
+            (f"DELETE FROM commands WHERE n IN ({late})", COMMANDS_MAX),  # noqa: S608
+        )
+
+    def commands(self) -> list[tuple[str, bytes, bool]]:
+        """What is not over, in order: id, the command, whether it was begun."""
+        rows = self._read("SELECT id, payload, state FROM commands WHERE state <> 'over' ORDER BY n")
+        return [(id, payload, state == "begun") for id, payload, state in rows]
+
+    def config(self) -> tuple[int, dict[str, str], str | None] | None:
+        """The newest configuration: version, settings, and what was said of it."""
+        rows = self._read("SELECT version, config, told FROM config")
+        return (rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
+
+    def keep_config(self, version: int, config: Mapping[str, str]) -> None:
+        """Keep a configuration of which nothing was said yet."""
+        self._write(("INSERT OR REPLACE INTO config VALUES (1, ?, ?, NULL)", version, json.dumps(config)))
+
+    def told_config(self, version: int, told: str) -> None:
+        """Note what was said of it."""
+        self._write(("UPDATE config SET told = ? WHERE version = ?", told, version))
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 

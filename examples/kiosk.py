@@ -1,4 +1,4 @@
-"""A kiosk on a terminal: enrols itself once, then shows what is sent to it.
+"""A kiosk on a terminal: enrols itself once, then shows what is sent to it, and does what its operator tells it.
 
 python examples/kiosk.py --url mqtts://localhost:8883 --dir /var/lib/kiosk --ca ca.crt --code XXXXX-XXXXX-XXXXX-XXXXX
 python examples/kiosk.py --dir /var/lib/kiosk
@@ -16,6 +16,11 @@ from client_sdk import Credentials, Device, Message, NotEnrolled, PushError, Sta
 WIDTH = 60
 
 
+def clean(text: str) -> str:
+    """What a person may see of it: nothing that is sent commands the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def box(message: Message) -> str:
     """The message as a person should see it."""
     shown = message.notification
@@ -23,9 +28,8 @@ def box(message: Message) -> str:
     lines = textwrap.wrap(shown.body if shown else message.text, WIDTH)
     if shown and shown.actions:
         lines += ["", "   ".join(f"[ {action.title} ]" for action in shown.actions)]
-    clean = ["".join(c if c.isprintable() else "?" for c in line) for line in [title, *lines]]
-    rows = [f"│ {line:<{WIDTH}} │" for line in clean[1:]]
-    top = f"┌─ {clean[0]} " if title else "┌"
+    rows = [f"│ {clean(line):<{WIDTH}} │" for line in lines]
+    top = f"┌─ {clean(title)} " if title else "┌"
     return "\n".join([top.ljust(WIDTH + 3, "─") + "┐", *rows, "└" + "─" * (WIDTH + 2) + "┘"])
 
 
@@ -54,6 +58,20 @@ def main() -> int:
         if seen == options.until:
             done.set()
 
+    def reload(args: dict[str, str]) -> str:
+        page = args.get("page", "home")
+        print(f"reloaded {clean(page)}", flush=True)
+        return f"{page} is shown"
+
+    def display(args: dict[str, str]) -> None:
+        print(f"*** {clean(args['text'])} ***", flush=True)  # without a text: KeyError, and the operator is told so
+
+    def configure(config: dict[str, str]) -> None:
+        volume = int(config.get("volume", "5"))
+        if not 0 <= volume <= 10:
+            raise ValueError(f"the volume goes from 0 to 10, not to {volume}")
+        print(f"volume {volume}", flush=True)
+
     def tell(status: Status) -> None:
         print("connected" if status.connected else f"offline: {status.error}", flush=True)
 
@@ -65,7 +83,11 @@ def main() -> int:
                 parser.error("this directory holds no identity yet: give --url and --code, and --ca")
             credentials = enrol(url=options.url, code=options.code, directory=options.directory, ca=options.ca)
             print(f"enrolled as {credentials.identity}, until {credentials.not_after:%d %B %Y}", flush=True)
-        with Device(credentials, on_message=show, on_status=tell) as device:
+        device = Device(credentials, on_message=show, on_status=tell)
+        device.on_command("reload", reload)
+        device.on_command("message", display)
+        device.on_config(configure)
+        with device:
             for topic in options.follow:
                 device.follow(topic)
             done.wait()

@@ -143,7 +143,7 @@ async def test_the_first_word_counts_and_what_nobody_asked_for_is_counted(broker
         (kiosk, "acme/device/kiosk-7/up/result", b'{"command_id": 7}'),
         (kiosk, "acme/device/kiosk-7/up/result", b"\xff"),
         (kiosk, "acme/device/kiosk-7/up/result", b"[" * 5000),
-        (kiosk, "acme/device/kiosk-7/up/result", b'{"command_id": "%b", "ok": true}' % (b"x" * 9000)),
+        (kiosk, "acme/device/kiosk-7/up/result", b'{"command_id": "%b", "ok": true}' % (b"x" * 17000)),
     ):
         await client.publish(topic, payload, qos=1)
         ignored += 1

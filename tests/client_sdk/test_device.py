@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
@@ -312,7 +313,7 @@ def test_receipts_are_published(credentials: Credentials, quickly: Quickly, test
         message.opened()
         message.dismissed()
 
-    tester.subscribe("acme/device/kiosk-7/up/#")
+    tester.subscribe("acme/device/kiosk-7/up/receipt")
     with Device(credentials, on_message=handler, backoff=quickly()) as device:
         device.wait_connected(timeout=10)
         tester.publish(ADA, "no id, no receipt")
@@ -333,7 +334,7 @@ def test_receipts_are_sent_before_it_closes(credentials: Credentials, quickly: Q
         message.displayed()
         shown.set()
 
-    tester.subscribe("acme/device/kiosk-7/up/#")
+    tester.subscribe("acme/device/kiosk-7/up/receipt")
     for number in range(20):
         with Device(credentials, on_message=handler, backoff=quickly()) as device:
             device.wait_connected(timeout=10)
@@ -355,12 +356,12 @@ def test_a_receipt_survives_a_restart_without_network(
         device.close(timeout=0.1)
     mosquitto.start()
     with Tester(mosquitto.plain) as other:
-        other.subscribe("acme/device/kiosk-7/up/#")
+        other.subscribe("acme/device/kiosk-7/up/receipt")
         with run():
             assert json.loads(other.next().payload)["event"] == "opened"
         with run() as device:  # and is sent once
             device.wait_connected(timeout=10)
-        other.publish("acme/device/kiosk-7/up/state", "end")
+        other.publish("acme/device/kiosk-7/up/receipt", "end")
         assert other.next().payload == b"end"
 
 
@@ -592,3 +593,27 @@ def test_a_late_acknowledgement_does_not_hit_another_message(
             server.wait(puback)
             device.close(timeout=0)
         assert server.received.count(puback) == 1
+
+
+def test_it_says_that_it_is_there_and_that_it_goes_and_its_will_says_so_when_it_cannot(
+    run: Callable[[], Device], tester: Tester, mosquitto: Mosquitto
+) -> None:
+    tester.subscribe("acme/device/kiosk-7/up/state")
+
+    def state() -> Any:
+        return json.loads(tester.next().payload)
+
+    with run() as device:
+        online = state()
+        assert online["state"] == "online"
+        assert datetime.fromisoformat(online["since"]) <= datetime.now(UTC)
+        link = device._core.link
+        until(lambda: not link._in_flight)  # else it is said again on the next connection
+        link.call(lambda: link._drop(Unreachable("the line was cut")))
+        assert state() == {"state": "offline"}  # its will
+        assert state()["state"] == "online"
+    assert state() == {"state": "offline"}
+    with Tester(mosquitto.plain) as late:
+        late.subscribe("acme/device/kiosk-7/up/state")
+        kept = late.next()
+        assert (json.loads(kept.payload), kept.retain) == ({"state": "offline"}, True)

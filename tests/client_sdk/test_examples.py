@@ -136,3 +136,18 @@ def test_a_certificate_that_is_not_there(command: tuple[str, ...], tmp_path: Pat
     program = start(example, "--url", "mqtts://localhost:1", "--ca", missing, *arguments, PUSHBROKER_TOKEN="pbt_x")
     said, _ = program.communicate(timeout=20)
     assert (program.returncode, said) == (1, f"{missing}: No such file or directory\n")
+
+
+def test_a_kiosk_obeys(broker: OurBroker, tmp_path: Path) -> None:
+    code = broker.command("device", "code", "acme", "kiosk-7")["code"]
+    kiosk = start("kiosk.py", "--url", broker.url, "--dir", tmp_path / "kiosk", "--ca", broker.ca, "--code", code)
+    read_until(kiosk, "connected")
+    broker.command("command", "run", "acme", "reload", "--device", "kiosk-7", "--arg", "page=menu")
+    read_until(kiosk, "reloaded menu")
+    broker.command("command", "run", "acme", "message", "--all", "--arg", "text=Back in 5 \x1b[31mminutes")
+    read_until(kiosk, "*** Back in 5 ?[31mminutes ***")
+    broker.command("device", "config", "set", "acme", "kiosk-7", "volume=3")
+    read_until(kiosk, "volume 3")
+    kiosk.send_signal(signal.SIGTERM)
+    kiosk.communicate(timeout=20)
+    assert kiosk.returncode == 0
