@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from broker.bridge.address import Addresses
 from broker.bridge.books import Books
@@ -29,6 +29,8 @@ from broker.store.database import open_reader
 from broker.store.fleet import FleetTables
 from broker.store.messages import Messages
 from broker.store.outcomes import Outcomes
+
+RETRY_S: Final = 1.0
 
 
 class Post(Protocol):
@@ -207,7 +209,22 @@ class Bridge:
         ]
 
     async def _begin(self) -> None:
-        """Go on with what the last process left, in the order in which one thing needs the other."""
+        """Go on with what the last process left, and then with all else."""
+        while True:
+            try:
+                await self._resume()
+                break
+            except Failed as error:
+                self._log("the bridge cannot begin", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
+        work = (
+            *(self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run(), self.outbox.run()),
+            *(self.fleet.run(), self.configuration.run()),
+        )
+        self._tasks += [asyncio.create_task(one) for one in work]
+
+    async def _resume(self) -> None:
+        """In the order in which one thing needs the other; what was done stays so when it is done again."""
         core = self._core
         await self.intake.until(self._left)
         booked = await self.messages.booked()
@@ -220,11 +237,6 @@ class Bridge:
         await self.withdrawals.resume()
         await self.campaigns.begin()
         await self.devices_gone()
-        work = (
-            *(self.dispatcher.run(), self.dispatcher.sweep(), self.campaigns.run(), self.outbox.run()),
-            *(self.fleet.run(), self.configuration.run()),
-        )
-        self._tasks += [asyncio.create_task(one) for one in work]
 
     async def devices_gone(self) -> None:
         """Forget what is kept of devices that were removed."""

@@ -31,6 +31,8 @@ SWEPT_MAX: Final = 1000
 PURGES: Final = 10  # in a sweep: others write meanwhile
 # While nothing can be written, and after what was not expected.
 PAUSE_S: Final = 1.0
+# The wall clock may be set while we sleep; nobody notices a message that is late by so much then.
+NAP_S: Final = 60.0
 
 Restrain = Callable[[MessageRow, Sequence[Due], int], Awaitable[list[Decision]]]
 
@@ -98,32 +100,46 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve, for ever."""
-        await self.look()
+        looked = False
         while True:
             try:
+                if not looked:
+                    await self.look()
+                    looked = True
                 await self._round()
             except Failed as error:
-                self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
+                self._failed(error)
                 await asyncio.sleep(PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - one message's bug is not the others' end
-                self._core.unexpected(error)
-                await asyncio.sleep(PAUSE_S)
+
+    def _failed(self, error: Failed) -> None:
+        self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
 
     async def _round(self) -> None:
         now = now_ms()
         while self._due and self._due[0][0] <= now:
-            _, number = heapq.heappop(self._due)
+            due_at, number = heapq.heappop(self._due)
             if number not in self._sending:
-                row = await self._messages.numbered(number)
+                try:
+                    row = await self._messages.numbered(number)
+                except Failed:
+                    self.schedule(number, due_at)
+                    raise
                 if row is not None and row.state == "open" and (row.brand, row.campaign) not in self.held:
                     self._sending[number] = _Sending(row)
-        soonest = time.monotonic() + 3600.0
+        soonest = time.monotonic() + NAP_S
         for number, sending in list(self._sending.items()):
             if sending.next_at > time.monotonic():
                 soonest = min(soonest, sending.next_at)
                 continue
             soonest = 0.0
-            await self._some(number, sending)
+            try:
+                await self._some(number, sending)
+            except Failed as error:
+                self._failed(error)
+                sending.next_at = time.monotonic() + PAUSE_S
+            except Exception as error:  # noqa: BLE001 - one message's bug is not the others' end
+                self._core.unexpected(error)
+                sending.next_at = time.monotonic() + PAUSE_S
         if soonest:
             if self._due:
                 soonest = min(soonest, time.monotonic() + (self._due[0][0] - now_ms()) / 1000)
@@ -225,32 +241,34 @@ class _Turn:
         expires_at = row.expires_at / 1000 - core.log.offset
         sent: list[tuple[int, int]] = []
         loop = asyncio.get_running_loop()
-        for one in due:
-            topic = topic_of(row.brand, one.kind, one.name)
-            message = Message(
-                topic, row.payload, 1, False, properties, expires_at, "", row.id, tracked=True, receipt=BOOKED
-            )
-            promise = Promise()
-            settled = loop.create_future()
-            promise.then, promise.deferred = settled.set_result, True
-            reason = core.publish(message, once=True, promise=promise, must=True)
-            if reason == Reason.QUOTA_EXCEEDED:
-                if core.unable:
-                    self.failed = True
-                    break
-                detail = "as much as may waits for one of the recipient's sessions already"
-                self.refused.append(Decision(one.number, "dropped", "queue_full", detail))
-            elif promise.reason == Reason.NO_MATCHING_SUBSCRIBERS:
-                detail = "no device of the recipient's has ever subscribed, or its session is over"
-                self.refused.append(Decision(one.number, "dropped", "no_subscriber", detail))
-            else:
-                if promise.logged:
-                    core.log.booked.add(message.seq)
-                sent.append((one.number, message.seq if promise.logged else 0))
-                if reason is None:
-                    self._open.append(settled)
-        if sent:
-            self.fact = self._intake.sent(row.number, sent)
+        try:
+            for one in due:
+                topic = topic_of(row.brand, one.kind, one.name)
+                message = Message(
+                    topic, row.payload, 1, False, properties, expires_at, "", row.id, tracked=True, receipt=BOOKED
+                )
+                promise = Promise()
+                settled = loop.create_future()
+                promise.then, promise.deferred = settled.set_result, True
+                reason = core.publish(message, once=True, promise=promise, must=True)
+                if reason == Reason.QUOTA_EXCEEDED:
+                    if core.unable:
+                        self.failed = True
+                        break
+                    detail = "as much as may waits for one of the recipient's sessions already"
+                    self.refused.append(Decision(one.number, "dropped", "queue_full", detail))
+                elif promise.reason == Reason.NO_MATCHING_SUBSCRIBERS:
+                    detail = "no device of the recipient's has ever subscribed, or its session is over"
+                    self.refused.append(Decision(one.number, "dropped", "no_subscriber", detail))
+                else:
+                    if promise.logged:
+                        core.log.booked.add(message.seq)
+                    sent.append((one.number, message.seq if promise.logged else 0))
+                    if reason is None:
+                        self._open.append(settled)
+        finally:  # whatever became of the others, these are not to get it again
+            if sent:
+                self.fact = self._intake.sent(row.number, sent)
 
     async def settled(self) -> bool:
         """Whether all of it is on the disk, once that is known."""

@@ -3,17 +3,19 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.live import device, server
+from support.live import device, populate, running, server
 from support.mqtt import Client
 
 from broker.app import Broker
-from broker.bridge import dispatch
+from broker.bridge import bridge, dispatch
 from broker.bridge import request as requests
 from broker.bridge.request import SendRequest, To
-from broker.store.messages import NewMessage
+from broker.errors import Failed
+from broker.store.messages import Decision, MessageRow, Messages, NewMessage
 from broker.wire.packets import Properties, Puback, Publish
 
 DEEP: dict[str, Any] = {}
@@ -252,6 +254,61 @@ async def test_a_message_that_cannot_be_sent_is_not_tried_all_the_time(
     assert dict((await kiosk.expect_message()).properties.user_properties)["message-id"] == id
     assert counters.unexpected_errors == 1
     counters.unexpected_errors = 0
+
+
+async def test_a_message_with_which_something_is_wrong_does_not_hold_up_the_others(
+    broker: Broker, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSE_S", 3600.0)
+    kiosk = await kiosk_of_ada(broker)
+    restrain = broker.bridge.dispatcher._restrain
+
+    async def faulty(row: MessageRow, *rest: Any) -> list[Decision]:
+        if row.campaign == "faulty":
+            raise Failed("no room", remedy="")
+        return await restrain(row, *rest)
+
+    monkeypatch.setattr(broker.bridge.dispatcher, "_restrain", faulty)
+    await shop.send("ada", campaign="faulty")
+    id = (await shop.send("ada"))["message_id"]
+    assert dict((await kiosk.expect_message()).properties.user_properties)["message-id"] == id
+
+
+async def test_a_message_whose_time_comes_when_the_books_cannot_be_read_is_sent_later(
+    broker: Broker, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSE_S", 0.01)
+    kiosk = await kiosk_of_ada(broker)
+    numbered, failures = broker.bridge.messages.numbered, iter(range(2))
+
+    async def failing(number: int) -> MessageRow | None:
+        if next(failures, None) is not None:
+            raise Failed("a fault of the disk", remedy="")
+        return await numbered(number)
+
+    monkeypatch.setattr(broker.bridge.messages, "numbered", failing)
+    id = (await shop.send("ada"))["message_id"]
+    assert dict((await kiosk.expect_message()).properties.user_properties)["message-id"] == id
+    assert next(failures, None) is None
+
+
+async def test_what_is_left_of_the_last_process_waits_until_the_books_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "RETRY_S", 0.01)
+    booked, failures = Messages.booked, iter(range(2))
+
+    async def failing(messages: Messages) -> set[int]:
+        if next(failures, None) is not None:
+            raise Failed("a fault of the disk", remedy="")
+        return await booked(messages)
+
+    monkeypatch.setattr(Messages, "booked", failing)
+    async with running(tmp_path / "data") as broker:
+        await populate(broker)
+        kiosk = await kiosk_of_ada(broker)
+        await broker.bridge.sends.accept("acme", SendRequest(to=To(users=["ada"]), payload="x"))
+        await kiosk.expect_message(b"x")
 
 
 async def test_a_request_that_a_bug_is_in_the_way_of_does_not_hold_up_the_others(
