@@ -55,7 +55,7 @@ from broker.wire.codes import PacketType, Reason
 from broker.wire.packets import Properties
 from broker.wire.primitives import encode_varint
 from broker.wire.properties import decode_properties
-from broker.wire.publish import forwarded
+from broker.wire.publish import forwarded, message_id
 from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Descriptors for the store, the log, listeners, admin commands.
@@ -501,9 +501,7 @@ class Broker:
             raise Refused(f"a payload of {len(payload)} bytes is too large", reason=Reason.PACKET_TOO_LARGE)
         id = self.receipts.stamp(name) if qos else ""
         given = [pair for pair in user_properties if pair[0] != "message-id"]
-        properties = Properties(
-            content_type=content_type, user_properties=[*given, ("message-id", id)] if id else given
-        )
+        properties = forwarded(Properties(content_type=content_type, user_properties=given))
         receipt = bool(id) and ("receipt", "delivered") in given
         now = self.core.now = time.monotonic()
         message = Message(
@@ -511,7 +509,7 @@ class Broker:
             payload,
             qos,
             False,
-            forwarded(properties),
+            message_id(id) + properties if id else properties,
             now + ttl_s if ttl_s is not None else 0.0,
             id=id,
             tracked=receipt or qos == 2,

@@ -22,7 +22,7 @@ from broker.session.core import Core
 from broker.store.messages import Decision, Due, Happened, MessageRow, Messages, Older
 from broker.wire.codes import Reason
 from broker.wire.packets import Properties
-from broker.wire.publish import forwarded
+from broker.wire.publish import forwarded, message_id
 
 # Published in one turn: 2 ms, so that those who are connected do not wait for longer.
 AT_ONCE: Final = 100
@@ -282,9 +282,10 @@ def topic_of(brand: str, kind: str, name: str) -> bytes:
 
 
 def _properties(row: MessageRow) -> bytes:
-    said = [("message-id", row.id)]
+    said = []
     if row.collapse_key:
         said.append(("collapse-key", row.collapse_key))
     if row.priority == "high":
         said.append(("priority", "high"))
-    return forwarded(Properties(content_type=row.content_type or None, user_properties=said))
+    more = forwarded(Properties(content_type=row.content_type or None, user_properties=said))
+    return message_id(row.id) + more
