@@ -110,6 +110,9 @@ class Dispatcher:
             except Failed as error:
                 self._failed(error)
                 await asyncio.sleep(PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - it serves on
+                self._core.unexpected(error)
+                await asyncio.sleep(PAUSE_S)
 
     def _failed(self, error: Failed) -> None:
         self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
@@ -220,6 +223,8 @@ class Dispatcher:
                         break
             except Failed as error:
                 self._log("messages cannot be looked through", error=error.message, remedy=error.remedy)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._core.unexpected(error)
 
 
 class _Turn:
