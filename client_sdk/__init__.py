@@ -16,6 +16,7 @@ from client_sdk.enrolment import enrol
 from client_sdk.errors import InUse, NotEnrolled, PushError, Refused, Rejected, Unconfirmed, Unreachable, Untrusted
 from client_sdk.message import Message, Receipt, Summary
 from client_sdk.notification import Action, Notification, Priority
+from client_sdk.preferences import Preferences, QuietHours, Wishes
 from client_sdk.pushing import PushOptions, To
 from client_sdk.sending import SendOptions
 
@@ -33,10 +34,12 @@ __all__ = [
     "Message",
     "NotEnrolled",
     "Notification",
+    "Preferences",
     "Priority",
     "PushError",
     "PushOptions",
     "Pushed",
+    "QuietHours",
     "Receipt",
     "Refused",
     "Rejected",
@@ -48,5 +51,6 @@ __all__ = [
     "Unconfirmed",
     "Unreachable",
     "Untrusted",
+    "Wishes",
     "enrol",
 ]

@@ -5,13 +5,14 @@ runs on the event loop.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
@@ -22,10 +23,12 @@ from client_sdk.fleet import Done
 from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message, Receipt, Summary
+from client_sdk.preferences import Preferences, Wishes
 from client_sdk.pushing import Push, PushOptions, To
 from client_sdk.sending import PlainSend, SendOptions, Tracked
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class _Loop:
@@ -74,7 +77,8 @@ class AsyncDevice:
 
     `on_message` is a coroutine function: when it has returned, the message is acknowledged; when it raised, the message
     is tried again later. Up to `concurrency` run at a time; more than one gives up the order. One that is cancelled as
-    the device is closed has not handled its message, which comes again next time.
+    the device is closed has not handled its message, which comes again next time. `on_withdrawn` is a coroutine
+    function, too.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class AsyncDevice:
         credentials: Credentials,
         *,
         on_message: Callable[[Message], Awaitable[None]],
+        on_withdrawn: Callable[[tuple[str, ...], str], Awaitable[None]] | None = None,
         on_status: Callable[[Status], None] | None = None,
         session_expiry: timedelta = SESSION_EXPIRY,
         attempts: int = 5,
@@ -89,6 +94,7 @@ class AsyncDevice:
         backoff: Backoff | None = None,
     ) -> None:
         self._on_message = on_message
+        self._on_withdrawn = on_withdrawn
         self._on_status = on_status
         self._loop = _Loop()
         self._changed = asyncio.Condition()
@@ -98,6 +104,7 @@ class AsyncDevice:
             credentials,
             hand_over=self._hand_over,
             perform=self._perform,
+            take_off=self._take_off,
             tell=self._tell,
             session_expiry=session_expiry,
             attempts_max=attempts,
@@ -174,6 +181,41 @@ class AsyncDevice:
         """The names of the topics that are followed."""
         return self._core.followed()
 
+    @property
+    def on_screen(self) -> tuple[str, ...]:
+        """The ids of messages that were shown and neither opened, dismissed, replaced nor withdrawn, oldest first.
+
+        It is kept across restarts, up to 1,000 of them.
+        """
+        return self._core.on_screen()
+
+    def report(
+        self, message_id: str, event: Literal["displayed", "opened", "clicked", "dismissed"], action: str = ""
+    ) -> None:
+        """What `Message.opened` and the others say, for a message of which only the id is left, after a restart."""
+        self._core.report(message_id, event, action)
+
+    @property
+    def preferences(self) -> Preferences:
+        """What the device's user wants, as far as anybody said, here, on another device, or elsewhere."""
+        return self._core.preferences()
+
+    async def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
+        """Say what the user wants: `topics=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
+
+        It counts on all of their devices, for what comes through the bridge. It returns at once; what was said is kept
+        until the broker has it, restarts included.
+        """
+        await asyncio.to_thread(lambda: self._core.set_preferences(**wishes))
+
+    async def opt_in(self, *topics: str) -> None:
+        """The user wants to be sent what is for these topics."""
+        await self.set_preferences(topics=dict.fromkeys(topics, True))
+
+    async def opt_out(self, *topics: str) -> None:
+        """They do not, or not any more."""
+        await self.set_preferences(topics=dict.fromkeys(topics, False))
+
     async def renew(self, *, timeout: float = 30.0) -> Credentials:  # noqa: ASYNC109 - as `Device.renew`
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
         return await asyncio.wait_for(asyncio.wrap_future(self._core.renew()), timeout)
@@ -210,6 +252,21 @@ class AsyncDevice:
                 done(output, None)
 
         self._loop.post(self._loop.spawn, run)
+
+    def _take_off(self, message_ids: tuple[str, ...], why: str, done: Callable[[], None]) -> None:
+        taken_off = self._on_withdrawn
+        if taken_off is None:
+            done()
+            return
+
+        async def work() -> None:
+            try:
+                await taken_off(message_ids, why)
+            except Exception:
+                log.exception("the handler of withdrawals failed for %s", ", ".join(message_ids))
+            done()
+
+        self._loop.post(self._loop.spawn, work)
 
     def _tell(self, status: Status) -> None:
         self._loop.post(self._loop.spawn, lambda: self._told(status))

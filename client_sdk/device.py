@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack
 
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
@@ -15,6 +15,7 @@ from client_sdk.fleet import Done
 from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message
+from client_sdk.preferences import Preferences, Wishes
 
 
 class Device:
@@ -30,7 +31,12 @@ class Device:
     goes between its last line and its return; it never sees one again for which it has returned. (All of this holds
     for messages with an id: QoS 1 from a brand. A message without one comes at least once at QoS 1, at most once at 0.)
 
-    Expired messages are not handed over. `on_status` is called on the same thread when the connection comes or goes.
+    A message is on the screen when its handler has returned, until the app says that it was opened or dismissed, a
+    newer one with its collapse key takes its place (`Message.replaces` tells its handler), or it is withdrawn: then
+    `on_withdrawn` is called with the ids and why: "withdrawn" by the brand, or "opened" on another device of the user.
+    `on_screen` lists them. What expires or is withdrawn before is not handed over.
+
+    All are called on the same thread; `on_status` when the connection comes or goes.
 
     There need not be a network when it starts: it tries for ever, with the pauses of `backoff`. While it is away, the
     broker keeps its messages for `session_expiry`. A device that was revoked tries for ever, too, but rarely, as it may
@@ -44,12 +50,14 @@ class Device:
         credentials: Credentials,
         *,
         on_message: Callable[[Message], None],
+        on_withdrawn: Callable[[tuple[str, ...], str], None] | None = None,
         on_status: Callable[[Status], None] | None = None,
         session_expiry: timedelta = SESSION_EXPIRY,
         attempts: int = 5,
         backoff: Backoff | None = None,
     ) -> None:
         self._on_message = on_message
+        self._on_withdrawn = on_withdrawn
         self._on_status = on_status
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"{credentials.device}-handler", daemon=True)
@@ -60,6 +68,7 @@ class Device:
             credentials,
             hand_over=lambda delivery: self._jobs.put(lambda: self._handle(delivery)),
             perform=self._perform,
+            take_off=self._take_off,
             tell=self._tell,
             session_expiry=session_expiry,
             attempts_max=attempts,
@@ -154,6 +163,41 @@ class Device:
         """The names of the topics that are followed."""
         return self._core.followed()
 
+    @property
+    def on_screen(self) -> tuple[str, ...]:
+        """The ids of messages that were shown and neither opened, dismissed, replaced nor withdrawn, oldest first.
+
+        It is kept across restarts, up to 1,000 of them.
+        """
+        return self._core.on_screen()
+
+    def report(
+        self, message_id: str, event: Literal["displayed", "opened", "clicked", "dismissed"], action: str = ""
+    ) -> None:
+        """What `Message.opened` and the others say, for a message of which only the id is left, after a restart."""
+        self._core.report(message_id, event, action)
+
+    @property
+    def preferences(self) -> Preferences:
+        """What the device's user wants, as far as anybody said, here, on another device, or elsewhere."""
+        return self._core.preferences()
+
+    def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
+        """Say what the user wants: `topics=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
+
+        It counts on all of their devices, for what comes through the bridge. It returns at once; what was said is kept
+        until the broker has it, restarts included.
+        """
+        self._core.set_preferences(**wishes)
+
+    def opt_in(self, *topics: str) -> None:
+        """The user wants to be sent what is for these topics."""
+        self.set_preferences(topics=dict.fromkeys(topics, True))
+
+    def opt_out(self, *topics: str) -> None:
+        """They do not, or not any more."""
+        self.set_preferences(topics=dict.fromkeys(topics, False))
+
     def renew(self, *, timeout: float = 30.0) -> Credentials:
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
         return self._core.renew().result(timeout)
@@ -184,6 +228,16 @@ class Device:
             except BaseException as error:  # noqa: BLE001 - whatever it is, sys.exit() too
                 failure = error
             done(output, failure)
+
+        self._jobs.put(job)
+
+    def _take_off(self, message_ids: tuple[str, ...], why: str, done: Callable[[], None]) -> None:
+        taken_off = self._on_withdrawn
+
+        def job() -> None:
+            if taken_off is not None:
+                guard(lambda: taken_off(message_ids, why))
+            done()
 
         self._jobs.put(job)
 

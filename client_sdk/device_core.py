@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from client_sdk.address import parse_url
 from client_sdk.advice import Advice
@@ -27,6 +27,7 @@ from client_sdk.memory import Memory
 from client_sdk.message import Message
 from client_sdk.notification import CONTENT_TYPE, Notification, format_time
 from client_sdk.packets import Incoming, Publish, UserProperties, first
+from client_sdk.preferences import Preferences, Wishes, compose_wishes, merged
 from client_sdk.topics import ENROL_ANSWER, ENROL_REQUEST, check_name
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ SESSION_EXPIRY: Final = timedelta(weeks=4)
 WINDOW: Final = 32
 _LOOK_AT_CERTIFICATE_EVERY_S: Final = 12 * 3600.0
 _RENEWAL_TIMEOUT_S: Final = 60.0
+_OFF_THE_SCREEN: Final = ("opened", "dismissed")
+_PREFERENCES: Final = "preferences"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,20 @@ class Status:
     retry_in_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    """That messages are not to be shown any more."""
+
+    ticket: Ticket
+    message_ids: frozenset[str]
+    why: str
+
+
 class DeviceCore:
-    """See the module. `hand_over`, `perform` and `tell` are called on the network thread and must not block."""
+    """See the module. `hand_over` and the three after it are called on the network thread and must not block.
+
+    take_off(message ids, why, done): have the app take these off the screen, and then call `done`.
+    """
 
     def __init__(
         self,
@@ -57,6 +72,7 @@ class DeviceCore:
         *,
         hand_over: Callable[[Delivery], None],
         perform: Perform,
+        take_off: Callable[[tuple[str, ...], str, Callable[[], None]], None],
         tell: Callable[[Status], None],
         session_expiry: timedelta,
         attempts_max: int,
@@ -65,6 +81,8 @@ class DeviceCore:
     ) -> None:
         self.credentials = credentials
         self._hand_over = hand_over
+        self._take_off = take_off
+        self._notices: list[_Notice] = []  # of messages that the handler is at now
         self._tell = tell
         self._context = credentials.context()
         self._memory = Memory(credentials.directory / "memory.db")
@@ -188,12 +206,20 @@ class DeviceCore:
             self.link.ack(incoming.connection, incoming.packet_id, incoming.qos)
             self._renewed(incoming.payload)
             return
+        ticket = Ticket(incoming.connection, incoming.packet_id, incoming.qos)
         if self._fleet.arrived(incoming.topic, incoming.payload):
-            self.link.ack(incoming.connection, incoming.packet_id, incoming.qos)
+            self._ack(ticket)
+            return
+        place = self.credentials.place
+        if incoming.topic == place.preferences_topic:
+            self._memory.keep_preferences(incoming.payload)
+            self._ack(ticket)
+            return
+        if incoming.topic == place.withdraw_topic:
+            self._withdrawn(ticket, incoming.payload)
             return
         now = datetime.now(UTC)
         message = self._read(incoming, now)
-        ticket = Ticket(incoming.connection, incoming.packet_id, incoming.qos)
         self._settle(self._inbox.arrived(message, ticket, now), message, ticket)
         self._next()
 
@@ -227,7 +253,7 @@ class DeviceCore:
     def _next(self) -> None:
         while not self._paused:
             delivery = self._inbox.next(
-                datetime.now(UTC), lambda late: self._settle(Verdict.EXPIRED, late.message, late.ticket)
+                datetime.now(UTC), lambda other, verdict: self._settle(verdict, other.message, other.ticket)
             )
             if delivery is None:
                 return
@@ -245,12 +271,15 @@ class DeviceCore:
                 name, delivery.message.topic, delivery.failures, delivery.rest_s, exc_info=error,
             )  # fmt: skip
             self.link.call_later(delivery.rest_s, lambda: self._again(delivery))
-        elif error is not None:
+        elif verdict is Verdict.GIVEN_UP:
             log.error(
                 "the handler failed for message %s on %s for the last time; it is given up",
                 name, delivery.message.topic, exc_info=error,
             )  # fmt: skip
         self._settle(verdict, delivery.message, delivery.ticket)
+        notices, self._notices = self._notices, []
+        for notice in notices:
+            self._withdraw(notice)
         self._next()
 
     def _again(self, delivery: Delivery) -> None:
@@ -261,7 +290,60 @@ class DeviceCore:
         if verdict.acknowledges:
             if verdict is not Verdict.HANDLED:
                 log.info("message %s on %s is not shown: %s", message.id or "without id", message.topic, verdict.value)
-            self.link.ack(ticket.connection, ticket.packet_id, ticket.qos)
+            self._ack(ticket)
+
+    def _ack(self, ticket: Ticket) -> None:
+        self.link.ack(ticket.connection, ticket.packet_id, ticket.qos)
+
+    # -- withdrawals ---------------------------------------------------------------------------------------------------
+
+    def _withdrawn(self, ticket: Ticket, payload: bytes) -> None:
+        try:
+            said = json.loads(payload.decode())
+            message_ids, why = said["message_ids"], str(said.get("why", ""))
+            notice = _Notice(ticket, frozenset(str(message_id) for message_id in message_ids), why)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            log.warning("a withdrawal cannot be read: %r", error)
+            self._ack(ticket)
+            return
+        self._withdraw(notice)
+        self._next()
+
+    def _withdraw(self, notice: _Notice) -> None:
+        if self._inbox.withdraw(notice.message_ids):  # once the handler has returned it is on the screen
+            self._notices.append(notice)
+            return
+        shown = tuple(message_id for message_id in self._memory.on_screen() if message_id in notice.message_ids)
+
+        def done() -> None:
+            self.link.call(lambda: self._taken_off(shown, notice.ticket))
+
+        if shown:
+            self._take_off(shown, notice.why, done)
+        else:
+            self._ack(notice.ticket)
+
+    def _taken_off(self, shown: tuple[str, ...], ticket: Ticket) -> None:
+        self._memory.take_off(shown)
+        self._ack(ticket)
+
+    def on_screen(self) -> tuple[str, ...]:
+        """The ids of what is on the screen. From any thread."""
+        return self._memory.on_screen()
+
+    # -- preferences ---------------------------------------------------------------------------------------------------
+
+    def preferences(self) -> Preferences:
+        """What counts, with what was said here and the broker has not heard yet. From any thread."""
+        said = [payload for _, kind, payload in self._memory.kept() if kind == _PREFERENCES]
+        return Preferences.from_fields(merged(self._memory.preferences(), *said))
+
+    def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
+        """Say what is wanted; kept until the broker has it. From any thread."""
+        payload = compose_wishes(**wishes)
+        number = self._memory.keep(_PREFERENCES, payload)
+        if not self.link.call(lambda: self._say(number, _PREFERENCES, payload)):
+            raise Unreachable("the device is closed")
 
     # -- what the device says ------------------------------------------------------------------------------------------
 
@@ -275,7 +357,13 @@ class DeviceCore:
         """What became of a message here, as the app says. From any thread."""
         said = {"message_id": message_id, "event": event, "at": format_time(datetime.now(UTC))}
         payload = json.dumps({**said, "action": action} if action else said).encode()
-        if not self.link.call(lambda: self._say(self._memory.keep("receipt", payload), "receipt", payload)):
+
+        def say() -> None:
+            if event in _OFF_THE_SCREEN:
+                self._memory.take_off([message_id])
+            self._say(self._memory.keep("receipt", payload), "receipt", payload)
+
+        if not self.link.call(say):
             log.warning("message %s was %s after the device was closed: nobody is told", message_id, event)
 
     def _say(self, number: int | None, kind: str, payload: bytes) -> None:
@@ -285,6 +373,8 @@ class DeviceCore:
             error = future.exception()
             if isinstance(error, Refused):
                 log.warning("the broker does not take %r on %s: %s", payload, topic, error)
+            if kind == _PREFERENCES and error is None:  # it counts, although the broker has not said so yet
+                self._memory.keep_preferences(json.dumps(merged(self._memory.preferences(), payload)).encode())
             if number is not None and (error is None or isinstance(error, Refused)):
                 self._memory.drop(number)
 

@@ -23,7 +23,7 @@ class Refused(PushError):
 class Rejected(Refused):
     """The broker understood a push or a withdrawal, and does not do it.
 
-    `code` is for programs, such as 'unknown_user' (docs/messages.md lists them); `field` is where the request is wrong,
+    `code` is for programs, such as 'unknown_user' (docs/sends.md lists them); `field` is where the request is wrong,
     such as 'to.users[0]', or ''.
     """
 

@@ -1,6 +1,6 @@
 """What a device remembers across restarts: messages handled, attempts begun, what it has to say, topics followed.
 
-And what it was told to do, and how it is set up.
+And what is on its screen, what its user wants, what it was told to do, and how it is set up.
 """
 
 import json
@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
@@ -38,12 +38,19 @@ CREATE TABLE commands (n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNI
   state TEXT NOT NULL CHECK (state IN ('kept', 'begun', 'over')));
 CREATE TABLE config (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, config TEXT NOT NULL, told TEXT)
 """,
+    """
+CREATE TABLE shown (n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL,
+  gone INTEGER NOT NULL);
+CREATE INDEX shown_by_key ON shown (key, id);
+CREATE TABLE preferences (one INTEGER PRIMARY KEY CHECK (one = 1), payload BLOB NOT NULL)
+""",
 )
 
 # The broker resends what it got no acknowledgement for, at most a full window; a kiosk's flash disk has room for more.
 HANDLED_MAX: Final = 10_000
 OUTBOX_MAX: Final = 1_000  # of each kind
 COMMANDS_MAX: Final = 1_000  # that are over
+SHOWN_MAX: Final = 1_000
 _RECENT_MAX: Final = 1_000
 _TRIM_EVERY: Final = 100
 
@@ -93,21 +100,41 @@ class Memory:
             return True
         return bool(self._read("SELECT 1 FROM handled WHERE id = ?", message_id))
 
-    def record(self, message_id: str) -> None:
-        """Remember a message as done with."""
+    def record(self, message_id: str, *, shown_as: str | None = None) -> None:
+        """Remember a message as done with; with a collapse key or '', as being on the screen in place of older ones."""
         self._recent[message_id] = None
         if len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
-        self._write(
+        statements: list[tuple[object, ...]] = [
             ("INSERT OR IGNORE INTO handled (id) VALUES (?)", message_id),
             ("DELETE FROM attempts WHERE id = ?", message_id),
-        )
+        ]
+        if shown_as:
+            statements.append(("UPDATE shown SET gone = 1 WHERE key = ?", shown_as))
+        if shown_as is not None:  # it is gone already where its own handler said that it was opened
+            shown = "INSERT INTO shown (id, key, gone) VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET key = excluded.key"
+            statements.append((shown, message_id, shown_as))
+        self._write(*statements)
         self._since_trim += 1
         if self._since_trim >= _TRIM_EVERY:
             self._since_trim = 0
-            for table in ("handled", "attempts"):
+            for table, most in (("handled", HANDLED_MAX), ("attempts", HANDLED_MAX), ("shown", SHOWN_MAX)):
                 oldest = f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - ?"  # noqa: S608
-                self._write((oldest, HANDLED_MAX))
+                self._write((oldest, most))
+
+    def newest(self, collapse_key: str) -> str:
+        """The newest message that was shown with this key, or ''."""
+        return str(self._read("SELECT coalesce(max(id), '') FROM shown WHERE key = ?", collapse_key)[0][0])
+
+    def on_screen(self, collapse_key: str = "") -> tuple[str, ...]:
+        """What was shown, and neither opened, dismissed, replaced nor withdrawn, oldest first; of one key, or all."""
+        sql = "SELECT id FROM shown WHERE NOT gone AND (? IN ('', key)) ORDER BY n"
+        return tuple(id for (id,) in self._read(sql, collapse_key))
+
+    def take_off(self, message_ids: Iterable[str]) -> None:
+        """These are no longer on the screen, or will not be."""
+        gone = "INSERT INTO shown (id, key, gone) VALUES (?, '', 1) ON CONFLICT DO UPDATE SET gone = 1"
+        self._write(*((gone, message_id) for message_id in message_ids))
 
     def attempts(self, message_id: str) -> int:
         """How often its handler was begun."""
@@ -179,6 +206,17 @@ class Memory:
     def told_config(self, version: int, told: str) -> None:
         """Note what was said of it."""
         self._write(("UPDATE config SET told = ? WHERE version = ?", told, version))
+
+    # -- preferences ---------------------------------------------------------------------------------------------------
+
+    def preferences(self) -> bytes:
+        """What counts, as the broker said last; empty when it said nothing."""
+        rows = self._read("SELECT payload FROM preferences")
+        return bytes(rows[0][0]) if rows else b""
+
+    def keep_preferences(self, payload: bytes) -> None:
+        """Replace it."""
+        self._write(("INSERT OR REPLACE INTO preferences VALUES (1, ?)", payload))
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ class Message:
 
     `notification` is set when the content is a well-formed rich notification; `payload` is always the bytes as sent.
     `id` is the broker's message id, empty for messages that have none (QoS 0, foreign publishers). `attempt` is above 1
-    when an earlier run of the handler failed or the process died in it. Times are aware, in UTC.
+    when an earlier run of the handler failed or the process died in it. `replaces` are the ids of earlier messages with
+    the same collapse key that are still on the screen: this one goes into their place. Times are aware, in UTC.
     """
 
     id: str
@@ -30,12 +31,20 @@ class Message:
     expires_at: datetime | None = None
     retained: bool = False
     attempt: int = 1
+    replaces: tuple[str, ...] = ()
     _report: Callable[[str, str, str], None] = field(repr=False)
 
     @property
     def text(self) -> str:
         """The payload as text; bytes that are not UTF-8 become replacement characters."""
         return self.payload.decode(errors="replace")
+
+    @property
+    def collapse_key(self) -> str:
+        """Of several messages with the same one only the newest matters; empty for most."""
+        if self.notification is not None and self.notification.collapse_key:
+            return self.notification.collapse_key
+        return next((value for name, value in self.user_properties if name == "collapse-key"), "")
 
     def expired(self, now: datetime) -> bool:
         """Whether it is too late to show it."""
@@ -46,11 +55,14 @@ class Message:
         self._event("displayed")
 
     def opened(self) -> None:
-        """Tell the brand that a person acted on it. Returns at once, as `displayed`."""
+        """Tell the brand that a person acted on it, which takes it off the screen here and on the user's other devices.
+
+        Returns at once, as `displayed`.
+        """
         self._event("opened")
 
     def dismissed(self) -> None:
-        """Tell the brand that a person put it away. Returns at once, as `displayed`."""
+        """Tell the brand that a person put it away, off this screen. Returns at once, as `displayed`."""
         self._event("dismissed")
 
     def clicked(self, action: str = "") -> None:

@@ -51,13 +51,23 @@ class Place:
     user: str = ""
     store: str = ""
 
+    @property
+    def withdraw_topic(self) -> str:
+        """Where the device hears what it is to take off the screen."""
+        return f"{self.brand}/device/{self.device}/withdraw"
+
+    @property
+    def preferences_topic(self) -> str:
+        """Where the device hears what its user wants."""
+        return f"{self.brand}/device/{self.device}/preferences"
+
     def up_topic(self, kind: str) -> str:
         """Where the device says something: what became of a message, what its user wants, and so on."""
         return f"{self.brand}/device/{self.device}/up/{kind}"
 
     def filters(self, followed: frozenset[str]) -> frozenset[str]:
         """All that the device listens to: its own branch, its user's, its store's, and the topics it follows."""
-        wanted = {f"{self.brand}/device/{self.device}"}
+        wanted = {f"{self.brand}/device/{self.device}", self.withdraw_topic, self.preferences_topic}
         if self.user:
             wanted.add(f"{self.brand}/user/{self.user}")
         if self.store:

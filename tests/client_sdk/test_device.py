@@ -553,6 +553,8 @@ def test_a_device_learns_where_it_belongs_now(credentials: Credentials, handler:
         assert b"acme/store/milano" not in server.received
     assert Credentials.load(credentials.directory).place.filters(frozenset()) == {
         "acme/device/kiosk-7",
+        "acme/device/kiosk-7/preferences",
+        "acme/device/kiosk-7/withdraw",
         "acme/user/grace",
     }
 

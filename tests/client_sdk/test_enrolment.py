@@ -321,7 +321,8 @@ def test_renewal_tells_where_the_device_belongs_now(mosquitto: Mosquitto, tmp_pa
     credentials = issue(mosquitto, tmp_path / "kiosk")
     certificate = mosquitto.authority.answer(credentials.request(), "kiosk-7")
     moved = credentials.accept(answer(certificate, mosquitto.authority.pem, user="bob", store=""))
-    assert moved.place.filters(frozenset()) == {"acme/device/kiosk-7", "acme/user/bob"}
+    own = {"acme/device/kiosk-7", "acme/device/kiosk-7/preferences", "acme/device/kiosk-7/withdraw"}
+    assert moved.place.filters(frozenset()) == {*own, "acme/user/bob"}
     assert Credentials.load(tmp_path / "kiosk") == moved
 
 

@@ -21,13 +21,22 @@ class Notes:
     def __init__(self) -> None:
         self.done: set[str] = set()
         self.begun: Counter[str] = Counter()
+        self.shown: dict[str, str] = {}
 
     def handled(self, message_id: str) -> bool:
         return message_id in self.done
 
-    def record(self, message_id: str) -> None:
+    def record(self, message_id: str, *, shown_as: str | None = None) -> None:
         self.done.add(message_id)
         del self.begun[message_id]
+        if shown_as is not None:
+            self.shown[message_id] = shown_as
+
+    def newest(self, collapse_key: str) -> str:
+        return max((one for one, key in self.shown.items() if key == collapse_key), default="")
+
+    def on_screen(self, collapse_key: str) -> tuple[str, ...]:
+        return tuple(one for one, key in self.shown.items() if key == collapse_key)
 
     def attempts(self, message_id: str) -> int:
         return self.begun[message_id]
@@ -43,13 +52,14 @@ def make(notes: Notes | None = None, *, attempts_max: int = 3, concurrency: int 
     return Inbox(memory=notes or Notes(), attempts_max=attempts_max, concurrency=concurrency, waiting_max=10)
 
 
-def message(message_id: str = "m1", *, expires_at: datetime | None = None) -> Message:
+def message(message_id: str = "m1", *, key: str = "", expires_at: datetime | None = None) -> Message:
     return Message(
         id=message_id,
         topic="acme/user/ada",
         payload=b"",
         received_at=NOW,
         expires_at=expires_at,
+        user_properties=(("collapse-key", key),) if key else (),
         _report=lambda *_: None,
     )
 
@@ -58,12 +68,19 @@ def ticket(packet_id: int = 1, *, connection: int = 1, qos: int = 1) -> Ticket:
     return Ticket(connection, packet_id, qos)
 
 
-def never(_late: Delivery) -> None:
-    raise AssertionError("nothing expires here")
+def never(_other: Delivery, verdict: Verdict) -> None:
+    raise AssertionError(f"nothing is {verdict.value} here")
 
 
-def begin(inbox: Inbox, expired: Callable[[Delivery], None] = never) -> Delivery:
-    delivery = inbox.next(NOW, expired)
+class Dropped(list[tuple[str, Verdict]]):
+    """What was dropped, and why."""
+
+    def __call__(self, delivery: Delivery, verdict: Verdict) -> None:
+        self.append((delivery.message.id, verdict))
+
+
+def begin(inbox: Inbox, dropped: Callable[[Delivery, Verdict], None] = never) -> Delivery:
+    delivery = inbox.next(NOW, dropped)
     assert delivery is not None
     return delivery
 
@@ -136,9 +153,9 @@ def test_expired_on_arrival() -> None:
 def test_expired_while_it_waited() -> None:
     inbox = make()
     inbox.arrived(message(expires_at=NOW + timedelta(seconds=1)), ticket(), NOW)
-    late: list[Delivery] = []
-    assert inbox.next(NOW + timedelta(seconds=2), late.append) is None
-    assert [delivery.message.id for delivery in late] == ["m1"]
+    dropped = Dropped()
+    assert inbox.next(NOW + timedelta(seconds=2), dropped) is None
+    assert dropped == [("m1", Verdict.EXPIRED)]
     assert inbox.arrived(message(), ticket(), NOW) is Verdict.DUPLICATE
 
 
@@ -217,6 +234,78 @@ def test_a_flood_at_qos_0_is_bounded() -> None:
     inbox = make()
     verdicts = Counter(inbox.arrived(message(""), ticket(0, qos=0), NOW) for _ in range(100))
     assert verdicts == {Verdict.WAIT: 10, Verdict.DROPPED: 90}
+
+
+def test_a_newer_one_with_its_collapse_key_replaces_one_that_waits() -> None:
+    inbox = make()
+    for name, key in (("m1", "order"), ("m2", ""), ("m3", "order"), ("m4", "other")):
+        inbox.arrived(message(name, key=key), ticket(), NOW)
+    dropped = Dropped()
+    seen = []
+    while (delivery := inbox.next(NOW, dropped)) is not None:
+        seen.append((delivery.message.id, delivery.message.replaces))
+        inbox.finished(delivery, failed=False)
+    assert seen == [("m2", ()), ("m3", ()), ("m4", ())]
+    assert dropped == [("m1", Verdict.REPLACED)]
+    assert inbox.arrived(message("m1", key="order"), ticket(), NOW) is Verdict.DUPLICATE
+
+
+def test_one_on_the_screen_is_named_to_the_one_that_replaces_it() -> None:
+    inbox = make()
+    inbox.arrived(message("m1", key="order"), ticket(), NOW)
+    inbox.finished(begin(inbox), failed=False)
+    inbox.arrived(message("m2", key="order"), ticket(), NOW)
+    assert begin(inbox).message.replaces == ("m1",)
+
+
+def test_an_older_one_that_comes_late_is_replaced() -> None:
+    notes = Notes()
+    inbox = make(notes)
+    inbox.arrived(message("m2", key="order"), ticket(), NOW)
+    inbox.finished(begin(inbox), failed=False)
+    assert make(notes).arrived(message("m1", key="order"), ticket(), NOW) is Verdict.REPLACED
+
+
+def test_one_that_rests_is_replaced() -> None:
+    inbox = make()
+    inbox.arrived(message("m1", key="order"), ticket(1), NOW)
+    older = begin(inbox)
+    inbox.finished(older, failed=True)
+    inbox.arrived(message("m2", key="order"), ticket(2), NOW)
+    inbox.finished(begin(inbox), failed=False)
+    inbox.again(older, connection=1)
+    dropped = Dropped()
+    assert inbox.next(NOW, dropped) is None
+    assert dropped == [("m1", Verdict.REPLACED)]
+
+
+def test_one_that_was_never_shown_replaces_nothing() -> None:
+    inbox = make(attempts_max=1)
+    inbox.arrived(message("m2", key="order"), ticket(2), NOW)
+    assert inbox.finished(begin(inbox), failed=True) is Verdict.GIVEN_UP
+    inbox.arrived(message("m1", key="order"), ticket(1), NOW)
+    assert begin(inbox).message.id == "m1"
+
+
+def test_withdrawn_before_the_handler_ran() -> None:
+    inbox = make()
+    inbox.arrived(message("m1"), ticket(1), NOW)
+    assert not inbox.withdraw(["m1", "m2"])
+    dropped = Dropped()
+    assert inbox.next(NOW, dropped) is None
+    assert dropped == [("m1", Verdict.WITHDRAWN)]
+    assert inbox.arrived(message("m2"), ticket(2), NOW) is Verdict.DUPLICATE  # it was on its way
+
+
+@pytest.mark.parametrize(("failed", "verdict"), [(False, Verdict.HANDLED), (True, Verdict.WITHDRAWN)])
+def test_withdrawn_while_the_handler_ran(failed: bool, verdict: Verdict) -> None:
+    inbox = make()
+    inbox.arrived(message("m1"), ticket(1), NOW)
+    delivery = begin(inbox)
+    assert inbox.withdraw(["m1"])
+    assert inbox.finished(delivery, failed=failed) is verdict
+    assert not inbox.withdraw(["m1"])
+    assert inbox.arrived(message("m1"), ticket(1), NOW) is Verdict.DUPLICATE
 
 
 class Life(RuleBasedStateMachine):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client_sdk import InUse, PushError
-from client_sdk.memory import _SCHEMAS, HANDLED_MAX, OUTBOX_MAX, Memory
+from client_sdk.memory import _SCHEMAS, HANDLED_MAX, OUTBOX_MAX, SHOWN_MAX, Memory
 
 
 @pytest.fixture
@@ -66,6 +66,35 @@ def test_it_is_bounded(path: Path) -> None:
         memory.keep("receipt", b"%d" % i)
     kept = memory.kept()
     assert (len(kept), kept[0][1], kept[-1][2]) == (OUTBOX_MAX + 1, "preferences", b"%d" % (OUTBOX_MAX + 4))
+    memory.close()
+
+
+def test_what_is_on_the_screen(path: Path) -> None:
+    memory = Memory(path)
+    memory.record("m1", shown_as="order")
+    memory.record("m2", shown_as="")
+    memory.record("m3")  # had expired
+    memory.take_off(["m4"])  # says its own handler
+    memory.record("m4", shown_as="order")
+    assert memory.on_screen() == ("m2",)
+    assert memory.newest("order") == "m4"
+    memory.record("m5", shown_as="order")
+    assert (memory.on_screen(), memory.on_screen("order")) == (("m2", "m5"), ("m5",))
+    memory.close()
+
+    memory = Memory(path)
+    assert memory.on_screen() == ("m2", "m5")
+    memory.take_off(["m2", "m5"])
+    assert memory.on_screen() == ()
+    assert (memory.newest("order"), memory.newest("other")) == ("m5", "")
+    memory._db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+        "INSERT INTO shown (id, key, gone) SELECT 'old' || i, '', 0 FROM n",
+        (SHOWN_MAX + 50,),
+    )
+    for i in range(100):
+        memory.record(f"n{i}", shown_as="")
+    assert SHOWN_MAX <= len(memory.on_screen()) < SHOWN_MAX + 100
     memory.close()
 
 

@@ -1,16 +1,30 @@
 """Pushes through our own broker: answered, delivered, told of, withdrawn."""
 
+import json
 import queue
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kiosk import Handler
+from support.kiosk import Handler, until
 from support.ours import OurBroker
 
-from client_sdk import AsyncBrand, Backoff, Brand, Credentials, Device, Priority, Receipt, Rejected, Summary, To, enrol
+from client_sdk import (
+    AsyncBrand,
+    Backoff,
+    Brand,
+    Credentials,
+    Device,
+    Priority,
+    QuietHours,
+    Receipt,
+    Rejected,
+    Summary,
+    To,
+    enrol,
+)
 
 Quickly = Callable[[], Backoff]
 ADA = To(users=["ada"])
@@ -128,3 +142,44 @@ async def test_withdrawn_before_it_is_sent(device: Device, handler: Handler, bro
         assert caught.value.code == "not_found"
     assert [one.event for one in heard] == ["withdrawn"]
     assert handler.idle
+
+
+def test_opened_on_one_device_leaves_the_others(
+    device: Device, handler: Handler, acme: Callable[..., Brand], broker: OurBroker, tmp_path: Path, quickly: Quickly
+) -> None:
+    """And what is withdrawn leaves all of them."""
+    taken_off: queue.SimpleQueue[tuple[tuple[str, ...], str]] = queue.SimpleQueue()
+    other = Handler()
+    with (
+        Device(
+            join(broker, tmp_path / "tablet", "tablet"),
+            on_message=other,
+            on_withdrawn=lambda ids, why: taken_off.put((ids, why)),
+            backoff=quickly(),
+        ) as tablet,
+        acme() as brand,
+    ):
+        tablet.wait_connected(timeout=10)
+        first, second = brand.push(ADA, title="First"), brand.push(ADA, title="Second")
+        message = handler.next()
+        until(lambda: tablet.on_screen == (first.message_id, second.message_id))
+        message.opened()
+        assert taken_off.get(timeout=10) == ((first.message_id,), "opened")
+        assert brand.withdraw(second.message_id) == 0
+        assert taken_off.get(timeout=10) == ((second.message_id,), "withdrawn")
+        until(lambda: second.message_id not in device.on_screen)
+
+
+def test_opted_in(device: Device, handler: Handler, acme: Callable[..., Brand]) -> None:
+    with acme() as brand:
+        nobody = brand.push(To(topics=["news"]), title="News")
+        assert nobody.recipients == 0
+        device.opt_in("news")
+        device.set_preferences(quiet_hours=QuietHours(time(22), time(8)), time_zone="Europe/Rome")
+        until(lambda: json.loads(device._core._memory.preferences() or b"{}").get("time_zone"))
+        until(lambda: brand.push(To(topics=["news"]), title="News", dry_run=True).recipients == 1)
+        sent = brand.push(To(topics=["news"]), title="News", kind="transactional")
+        assert handler.next().id == sent.message_id
+        device.opt_out("news")
+        until(lambda: brand.push(To(topics=["news"]), title="News", dry_run=True).recipients == 0)
+    assert device.preferences.topics == {"news": False}
