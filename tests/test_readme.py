@@ -30,6 +30,7 @@ class Typist:
     def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
         self.replaced = {"8883": str(port), "/tmp/kiosk-7": str(directory / "kiosk-7")}
+        self.replaced["/tmp/offer.json"] = str(directory / "offer.json")
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -119,6 +120,8 @@ def test_the_five_minutes_of_the_readme(typist: Typist) -> None:
             typist.run(send)
             kiosk.wait_for("Ciao Ada")
             kiosk.wait_for("We close in ten minutes.")
+            assert "acme" in typist.run(steps["Or to whom a condition says"])
+            kiosk.wait_for("Cake at four.")
         typist.run(send)
         with typist.running(kiosk_again) as kiosk:
             kiosk.wait_for("Ciao Ada")

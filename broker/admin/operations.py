@@ -19,6 +19,7 @@ import msgspec
 
 from broker.admin import fleet, messages
 from broker.admin.wire import no_broker
+from broker.bridge import request as requests
 from broker.bridge.campaigns import Definition
 from broker.bridge.figures import By
 from broker.bridge.fleet import Devices, devices_of
@@ -536,6 +537,20 @@ async def _link_changed(context: Context, link: Link) -> Any:
 def _link(context: Context, link: Link) -> dict[str, Any]:
     state = idle(link) if context.broker is None else context.broker.links.state(link)
     return {**msgspec.structs.asdict(link), **state}
+
+
+@_operation("message.send", needs_broker=True)
+async def _message_send(context: Context, *, brand: str, request: bytes, dry_run: bool = False) -> Any:
+    await context.directory.brand_show(brand)
+    asked = requests.parse(request)
+    if not isinstance(asked, requests.SendRequest):
+        raise Refused(
+            "this withdraws a message, and sends none",
+            reason=0x83,
+            remedy=f"pushbroker message withdraw {asked.withdraw}",
+        )
+    asked.dry_run |= dry_run
+    return await context.running.bridge.sends.accept(brand, asked)
 
 
 @_operation("message.withdraw", needs_broker=True)

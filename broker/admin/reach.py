@@ -19,7 +19,7 @@ SYSTEM_DATA: Final = Path("/var/lib/pushbroker")
 SYSTEM_SOCKET: Final = Path("/run/pushbroker/admin.sock")
 # The operations that make sense only where a broker runs: those of the table that need one.
 BROKER_ONLY: Final = frozenset(
-    {"status", "connections.list", "send", "tail", "message.watch", "message.withdraw"}
+    {"status", "connections.list", "send", "tail", "message.send", "message.watch", "message.withdraw"}
     | {f"campaign.{verb}" for verb in ("add", "list", "show", "set", "test", "start", "pause", "resume", "stop")}
     | {"campaign.remove", "campaign.retarget", "campaign.figures"}
     | {"command.run", "command.watch", "command.resume", "command.cancel", "config.set"}

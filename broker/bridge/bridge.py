@@ -191,6 +191,8 @@ class Bridge:
         )
         self.intake.open(self.books, self.sends.asked)
         core.router.serve(REQUESTS, self.sends.heard, writes=True)
+        # After a backup the books may know numbers that the log does not: they are not given again.
+        core.log.head = max(core.log.head, max(await self.messages.booked(), default=0))
         applied = await self.messages.applied()
         core.fact_head = max(core.fact_head, applied)
         self.intake.done = applied

@@ -1,5 +1,6 @@
 """`pushbroker message`: what brands sent through the bridge, and what became of it."""
 
+import base64
 import csv
 import sys
 from collections.abc import Iterator, Mapping
@@ -7,8 +8,10 @@ from typing import Any, Final
 
 import click
 
+from broker import limits
 from broker.command.base import Noun, Run, confirm, counted, pass_run, yes_option
 from broker.command.figures import lines, one_line, span
+from broker.command.files import read_input
 from broker.command.names import brands, messages
 from broker.command.output import print_json, print_list
 
@@ -42,6 +45,39 @@ def list_(run: Run, brand: str | None, campaign: str | None, before: str | None,
     print_list(run, found, columns, empty="Nothing has been sent through the bridge.")
     if len(found) == limit:
         run.say(f"perhaps there are more: --before {found[-1]['id']}")
+
+
+@command.command(
+    "send",
+    examples=[
+        "pushbroker message send acme offer.json",
+        "pushbroker message send acme offer.json --dry-run",
+        """echo '{"to": {"stores": ["milano"]}, "notification": {"title": "Ciao"}}' | pushbroker message send acme -""",
+    ],
+)
+@click.argument("brand", shell_complete=brands)
+@click.argument("request", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--dry-run", is_flag=True, help="Say who would get it, and send nothing.")
+@pass_run
+def send(run: Run, brand: str, request: str, dry_run: bool) -> None:
+    """Send a rich message: REQUEST is a file as a brand's server publishes it to BRAND/send, or - for stdin.
+
+    What may stand in it is in docs/sends.md, and as a JSON Schema in docs/send.schema.json.
+    """
+    content = base64.b64encode(read_input(request, limits.PACKET_BYTES_MAX)).decode()
+    answer = run.call("message.send", brand=brand, request=content, dry_run=dry_run)
+    who = f"{counted(answer['users'], 'user')} and {counted(answer['devices'], 'device')}"
+    left_out = "".join(f", {count:,} left out: {why}" for why, count in answer.get("left_out", {}).items())
+    if run.json:
+        print_json(answer)
+    elif answer.get("dry_run"):
+        for one in answer.get("sample", []):
+            click.echo(one)
+        run.say(f"nothing was sent; it is for {who}{left_out}")
+    else:
+        click.echo(answer["message_id"])
+        again = "was accepted before, " if answer.get("duplicate") else ""
+        run.say(f"{again}for {who}{left_out}. Follow it: pushbroker message watch {answer['message_id']}")
 
 
 @command.command(

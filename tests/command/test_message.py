@@ -172,3 +172,31 @@ def test_why_is_one_screen(data: Path) -> None:
     answer = ok("why", ID, "bob", "--json", "--data", data).json
     assert (answer["parts"], answer["message"]["id"]) == ([], ID)
     assert "pushbroker message list" in pushbroker("why", "m9", "ada", "--data", data).err
+
+
+def test_an_operator_sends_what_a_server_may(data: Path) -> None:
+    for words in (["brand", "add", "acme"], ["user", "add", "acme", "ada"]):
+        ok(*words, "--data", data)
+    request = data / "offer.json"
+    request.write_text('{"to": {"users": ["ada"]}, "payload": "Ciao"}')
+    with serving("--data", data, "--listen", "mqtt://127.0.0.1:0"):
+        tried = ok("message", "send", "acme", request, "--dry-run", "--data", data)
+        assert (tried.out.split(), "nothing was sent; it is for 1 user and 0 devices" in tried.err) == (
+            ["user/ada"],
+            True,
+        )
+        assert ok("message", "list", "--json", "--data", data).json == []
+        sent = ok("message", "send", "acme", request, "--data", data)
+        (listed,) = ok("message", "list", "--json", "--data", data).json
+        assert sent.out.split() == [listed["id"]]
+        for wrong, words in (
+            ('{"to": {"users": ["eve"]}, "payload": "x"}', "no user 'eve'"),
+            ('{"withdraw": "m0"}', "pushbroker message withdraw m0"),
+            ("{", "no JSON"),
+        ):
+            request.write_text(wrong)
+            refused = pushbroker("message", "send", "acme", request, "--data", data)
+            assert refused.code == 4
+            assert words in refused.err
+        unknown = pushbroker("message", "send", "none", request, "--data", data)
+        assert (unknown.code, "none" in unknown.err) == (3, True)
