@@ -12,7 +12,6 @@ from typing import Final
 
 from broker.bridge.intake import now_ms
 from broker.errors import Failed
-from broker.identity import Role
 from broker.limits import PRESENCE_AT_ONCE, PRESENCE_S
 from broker.session.session import Session
 from broker.store.fleet import FleetTables, Seen
@@ -43,9 +42,7 @@ class Presence:
         await tables.nobody()
 
     def came(self, session: Session, present: bool) -> None:
-        """A client has connected."""
-        if session.identity.role is not Role.DEVICE:
-            return
+        """A device has connected."""
         who = (session.identity.brand, session.identity.name)
         now = now_ms()
         since = self.online.setdefault(who, now)
@@ -54,11 +51,9 @@ class Presence:
             watcher(who, present)
 
     def left(self, session: Session) -> None:
-        """A connection is gone; the device may have others."""
+        """A device's connection is gone; it may have others."""
         identity = session.identity
-        if identity.role is Role.DEVICE and not any(
-            one.channel is not None for one in self._sessions_of(identity.path)
-        ):
+        if not any(one.channel is not None for one in self._sessions_of(identity.path)):
             who = (identity.brand, identity.name)
             now = now_ms()
             self.online.pop(who, None)

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from broker.session.channel import Channel
 
 
-_ANONYMOUS: Final = Role.ANONYMOUS  # an enum's member costs 60 ns each time it is named
+_ANONYMOUS: Final = Role.ANONYMOUS
+_DEVICE: Final = Role.DEVICE
 
 
 class Bridge(Protocol):
@@ -91,7 +92,7 @@ class Core(Ledger):
         self.admit = admit
         self.random_id = random_id
         self.bridge = bridge
-        self.came: Callable[[Session, bool], object] = lambda _session, _present: None  # a client has connected
+        self.came: Callable[[Session, bool], object] = lambda _session, _present: None  # a device has connected
         self.left: Callable[[Session], object] = lambda _session: None
         self.wake = wake
         self.router = Router[Session]()
@@ -594,7 +595,8 @@ class Core(Ledger):
             self.revoke(session, {s.name for s in subscriptions if not may_subscribe(identity, s.filter.decode())})
         session.will_at = session.ends_at = 0.0  # [MQTT-3.1.3-9]
         session.channel = channel
-        self.came(session, present)
+        if identity.role is _DEVICE:
+            self.came(session, present)
         return session, present
 
     def restore_retained(self, saved: SavedMessage) -> None:
@@ -676,7 +678,8 @@ class Core(Ledger):
         What the session has stays until it ends [MQTT-4.1.0-1]. Without a will nothing is said 3.1.1 [MQTT-3.1.2-12].
         """
         session.channel = session.out = None
-        self.left(session)
+        if session.identity.role is _DEVICE:
+            self.left(session)
         self.resting.pop(session, None)
         self.wanted.pop(session, None)
         if session.expiry_s:  # [MQTT-3.1.2-23]
