@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from broker.session.channel import Channel
 
 
-_ANONYMOUS: Final = Role.ANONYMOUS
+_ANONYMOUS: Final = Role.ANONYMOUS  # an enum's member costs 60 ns each time it is named
 _DEVICE: Final = Role.DEVICE
 
 
