@@ -207,7 +207,7 @@ class Campaigner:
 
     async def brand_gone(self, brand: str) -> None:
         """A brand was removed."""
-        await self._store.forget()
+        await self._store.forget(brand)
         self._dispatcher.held = {held for held in self._dispatcher.held if held[0] != brand}
 
     async def run(self) -> None:

@@ -183,12 +183,19 @@ class Campaigns:
                  next_run_at = :next_run_at WHERE number = :number"""
         await self._messages.write(lambda db: db.execute(sql, msgspec.structs.asdict(row)))
 
-    async def forget(self) -> None:
-        """Remove the campaigns of brands that are gone: another brand of that name shall not find them."""
-        sql = "SELECT DISTINCT brand FROM campaign WHERE brand NOT IN (SELECT name FROM records.brands)"
-        if gone := [brand for (brand,) in await self._read(sql)]:
+    async def forget(self, *brands: str) -> None:
+        """Remove what there is of these brands, and of all that are gone: campaigns and what was sent.
+
+        Another brand of that name shall not find it, and its people not get it.
+        """
+        there = """SELECT DISTINCT brand FROM (SELECT brand FROM campaign UNION SELECT brand FROM message)
+                 WHERE brand NOT IN (SELECT name FROM records.brands)"""
+        gone = {*brands, *(brand for (brand,) in await self._read(there))}
+        if gone:
             sql = "DELETE FROM campaign WHERE brand IN (SELECT value FROM json_each(?))"
-            await self._messages.write(lambda db: db.execute(sql, (_array(gone),)))
+            await self._messages.write(lambda db: db.execute(sql, (_array(sorted(gone)),)))
+        for brand in gone:
+            await self._messages.forget(brand)
 
     async def remove(self, number: int) -> None:
         """Remove a campaign. What it has sent stays."""

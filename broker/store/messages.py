@@ -336,6 +336,12 @@ class Messages:
         """
         return await self.write(lambda db: _purge(db, before, most))
 
+    async def forget(self, brand: str) -> None:
+        """Forget all that a brand has sent, one message at a time: it may have many recipients."""
+        sql = "DELETE FROM message WHERE number = (SELECT min(number) FROM message WHERE brand = ?) RETURNING number"
+        while await self.write(lambda db: db.execute(sql, (brand,)).fetchall()):
+            pass
+
     # -- what became of it -------------------------------------------------------------------------------------------
 
     async def booked(self) -> set[int]:
@@ -488,17 +494,20 @@ def _add(
 
 
 def _fill(db: sqlite3.Connection, message: int, after: int, recipients: Sequence[NewRecipient]) -> None:
-    rows = _array([(after + at, *one) for at, one in enumerate(recipients, 1)])
+    found = db.execute("SELECT accepted_at FROM message WHERE number = ?", (message,)).fetchone()
+    if found is None:
+        return  # its brand was removed
+    (at,) = found
+    rows = _array([(after + place, *one) for place, one in enumerate(recipients, 1)])
     db.execute(
         """INSERT INTO recipient (message, number, kind, name, because, due_at, state, reason, ended_at)
            SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
              iif(value ->> 5 = '', 'accepted', 'dropped'), value ->> 5,
-             iif(value ->> 5 = '', NULL, (SELECT accepted_at FROM message WHERE number = ?1))
+             iif(value ->> 5 = '', NULL, ?3)
            FROM json_each(?2)""",
-        (message, rows),
+        (message, rows, at),
     )
     if any(one.reason for one in recipients):
-        (at,) = db.execute("SELECT accepted_at FROM message WHERE number = ?", (message,)).fetchone()
         left_out = [(after + place, one) for place, one in enumerate(recipients, 1) if one.reason]
         _decisions(db, [(message, number, at, one.reason, "dropped", one.detail) for number, one in left_out])
 
@@ -603,6 +612,8 @@ def _decisions(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int, str, 
 
 
 def _decide(db: sqlite3.Connection, message: int, at: int, decisions: Sequence[Decision]) -> list[Happened]:
+    if db.execute("SELECT 1 FROM message WHERE number = ?", (message,)).fetchone() is None:
+        return []  # its brand was removed
     _decisions(db, [(message, one.recipient, at, one.rule, one.outcome, one.detail) for one in decisions])
     deferred = [(message, one.recipient, one.due_at, one.rule) for one in decisions if one.outcome == "deferred"]
     db.execute(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,22 @@ async def test_what_is_left_of_the_last_process_waits_until_the_books_can_be_rea
         kiosk = await kiosk_of_ada(broker)
         await broker.bridge.sends.accept("acme", SendRequest(to=To(users=["ada"]), payload="x"))
         await kiosk.expect_message(b"x")
+
+
+async def test_nobody_gets_what_a_brand_of_the_same_name_has_sent_before_it_was_removed(
+    broker: Broker, shop: Shop
+) -> None:
+    await (await kiosk_of_ada(broker)).disconnect()
+    soon = f"{datetime.now(UTC) + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+    ids = [(await shop.send("ada", **more))["message_id"] for more in ({}, {"not_before": soon})]
+    await broker.directory.brand_remove("acme")
+    for id in ids:
+        await until(lambda id=id: state_of(broker, id), "")  # type: ignore[misc]
+    await broker.directory.brand_add("acme")
+    await broker.directory.user_add("acme", "ada")
+    await broker.directory.device_code("acme", "kiosk-7", user="ada")
+    kiosk = await kiosk_of_ada(broker)
+    await kiosk.silent()
 
 
 async def test_a_request_that_a_bug_is_in_the_way_of_does_not_hold_up_the_others(
