@@ -1,7 +1,8 @@
-"""A brand's server: sends one notification and tells what becomes of it.
+"""A brand's server: sends one notification and tells what becomes of it. With --condition it goes through the bridge.
 
 export PUSHBROKER_TOKEN=$(pushbroker brand token issue acme)
 python examples/brand_server.py --url mqtts://localhost:8883 --ca ca.crt --user ada --title "Ciao Ada"
+python examples/brand_server.py --url mqtts://localhost:8883 --ca ca.crt --condition topic:news --title News --withdraw
 """
 
 import argparse
@@ -9,10 +10,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from client_sdk import AsyncBrand, AsyncSent, PushError, Receipt, SendOptions
+from client_sdk import AsyncBrand, AsyncPushed, AsyncSent, PushError, Receipt, SendOptions, To
 
 
-async def tell(sent: AsyncSent, event: str, within_s: float) -> Receipt | None:
+async def tell(sent: AsyncSent | AsyncPushed, event: str, within_s: float) -> Receipt | None:
     """Print the first receipt for `event`, should it come."""
     receipt = await sent.wait_for(event, timeout=within_s)
     if receipt is None:
@@ -20,6 +21,19 @@ async def tell(sent: AsyncSent, event: str, within_s: float) -> Receipt | None:
     else:
         print(f"{event} {receipt.at:%H:%M:%S} on {receipt.device}", flush=True)
     return receipt
+
+
+async def push(options: argparse.Namespace) -> int:
+    async with AsyncBrand(options.url, brand=options.brand, ca=options.ca) as brand:
+        to = To(condition=options.condition)
+        pushed = await brand.push(to, title=options.title, body=options.body, ttl=options.ttl, receipts="each")
+        print(f"accepted as {pushed.message_id}, for {pushed.recipients}", flush=True)
+        if pushed.recipients and await tell(pushed, "delivered", options.wait):
+            await tell(pushed, "displayed", min(options.wait, 5.0))
+        if options.withdraw:
+            missed = await brand.withdraw(pushed.message_id)
+            print(f"withdrawn before {missed} had it; it leaves the other screens", flush=True)
+    return 0
 
 
 async def send(options: argparse.Namespace) -> int:
@@ -53,12 +67,15 @@ def main() -> int:
     receiver = parser.add_mutually_exclusive_group(required=True)
     for kind in ("user", "device", "store", "topic"):
         receiver.add_argument(f"--{kind}")
+    receiver.add_argument("--condition", help='such as "topic:news AND store:milano AND NOT tag:staff"')
+    parser.add_argument("--withdraw", action="store_true", help="with --condition: take it back at the end")
     parser.add_argument("--title", default="")
     parser.add_argument("--body", default="")
     parser.add_argument("--ttl", type=float, default=3600, help="seconds for which it is of use (an hour)")
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for it to be delivered (a minute)")
     try:
-        return asyncio.run(send(parser.parse_args()))
+        options = parser.parse_args()
+        return asyncio.run(push(options) if options.condition else send(options))
     except (PushError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--code", help="the one-time code; needed once")
     parser.add_argument("--ca", type=Path, help="the certificate that vouches for the broker; needed once")
     parser.add_argument("--follow", action="append", default=[], help="a topic of the brand, such as news")
+    parser.add_argument("--opt-in", action="append", default=[], help="a topic that its user wants to be sent")
     parser.add_argument("--until", type=int, default=0, metavar="N", help="end after N messages")
     options = parser.parse_args()
 
@@ -52,11 +53,17 @@ def main() -> int:
 
     def show(message: Message) -> None:
         nonlocal seen
+        for replaced in message.replaces:
+            print(f"in place of {replaced}", flush=True)
         print(box(message), flush=True)
         message.displayed()  # the broker knows that it was delivered; only we know that it can be seen
         seen += 1
         if seen == options.until:
             done.set()
+
+    def take_off(message_ids: tuple[str, ...], why: str) -> None:
+        for message_id in message_ids:
+            print(f"taken off the screen: {message_id} ({why})", flush=True)
 
     def reload(args: dict[str, str]) -> str:
         page = args.get("page", "home")
@@ -83,13 +90,15 @@ def main() -> int:
                 parser.error("this directory holds no identity yet: give --url and --code, and --ca")
             credentials = enrol(url=options.url, code=options.code, directory=options.directory, ca=options.ca)
             print(f"enrolled as {credentials.identity}, until {credentials.not_after:%d %B %Y}", flush=True)
-        device = Device(credentials, on_message=show, on_status=tell)
+        device = Device(credentials, on_message=show, on_withdrawn=take_off, on_status=tell)
         device.on_command("reload", reload)
         device.on_command("message", display)
         device.on_config(configure)
         with device:
             for topic in options.follow:
                 device.follow(topic)
+            if options.opt_in:
+                device.opt_in(*options.opt_in)
             done.wait()
     except (PushError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.authority import TestAuthority
+from support.kiosk import until
 from support.ours import OurBroker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -80,6 +81,23 @@ def test_both_together(broker: OurBroker, tmp_path: Path) -> None:
     kiosk.send_signal(signal.SIGINT)
     left, _ = kiosk.communicate(timeout=20)
     assert (left, kiosk.returncode) == ("", 0)
+
+
+def test_pushed_and_withdrawn(broker: OurBroker, tmp_path: Path) -> None:
+    code = broker.command("device", "code", "acme", "kiosk-7", "--user", "ada")["code"]
+    token = str(broker.command("brand", "token", "issue", "acme")["secret"])
+    where = ("--url", broker.url, "--ca", broker.ca)
+    kiosk = start("kiosk.py", *where, "--dir", tmp_path / "kiosk", "--code", code, "--opt-in", "news")
+    read_until(kiosk, "connected")
+    until(lambda: broker.command("user", "consents", "acme", "ada"))
+    pushing = ("--condition", "topic:news", "--title", "News", "--withdraw")
+    server = start("brand_server.py", *where, *pushing, PUSHBROKER_TOKEN=token)
+    assert "┌─ News ─" in read_until(kiosk, "taken off the screen: m")
+    told, _ = server.communicate(timeout=20)
+    assert [line.split()[0] for line in told.splitlines()] == ["accepted", "delivered", "displayed", "withdrawn"]
+    kiosk.send_signal(signal.SIGTERM)
+    kiosk.communicate(timeout=20)
+    assert (kiosk.returncode, server.returncode) == (0, 0)
 
 
 def test_a_revoked_kiosk_says_what_to_do_and_goes_on(broker: OurBroker, tmp_path: Path) -> None:

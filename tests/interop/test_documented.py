@@ -78,7 +78,7 @@ def command(language: str, file: Path) -> list[str | Path]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("name", ["paho", "aiomqtt", "amqtt", "mosquitto", "MQTT.js"])
+@pytest.mark.parametrize("name", ["client_sdk", "paho", "aiomqtt", "amqtt", "mosquitto", "MQTT.js"])
 async def test_the_example_sends(scene: Scene, directory: Path, name: str) -> None:
     language, code = EXAMPLES[name]
     token = await scene.broker.directory.token_issue("acme")
