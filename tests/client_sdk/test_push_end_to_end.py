@@ -1,6 +1,5 @@
 """Pushes through our own broker: answered, delivered, told of, withdrawn."""
 
-import json
 import queue
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
@@ -171,15 +170,42 @@ def test_opened_on_one_device_leaves_the_others(
 
 
 def test_opted_in(device: Device, handler: Handler, acme: Callable[..., Brand]) -> None:
+    news = To(topics=["news"])
     with acme() as brand:
-        nobody = brand.push(To(topics=["news"]), title="News")
-        assert nobody.recipients == 0
+        assert brand.push(news, title="News").recipients == 0
         device.opt_in("news")
-        device.set_preferences(quiet_hours=QuietHours(time(22), time(8)), time_zone="Europe/Rome")
-        until(lambda: json.loads(device._core._memory.preferences() or b"{}").get("time_zone"))
-        until(lambda: brand.push(To(topics=["news"]), title="News", dry_run=True).recipients == 1)
-        sent = brand.push(To(topics=["news"]), title="News", kind="transactional")
+        until(lambda: brand.push(news, title="News", dry_run=True).recipients == 1)
+        sent = brand.push(news, title="News")
         assert handler.next().id == sent.message_id
         device.opt_out("news")
-        until(lambda: brand.push(To(topics=["news"]), title="News", dry_run=True).recipients == 0)
+        until(lambda: brand.push(news, title="News", dry_run=True).recipients == 0)
     assert device.preferences.topics == {"news": False}
+
+
+def test_what_is_set_is_what_counts(device: Device, broker: OurBroker) -> None:
+    quiet = QuietHours(time(22), time(8))
+    device.set_preferences(quiet_hours=quiet, time_zone="Europe/Rome", locale="it")
+    until(lambda: broker.command("user", "preferences", "acme", "ada")["locale"] == "it")
+    assert broker.command("user", "preferences", "acme", "ada")["quiet_hours"] == {"from": "22:00", "until": "08:00"}
+    broker.command("user", "preferences", "acme", "ada", "--time-zone", "Europe/London")
+    until(lambda: device.preferences.time_zone == "Europe/London")
+    assert (device.preferences.quiet_hours, device.preferences.locale) == (quiet, "it")
+    device.set_preferences(quiet_hours=None)
+    until(lambda: broker.command("user", "preferences", "acme", "ada")["quiet_hours"] is None)
+
+
+def test_killed_meanwhile(device: Device, handler: Handler, acme: Callable[..., Brand], broker: OurBroker) -> None:
+    """Each push is one message, whatever had to be asked again."""
+    with acme() as brand:
+        pushing = [brand.submit_push(ADA, payload=str(n)) for n in range(100)]
+        pushing[0].result(10)
+        broker.kill()
+        broker.start()
+        pushed = [one.result(20) for one in pushing]
+        assert len({one.message_id for one in pushed}) == 100
+        assert not any(one.duplicate for one in pushed)
+        last = brand.push(ADA, payload="last")
+        got = []
+        while (message := handler.next(timeout=20)).id != last.message_id:
+            got.append((message.id, message.text))
+    assert sorted(got) == sorted((one.message_id, str(n)) for n, one in enumerate(pushed))
