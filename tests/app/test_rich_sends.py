@@ -297,14 +297,14 @@ async def test_what_is_left_of_the_last_process_waits_until_the_books_can_be_rea
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bridge, "RETRY_S", 0.01)
-    booked, failures = Messages.booked, iter(range(2))
+    filling, failures = Messages.filling, iter(range(2))
 
-    async def failing(messages: Messages) -> set[int]:
+    async def failing(messages: Messages) -> list[str]:
         if next(failures, None) is not None:
             raise Failed("a fault of the disk", remedy="")
-        return await booked(messages)
+        return await filling(messages)
 
-    monkeypatch.setattr(Messages, "booked", failing)
+    monkeypatch.setattr(Messages, "filling", failing)
     async with running(tmp_path / "data") as broker:
         await populate(broker)
         kiosk = await kiosk_of_ada(broker)
