@@ -159,7 +159,7 @@ class Withdrawals:
         try:
             # Who was published to before it was withdrawn stands so in the books, and nobody is any more.
             self._dispatcher.forget(row.number)
-            await self._intake.until(self._core.fact_head)
+            await self._intake.until(self._core.fact_awaited)
             while not progress.done:
                 try:
                     await self._some(row, by, progress)

@@ -98,6 +98,11 @@ class Ledger:
         self.log.batch.applied = number
 
     @property
+    def fact_awaited(self) -> int:
+        """The number of the last fact that the bridge has yet to apply, or 0: later ones could not be written."""
+        return self._facts[-1][0] if self._facts else 0
+
+    @property
     def facts_waiting(self) -> int:
         """Facts that the bridge has not applied."""
         return len(self._facts)

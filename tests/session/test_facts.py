@@ -83,9 +83,11 @@ def test_what_cannot_be_written_was_not_said() -> None:
     lab.hold = True
     lab.journal.broken = "disk full"
     device.publish("acme/up", b"one", 1)
-    lab.core.record(b"firm", firm=True)
+    firm = lab.core.record(b"firm", firm=True)
+    lab.core.record(b"void")
     lab.commit()
     assert acknowledged(device) == [Puback(1, Reason.QUOTA_EXCEEDED)]
+    assert lab.core.fact_awaited == firm
     lab.journal.broken = ""
     lab.commit()
     lab.commit()
