@@ -104,14 +104,17 @@ class Bridge:
 
     async def open(self, path: Path, journal: Journal, kept_s: int) -> None:
         """Open the books, and take what the journal has for them. Close it, whatever comes after."""
-        core = self._core
         async with AsyncExitStack() as stack:
             self.messages = await stack.enter_async_context(await Messages.open(path))
             self._outcomes = Outcomes(path, await open_reader(path))
             stack.push_async_callback(self._outcomes.close)
             self._campaigns = await Campaigns.open(self.messages, self.people.profiles.path)
             stack.push_async_callback(self._campaigns.close)
+            await self._open(journal, kept_s)
             self._stack = stack.pop_all()
+
+    async def _open(self, journal: Journal, kept_s: int) -> None:
+        core = self._core
         self.fleet_tables = FleetTables(self.messages)
         await self.presence.open(self.fleet_tables)
         self.fleet = Fleet(
@@ -192,7 +195,7 @@ class Bridge:
         self.intake.open(self.books, self.sends.asked)
         core.router.serve(REQUESTS, self.sends.heard, writes=True)
         # After a backup the books may know numbers that the log does not: they are not given again.
-        core.log.head = max(core.log.head, max(await self.messages.booked(), default=0))
+        core.log.head = max(core.log.head, await self.messages.highest())
         applied = await self.messages.applied()
         core.fact_head = max(core.fact_head, applied)
         self.intake.done = applied

@@ -349,6 +349,12 @@ class Messages:
         sql = "SELECT seq FROM recipient WHERE state = 'sent' AND seq IS NOT NULL"
         return await self.read(lambda db: {seq for (seq,) in db.execute(sql)})
 
+    async def highest(self) -> int:
+        """The highest of these places, or 0."""
+        sql = "SELECT coalesce(max(seq), 0) FROM recipient WHERE state = 'sent' AND seq IS NOT NULL"
+        (number,) = await self.read(lambda db: db.execute(sql).fetchone())
+        return int(number)
+
     async def apply(
         self,
         *,

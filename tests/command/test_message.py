@@ -90,6 +90,7 @@ def test_recipients_are_exported_page_by_page(data: Path) -> None:
 
 @pytest.fixture
 def watched(data: Path) -> Iterator[Path]:
+    ok("brand", "add", "acme", "--data", data)
     booked(data, {"people": people(sent=3), "state": "open", "expires_at": AT + 10**12})
     with serving("--data", data, "--listen", "mqtt://127.0.0.1:0"):
         yield data
