@@ -20,6 +20,7 @@ from broker.address import Listener
 from broker.admission import Admission
 from broker.bridge.bridge import Bridge
 from broker.bridge.enrolment import Enrolment
+from broker.bridge.intake import settling
 from broker.bridge.receipts import Receipts
 from broker.bridge.tail import Tail
 from broker.committer import Committer
@@ -518,7 +519,7 @@ class Broker:
         recipients = self.core.router.route(name).receivers
         promise = Promise()
         settled = asyncio.get_running_loop().create_future()
-        promise.then = settled.set_result
+        promise.then = settling(settled)
         reason: int | None = self.core.publish(message, promise=promise)
         self.core.flush()
         if reason is None:
@@ -554,7 +555,7 @@ class Broker:
         settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         told: list[Reason | None] = []
         promise = Promise()
-        promise.then = settled.set_result
+        promise.then = settling(settled)
         self.reactor.run(lambda: told.append(self.core.publish(message, retain=retain, promise=promise)))
         return await settled if told == [None] else int(told[0] or 0)
 

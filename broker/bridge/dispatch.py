@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from broker.bridge.intake import Intake, now_ms
+from broker.bridge.intake import Intake, now_ms, settling
 from broker.errors import Failed
 from broker.limits import PURGED_MAX
 from broker.message import BOOKED, Message, Promise
@@ -254,7 +254,7 @@ class _Turn:
                 )
                 promise = Promise()
                 settled = loop.create_future()
-                promise.then, promise.deferred = settled.set_result, True
+                promise.then, promise.deferred = settling(settled), True
                 reason = core.publish(message, once=True, promise=promise, must=True)
                 if reason == Reason.QUOTA_EXCEEDED:
                     if core.unable:

@@ -24,7 +24,7 @@ from broker.bridge.condition import Any as AnyOf
 from broker.bridge.condition import BadCondition, Condition, Query, parse, term
 from broker.bridge.facts import Saying
 from broker.bridge.figures import iso
-from broker.bridge.intake import Intake, now_ms
+from broker.bridge.intake import Intake, now_ms, settling
 from broker.bridge.message_id import MessageIds
 from broker.bridge.people import People
 from broker.bridge.presence import Presence, Who
@@ -436,7 +436,7 @@ class Fleet:
             )
             settled: asyncio.Future[int] = loop.create_future()
             promise = Promise()
-            promise.then = settled.set_result
+            promise.then = settling(settled)
             reason = core.publish(message, once=True, promise=promise)
             if reason is not None:
                 settled.set_result(int(reason))

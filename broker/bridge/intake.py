@@ -223,3 +223,13 @@ def _sort(fact: Happening | None) -> type[Any]:
 def now_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def settling(told: asyncio.Future[int]) -> Callable[[int], None]:
+    """What a promise calls: it puts the reason into `told`, unless nobody waits for it any more."""
+
+    def settle(reason: int) -> None:
+        if not told.done():
+            told.set_result(reason)
+
+    return settle
