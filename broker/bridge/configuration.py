@@ -58,6 +58,7 @@ class Configuration:
         self._post = post
         self._counters = counters
         self._log = log
+        self._change = asyncio.Lock()
         self._changed = asyncio.Event()
         self._decode = msgspec.json.Decoder(_Report).decode
         intake.on("reported", self.handle)
@@ -68,9 +69,18 @@ class Configuration:
             check_name("setting", key)
             if value is not None and not value.isprintable():
                 raise Refused(f"the value of {key} has characters that cannot be seen")
+        async with self._change:
+            await self._change_all(brand, to, changes, write=False)  # it is refused before anything is changed
+            return await self._change_all(brand, to, changes, write=True)
+
+    async def _change_all(
+        self, brand: str, to: Devices, changes: Mapping[str, str | None], *, write: bool
+    ) -> dict[str, int]:
         devices = changed = 0
         async for page in devices_of(self._people, brand, to):
-            now_changed, large = await self._tables.configure(brand, page, changes, now_ms(), limits.CONFIG_BYTES_MAX)
+            now_changed, large = await self._tables.configure(
+                brand, page, changes, now_ms(), limits.CONFIG_BYTES_MAX, write=write
+            )
             if large:
                 raise Refused(
                     f"the configuration of {large} would take more than {limits.CONFIG_BYTES_MAX:,} bytes",

@@ -1,7 +1,7 @@
 """Commands for devices: whom they address, in which stages they go out, what came of them.
 
-A command is in the books before anything is published, and what was published is in the books a moment later. So after
-a crash a device may be sent a command a second time; it knows it by its id, and does it once.
+A command is in the books before anything is published, and what was published is in the books a moment later. After a
+restart all is sent again that was not answered; a device knows a command by its id, and does it once.
 
     waiting ──→ sent ──→ succeeded, failed     the device has said so: its first word counts, however late
        └─────────┴─────→ expired, cancelled    nobody waits for it any more
@@ -254,18 +254,22 @@ class Fleet:
             command = await self._one(id)
             if command.state not in ("running", "halted"):
                 raise Refused(f"{id} is {command.state}", remedy=f"pushbroker command show {id}")
-            after = 0
-            while told := await self._tables.told(command.number, "sent", after, limits.COMMAND_AT_ONCE):
-                after = told[-1].number
-                waiting = [(_topic(command.brand, one.device), one.seq) for one in told if one.seq]
-
-                def take_back(waiting: Sequence[tuple[bytes, int]] = waiting) -> None:
-                    for topic, seq in waiting:
-                        self._core.take_back(topic, seq)
-
-                self._run(take_back)
+            await self._take_back(command)
             await self._end(command, "cancelled")
         return command
+
+    async def _take_back(self, command: Command) -> None:
+        """Whoever has it waiting in a session is not to get it any more."""
+        after = 0
+        while told := await self._tables.told(command.number, "sent", after, limits.COMMAND_AT_ONCE):
+            after = told[-1].number
+            waiting = [(_topic(command.brand, one.device), one.seq) for one in told if one.seq]
+
+            def take_back(waiting: Sequence[tuple[bytes, int]] = waiting) -> None:
+                for topic, seq in waiting:
+                    self._core.take_back(topic, seq)
+
+            self._run(take_back)
 
     async def _one(self, id: str) -> Command:
         command = self._open.get(id) or await self._tables.command(id)
@@ -313,10 +317,13 @@ class Fleet:
 
     async def run(self) -> None:
         """Serve, for ever."""
-        self._open = {command.id: command for command in await self._tables.open()}
+        begun = False
         while True:
             self._changed.clear()
             try:
+                if not begun:
+                    await self._begin()
+                    begun = True
                 await self._round()
             except Failed as error:
                 self._log("commands cannot be sent", error=error.message, remedy=error.remedy)
@@ -328,10 +335,20 @@ class Fleet:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), TICK_S if self._open else None)
 
+    async def _begin(self) -> None:
+        """Send again what nobody has answered: a session may have been lost just before the last process ended."""
+        async with self._change:
+            for command in await self._tables.open():
+                await self._take_back(command)  # so that nobody has it waiting twice
+                await self._tables.unsend_all(command.number)
+                self._open.setdefault(command.id, command)
+
     async def _round(self) -> None:
-        fresh, self._fresh = self._fresh, {}
-        for brand in {brand for brand, _ in fresh}:
-            await self._tables.unsend(brand, [name for of, name in fresh if of == brand])
+        for brand in {brand for brand, _ in self._fresh}:
+            fresh = [name for of, name in self._fresh if of == brand]
+            await self._tables.unsend(brand, fresh)
+            for name in fresh:
+                self._fresh.pop((brand, name), None)
         listening = [who for who in self._look if self._listens(*who)]
         for who in [who for who in self._look if who not in self._presence.online]:
             del self._look[who]

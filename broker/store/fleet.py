@@ -233,6 +233,11 @@ class FleetTables:
                    CROSS JOIN command c ON c.number = d.command AND c.brand = ?)"""
         await self._write(lambda db: db.execute(sql, (_array(devices), brand)))
 
+    async def unsend_all(self, command: int) -> None:
+        """Who was sent this and has not answered waits for it again."""
+        sql = "UPDATE command_device SET state = 'waiting', seq = NULL WHERE command = ? AND state = 'sent'"
+        await self._write(lambda db: db.execute(sql, (command,)))
+
     async def answer(self, answer: Answer) -> bool:
         """Note what a device says; the first word counts. False: nothing was asked of it, or it has said so before."""
         sql = """UPDATE command_device SET state = ?, ended_at = ?, output = ?, error = ?
@@ -253,9 +258,9 @@ class FleetTables:
     # -- configuration -------------------------------------------------------------------------------------------------
 
     async def configure(
-        self, brand: str, devices: Sequence[str], changes: Mapping[str, str | None], now: int, most: int
+        self, brand: str, devices: Sequence[str], changes: Mapping[str, str | None], now: int, most: int, *, write: bool
     ) -> tuple[int, str]:
-        """Change what is desired of these devices; None takes a key out. All, or nothing.
+        """Change what is desired of these devices, or see what that would do; None takes a key out. All, or nothing.
 
         Returns of how many that changed anything, and the device whose configuration would be larger than `most` bytes.
         """
@@ -275,6 +280,8 @@ class FleetTables:
                     return 0, device
                 if after != before:
                     changed.append((brand, device, version + 1, after, now))
+            if not write:
+                return len(changed), ""
             db.executemany(
                 """INSERT INTO configuration (brand, device, version, desired, desired_at, told)
                    VALUES (?, ?, ?, ?, ?, 0)

@@ -14,7 +14,7 @@ from support.served import eventually
 from broker.admin.operations import Context, perform
 from broker.app import Broker
 from broker.bridge.fleet import allowed, stages_of
-from broker.errors import NotFound, Refused
+from broker.errors import Failed, NotFound, Refused
 from broker.wire.packets import Properties
 
 LASTING: dict[str, Any] = {"clean_start": False, "properties": Properties(session_expiry=3600)}
@@ -235,6 +235,54 @@ async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         assert (await until(broker, id, lambda shown: shown["done"]))["succeeded"]
         await till.subscribe("acme/device/till-3/desired", qos=1)
         assert await asked(till) == {"version": 1, "config": {"volume": "3"}}
+
+
+async def test_what_was_not_answered_before_a_restart_is_sent_again_and_once_to_those_away(tmp_path: Path) -> None:
+    async with running(tmp_path / "data") as broker:
+        await populate(broker)
+        kiosk, away = await listening(broker, "kiosk-7", **LASTING), await listening(broker, "till-3", **LASTING)
+        await away.disconnect()
+        id = await command(broker)
+        assert (await asked(kiosk))["command_id"] == id
+        await until(broker, id, lambda shown: shown["counts"]["sent"] == 2)
+        await kiosk.disconnect()
+    async with running(tmp_path / "data") as broker:
+        kiosk, away = await device(broker, "kiosk-7", **LASTING), await device(broker, "till-3", **LASTING)
+        for client in (kiosk, away):
+            assert (await asked(client))["command_id"] == id
+            await client.silent()
+
+
+async def test_books_that_fail_for_a_while_lose_no_session_that_is_new(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kiosk = await listening(broker, "kiosk-7")
+    id = await command(broker, to={"devices": ["kiosk-7"]})
+    await asked(kiosk)
+    await until(broker, id, lambda shown: shown["counts"]["sent"] == 1)
+    failed = asyncio.Event()
+
+    async def unable(*_: object) -> None:
+        failed.set()
+        raise Failed("the disk is full", remedy="")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(broker.bridge.fleet_tables, "unsend", unable)
+        await kiosk.disconnect()
+        kiosk = await listening(broker, "kiosk-7")
+        await asyncio.wait_for(failed.wait(), 5)
+    assert (await asked(kiosk))["command_id"] == id
+
+
+async def test_a_configuration_that_one_device_cannot_hold_is_set_on_none(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.bridge.fleet._PAGE", 1)
+    await operate(broker, "config.set", brand="acme", to={"devices": ["till-3"]}, changes={"a": "x" * 9000})
+    with pytest.raises(Refused, match="till-3 would take more"):
+        await operate(broker, "config.set", brand="acme", to={"all": True}, changes={"b": "x" * 9000})
+    shown = await operate(broker, "config.show", brand="acme", to={"all": True})
+    assert [(one["device"], one["version"]) for one in shown if one["version"]] == [("till-3", 1)]
 
 
 async def test_desired_and_reported_configurations(broker: Broker) -> None:
