@@ -19,7 +19,7 @@ async def _run(directory: Path, lives: int, how: str) -> Chain:
     return chain
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(3))
 async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, number: int) -> None:
     chain = await _run(tmp_path, _LIVES, "kill")
     totals = chain.ledger.totals

@@ -18,7 +18,7 @@ from broker.wire.packets import Properties, Puback, Publish
 
 USERS = 600
 AWAY = 20  # of them have a device that is away until the end
-LIVES = 5
+LIVES = 4
 REQUEST = {"to": {"condition": "tag:all"}, "payload": "hello", "idempotency_key": "spring", "throttle_per_s": 1000}
 
 
