@@ -52,11 +52,9 @@ from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
 from broker.trust.gate import Gate
 from broker.watch.throttle import Throttle
-from broker.wire.codes import PacketType, Reason
+from broker.wire.codes import Reason
 from broker.wire.packets import Properties
-from broker.wire.primitives import encode_varint
-from broker.wire.properties import decode_properties
-from broker.wire.publish import forwarded, message_id
+from broker.wire.publish import forwarded, message_id, properties_of
 from broker.wire.topics import SHARE_PREFIX, check_filter, check_topic_name
 
 # Descriptors for the store, the log, listeners, admin commands.
@@ -575,8 +573,7 @@ class Broker:
         try:
             while True:
                 message = waiting.popleft() if waiting else await tail.next()
-                encoded = message.properties
-                properties, _ = decode_properties(encode_varint(len(encoded)) + encoded, 0, PacketType.PUBLISH)
+                properties = properties_of(message)
                 yield {
                     "at": _iso(datetime.now(UTC)),
                     "topic": message.topic.decode(),

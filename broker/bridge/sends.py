@@ -24,9 +24,7 @@ from broker.message import Message
 from broker.route.access import may_publish
 from broker.session.session import Session
 from broker.store.messages import MessageRow, Messages, NewMessage, NewRecipient
-from broker.wire.codes import PacketType
-from broker.wire.primitives import encode_varint
-from broker.wire.properties import decode_properties
+from broker.wire.publish import properties_of
 from broker.wire.topics import check_topic_name
 
 REQUESTS: Final = b"+/send"
@@ -99,8 +97,7 @@ class Sends:
         """A brand's server has published to `{brand}/send`."""
         if origin is None or origin.identity.role is not Role.SERVER:
             return
-        encoded = message.properties
-        properties, _ = decode_properties(encode_varint(len(encoded)) + encoded, 0, PacketType.PUBLISH)
+        properties = properties_of(message)
         brand = origin.identity.brand
         topic = properties.response_topic or f"{brand}/{ANSWERS}"
         try:
