@@ -23,14 +23,15 @@ ARROWS = {
     "trust": BASE | {"store"},
     "listen": BASE | {"wire", "route", "session"},
     "bridge": BASE | {"wire", "route", "session", "store"},
+    "pull": BASE | {"wire", "route", "session", "store", "bridge"},
     "links": BASE | {"wire", "route", "session", "store", "client_sdk"},
     "watch": BASE,
     "config": BASE,
     "admission": BELOW_APP,
     "bench": {"errors"},  # it measures all the others from outside
     "committer": BASE | {"wire", "route", "session"},
-    "app": BELOW_APP | {"admission", "committer", "links"},
-    "admin": BELOW_APP | {"app", "links"},
+    "app": BELOW_APP | {"admission", "committer", "links", "pull"},
+    "admin": BELOW_APP | {"app", "links", "pull"},
     "command": BELOW_APP | {"app", "admin", "bench", "client_sdk"},
     "client_sdk": set(),
     "__init__": set(),
@@ -45,7 +46,7 @@ IMPURE = {
 }  # fmt: skip
 
 # Where the name to install is not the name to import.
-DISTRIBUTIONS = {"paho": "paho-mqtt", "argon2": "argon2-cffi"}
+DISTRIBUTIONS = {"paho": "paho-mqtt", "argon2": "argon2-cffi", "yaml": "pyyaml", "Stemmer": "pystemmer"}
 
 
 def sources() -> list[Path]:

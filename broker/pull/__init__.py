@@ -1,0 +1,1 @@
+"""Pull: a customer asks and is answered at once; a person takes over where the automation ends."""
