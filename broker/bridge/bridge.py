@@ -10,6 +10,7 @@ from broker.bridge.address import Addresses
 from broker.bridge.books import Books
 from broker.bridge.campaigns import Campaigner
 from broker.bridge.configuration import Configuration
+from broker.bridge.desk import SEND, Desk
 from broker.bridge.dispatch import Dispatcher
 from broker.bridge.engaged import Engaged
 from broker.bridge.fleet import Fleet
@@ -19,11 +20,13 @@ from broker.bridge.people import People, Register
 from broker.bridge.preferences import Preferences
 from broker.bridge.presence import Presence
 from broker.bridge.receipts import Receipts
-from broker.bridge.sends import REQUESTS, Sends
+from broker.bridge.sends import Sends
 from broker.bridge.withdraw import Withdrawals
 from broker.errors import Failed
 from broker.journal import Journal
+from broker.message import Message
 from broker.session.core import Core
+from broker.session.session import Session
 from broker.store.campaigns import Campaigns
 from broker.store.database import open_reader
 from broker.store.fleet import FleetTables
@@ -75,13 +78,23 @@ class Bridge:
         self._log = log
         self.post = post
         self.people = People(register)
+
+        def serve(filter: bytes, service: Callable[[Message, Session | None], None]) -> None:
+            core.router.serve(filter, service, writes=True)
+
         self.intake = Intake(
             record=core.record,
             applied=core.applied,
             booked=core.log.booked,
-            serve=lambda filter, service: core.router.serve(filter, service, writes=True),
+            serve=serve,
             log=log,
             unexpected=core.unexpected,
+        )
+        self.desk = Desk(
+            ids=receipts.ids,
+            intake=self.intake,
+            serve=serve,
+            reply=self._reply,
         )
         self.preferences = Preferences(self.people, post, core.retained.get, core.counters, log)
         self.intake.on("preferences", self.preferences.handle)
@@ -175,7 +188,6 @@ class Bridge:
             messages=self.messages,
             ids=self._receipts.ids,
             audience=Engaged(addresses.audience, self._campaigns),
-            record=self.intake.asked,
             run=self._spawn,
             reply=self._reply,
             schedule=self.dispatcher.schedule,
@@ -192,8 +204,9 @@ class Bridge:
             log=self._log,
             unexpected=core.unexpected,
         )
-        self.intake.open(self.books, self.sends.asked)
-        core.router.serve(REQUESTS, self.sends.heard, writes=True)
+        self.intake.open(self.books)
+        self.intake.together(SEND, self.sends.asked)
+        self.desk.open(SEND)
         # After a backup the books may know numbers that the log does not: they are not given again.
         core.log.head = max(core.log.head, await self.messages.highest())
         applied = await self.messages.applied()

@@ -55,7 +55,7 @@ class Saying(msgspec.Struct, frozen=True, array_like=True, tag="up"):
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
-    """A brand's server has published to `{brand}/send`. `id` is the message's, should it be accepted."""
+    """A brand's server has published to `{brand}/{kind}`. `id` is new: a message's, should it become one."""
 
     brand: str
     sender: str
@@ -64,8 +64,25 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
     reply_topic: str
     reply_data: bytes
     at: int
+    kind: str = "send"
 
 
-Happening = Sent | Delivered | Gone | Saying | Asked
+class Questioned(msgspec.Struct, frozen=True, array_like=True, tag="question"):
+    """A device has published a question to its `up/ask`. `id` is the question's."""
+
+    id: str
+    brand: str
+    device: str
+    user: str
+    store: str
+    text: str
+    locale: str
+    choice: str
+    reply_topic: str
+    reply_data: bytes
+    at: int
+
+
+Happening = Sent | Delivered | Gone | Saying | Asked | Questioned
 encode: Final = msgspec.msgpack.Encoder().encode
 decode: Final = msgspec.msgpack.Decoder(Happening).decode

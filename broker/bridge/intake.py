@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from broker.bridge.facts import Asked, Delivered, Gone, Happening, Saying, Sent, decode, encode
+from broker.bridge.facts import Asked, Delivered, Gone, Happening, Questioned, Saying, Sent, decode, encode
 from broker.errors import Failed
 from broker.identity import Role
 from broker.journal import Fact
@@ -29,8 +29,14 @@ RETRY_S: Final = 1.0
 UP: Final = "+/device/+/up/"
 RECEIPT: Final = "receipt"
 
+BOOKED: Final = "booked"
+QUESTION: Final = "question"
+_UP: Final = "up/"
+
 Handler = Callable[[Saying], Awaitable[None]]
 Booked = Sent | Delivered | Gone
+# Applies facts of one sort, and remembers the number of the last one with them.
+Together = Callable[[Sequence[Any], int], Awaitable[None]]
 
 
 class Books(Protocol):
@@ -68,8 +74,8 @@ class Intake:
         self._serve = serve
         self._log = log
         self._unexpected = unexpected
-        self._handlers: dict[str, Handler] = {}
-        self._asked: Callable[[Sequence[Asked], int], Awaitable[None]] | None = None
+        self._each: dict[str, Callable[[Any], Awaitable[None]]] = {}
+        self._together: dict[str, Together] = {}
         self._waiting: deque[Fact] = deque()
         self._arrived = asyncio.Event()
         self._books: Books | None = None
@@ -77,15 +83,23 @@ class Intake:
         self.done = 0  # the number of the last fact that was applied
         self._changed = asyncio.Condition()
 
-    def open(self, books: Books, asked: Callable[[Sequence[Asked], int], Awaitable[None]]) -> None:
-        """From now on receipts are heard, and go into these books; requests go to `asked`, which books them itself."""
+    def open(self, books: Books) -> None:
+        """From now on receipts are heard, and go into these books."""
         self._books = books
-        self._asked = asked
+        self._together[BOOKED] = books.book
         self._serve(f"{UP}{RECEIPT}".encode(), self.heard)
+
+    def together(self, sort: str, handler: Together) -> None:
+        """From now on facts of this sort go to `handler`, as many as come, and it books the number of the last."""
+        self._together[sort] = handler
+
+    def each(self, sort: str, handler: Callable[[Any], Awaitable[None]]) -> None:
+        """From now on facts of this sort go to `handler`, one by one."""
+        self._each[sort] = handler
 
     def on(self, kind: str, handler: Handler) -> None:
         """From now on what devices publish to their `up/{kind}` is written down, and goes to `handler`."""
-        self._handlers[kind] = handler
+        self.each(f"{_UP}{kind}", handler)
         self._serve(f"{UP}{kind}".encode(), self.heard)
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -98,8 +112,8 @@ class Intake:
         kind = message.topic.rpartition(b"/")[2].decode()
         self._record(encode(Saying(who.brand, who.name, who.user, who.store, kind, message.payload, now_ms())))
 
-    def asked(self, request: Asked) -> None:
-        """A brand's server wants something sent."""
+    def asked(self, request: Asked | Questioned) -> None:
+        """A brand's server wants something done, or a device wants to know something."""
         self._record(encode(request))
 
     def delivered(self, session: Session, message: Message) -> None:
@@ -151,7 +165,7 @@ class Intake:
                 self._waiting.popleft()
             await self._up_to(group[-1][0])
 
-    async def _applied_all(self, sort: type[Any], group: Sequence[tuple[int, Happening | None]]) -> None:
+    async def _applied_all(self, sort: str, group: Sequence[tuple[int, Happening | None]]) -> None:
         """Apply these, with their numbers. Where a bug is in the way, each alone; the one it is about is left."""
         last = group[-1][0]
         while True:
@@ -167,7 +181,7 @@ class Intake:
                         await self._applied_all(sort, [one])
                 else:
                     self._unexpected(error)
-                    await self._applied_all(_Left, [(last, None)])
+                    await self._applied_all("", [(last, None)])
             return
 
     def _decoded(self, fact: Fact) -> Happening | None:
@@ -178,18 +192,13 @@ class Intake:
             return None
         return happening
 
-    async def _apply(self, sort: type[Any], group: Sequence[Any], last: int) -> None:
+    async def _apply(self, sort: str, group: Sequence[Any], last: int) -> None:
         assert self._books is not None  # it is open
-        if sort is Sent:
-            await self._books.book(group, last)
+        if together := self._together.get(sort):
+            await together(group, last)
             return
-        if sort is Asked and self._asked is not None:
-            await self._asked(group, last)
-            return
+        handler = self._each.get(sort, _nothing)
         for one in group:
-            handler = self._handlers.get(one.kind) if isinstance(one, Saying) else None
-            if handler is None:
-                continue  # of an older or newer version
             try:
                 await handler(one)
             except Failed:
@@ -210,14 +219,23 @@ class Intake:
             await self._changed.wait_for(lambda: self.done >= number)
 
 
-class _Left:
-    """The sort of a fact of which nothing becomes."""
+async def _nothing(_fact: object) -> None:
+    """Becomes of a fact of an older or newer version."""
 
 
-def _sort(fact: Happening | None) -> type[Any]:
-    """Which facts are applied together."""
-    booked = isinstance(fact, Booked) or (isinstance(fact, Saying) and fact.kind == RECEIPT)
-    return Sent if booked else type(fact)
+def _sort(fact: Happening | None) -> str:
+    """Which facts are applied together, and by whom; '' by nobody."""
+    match fact:
+        case None:
+            return ""
+        case Saying():
+            return BOOKED if fact.kind == RECEIPT else f"{_UP}{fact.kind}"
+        case Asked():
+            return fact.kind
+        case Questioned():
+            return QUESTION
+        case _:
+            return BOOKED
 
 
 def now_ms() -> int:

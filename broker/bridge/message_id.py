@@ -1,4 +1,4 @@
-"""Message ids: time-ordered, unique, short, and safe in a topic, a URL and a file name."""
+"""Ids of messages, questions, conversations: time-ordered, unique, short, safe in a topic, a URL, a file name."""
 
 import secrets
 import time
@@ -9,12 +9,13 @@ _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET] 
 
 
 class MessageIds:
-    """Makes ids: `m`, 48 bits of milliseconds, 16 bits that count within one, and 35 random bits of this process.
+    """Makes ids: a letter, 48 bits of milliseconds, 16 bits that count within one, and 35 random bits of this process.
 
     A restart within a millisecond, or two brokers, differ in the last ones. An id is a name and no secret.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, letter: str = "m") -> None:
+        self._letter = letter
         self._last_ms = 0
         self._count = 0
         self._prefix = ""  # what the ids of this time have in common: it changes each 256 ms
@@ -33,7 +34,7 @@ class MessageIds:
         pairs = _PAIRS
         if not self._count:
             self._prefix = (
-                f"m{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}"
+                f"{self._letter}{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}"
                 f"{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}"
             )
         return (

@@ -17,18 +17,10 @@ from broker.bridge.facts import Asked
 from broker.bridge.intake import now_ms
 from broker.bridge.message_id import MessageIds
 from broker.bridge.request import Answer, Code, RequestRefused, SendRequest, To, WithdrawRequest
-from broker.errors import Failed, ProtocolError
-from broker.identity import Role
+from broker.errors import Failed
 from broker.limits import NOT_BEFORE_MAX_S, RECIPIENTS_MAX
-from broker.message import Message
-from broker.route.access import may_publish
-from broker.session.session import Session
 from broker.store.messages import MessageRow, Messages, NewMessage, NewRecipient
-from broker.wire.publish import properties_of
-from broker.wire.topics import check_topic_name
 
-REQUESTS: Final = b"+/send"
-ANSWERS: Final = "send/answer"
 # Filled at the same time: a large one does not hold up those of one recipient.
 FILLING_MAX: Final = 4
 SAMPLE: Final = 20
@@ -59,7 +51,7 @@ class Audience(Protocol):
 class Sends:
     """Accepts rich sends.
 
-    record(asked): make a fact of it. run: a coroutine, beside all else. reply(topic, correlation data, answer):
+    run: a coroutine, beside all else. reply(topic, correlation data, answer):
     publish it. schedule(message, when): it may be sent. withdraw(message, by): returns when that is certain, with
     what waits for its end and says from how many it was taken back.
     """
@@ -70,7 +62,6 @@ class Sends:
         messages: Messages,
         ids: MessageIds,
         audience: Audience,
-        record: Callable[[Asked], object],
         run: Callable[[Coroutine[Any, Any, None]], object],
         reply: Callable[[str, bytes, bytes], object],
         schedule: Callable[[int, int], object],
@@ -81,7 +72,6 @@ class Sends:
         self._messages = messages
         self._ids = ids
         self._audience = audience
-        self._record = record
         self._run = run
         self._reply = reply
         self._schedule = schedule
@@ -92,28 +82,6 @@ class Sends:
         self._filling: dict[str, asyncio.Future[Answer]] = {}  # by message id
 
     # -- requests ----------------------------------------------------------------------------------------------------
-
-    def heard(self, message: Message, origin: Session | None) -> None:
-        """A brand's server has published to `{brand}/send`."""
-        if origin is None or origin.identity.role is not Role.SERVER:
-            return
-        properties = properties_of(message)
-        brand = origin.identity.brand
-        topic = properties.response_topic or f"{brand}/{ANSWERS}"
-        try:
-            check_topic_name(topic.encode())
-            allowed = may_publish(origin.identity, topic.encode()) and topic != f"{brand}/send"
-        except ProtocolError:
-            allowed = False
-        payload, correlation = message.payload, properties.correlation_data or b""
-        if not allowed:
-            why = RequestRefused(
-                Code.BAD_VALUE, "Response Topic", f"answers cannot go to {topic}: name a topic of your own"
-            )
-            answer = _refused(why, requests.request_id_of(payload))
-            self._reply(f"{brand}/{ANSWERS}", correlation, requests.encode_answer(answer))
-            return
-        self._record(Asked(brand, origin.identity.path, self._ids.next(), payload, topic, correlation, now_ms()))
 
     async def asked(self, group: Sequence[Asked], up_to: int) -> None:
         """These requests are on the disk. Raises `Failed` when they cannot be taken over: then they come again."""

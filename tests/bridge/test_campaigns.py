@@ -64,7 +64,6 @@ class Shop:
             messages=self.messages,
             ids=MessageIds(),
             audience=Engaged(Addresses(self.profiles, self.messages).audience, self.store),
-            record=lambda _: None,
             run=self.run,
             reply=lambda *_: None,
             schedule=lambda *_: None,
