@@ -203,7 +203,7 @@ class Messages:
 
     async def applied_up_to(self, number: int) -> None:
         """Remember the number of the last fact that others have applied."""
-        await self.write(lambda db: _applied(db, number))
+        await self.write(lambda db: applied_in(db, number))
 
     async def add(
         self, new: Sequence[tuple[NewMessage, tuple[str, bytes, int] | None]], up_to: int
@@ -216,7 +216,7 @@ class Messages:
 
         def work(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
             stands = _add(db, new)
-            _applied(db, up_to)
+            applied_in(db, up_to)
             return stands
 
         return await self.write(work)
@@ -372,7 +372,7 @@ class Messages:
             happened = _noted(db, [*_sent(db, sent), *_spoken(db, spoken), *_gone(db, gone)])
             _close(db, {one.message for one in happened})
             if up_to is not None:
-                _applied(db, up_to)
+                applied_in(db, up_to)
             return happened
 
         return await self.write(work)
@@ -469,7 +469,8 @@ def _array(values: Sequence[Any]) -> str:
     return _json(values).decode()
 
 
-def _applied(db: sqlite3.Connection, number: int) -> None:
+def applied_in(db: sqlite3.Connection, number: int) -> None:
+    """Remember, in this transaction, up to which number the facts of the journal are in here."""
     db.execute("UPDATE applied SET fact = max(fact, ?)", (number,))
 
 
