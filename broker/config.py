@@ -185,6 +185,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """What was sent through the bridge, and what became of it."""
         return self.data / "messages.db"
 
+    @property
+    def content_path(self) -> Path:
+        """What brands have to say to who asks."""
+        return self.data / "content.db"
+
 
 class Setting(msgspec.Struct, frozen=True):
     """One row of the table of settings: what the flags, the documents and the tests are made from."""

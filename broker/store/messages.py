@@ -192,7 +192,7 @@ class Messages:
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` returns, done in a transaction: all of it is on the disk then, or nothing."""
         with guarded(self.path):
-            return await self._db.call(lambda db: _transaction(db, work))
+            return await self._db.call(lambda db: transaction(db, work))
 
     # -- accepting ---------------------------------------------------------------------------------------------------
 
@@ -453,7 +453,8 @@ class Messages:
 # -- in the database's thread ------------------------------------------------------------------------------------------
 
 
-def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+def transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """What `work` returns, done in a transaction."""
     db.execute("BEGIN IMMEDIATE")
     try:
         result = work(db)

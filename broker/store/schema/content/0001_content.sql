@@ -38,7 +38,3 @@ CREATE TABLE changed (
   at    INTEGER NOT NULL,
   PRIMARY KEY (brand, name)
 ) STRICT, WITHOUT ROWID;
-
--- Up to which number the requests in the journal are in here.
-CREATE TABLE applied (fact INTEGER NOT NULL) STRICT;
-INSERT INTO applied VALUES (0);
