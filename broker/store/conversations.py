@@ -1,14 +1,19 @@
 """Conversations in DATA/messages.db: what was asked, answered and said. Times are milliseconds since 1970 (UTC)."""
+# ruff: noqa: S608 - statements are put together of our own words; all else is a parameter
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from broker.store.messages import Messages, applied_in
 
 ASKING: Final = "asking"
+
+State = Literal["automated", "waiting", "agent", "closed"]
+# With a person, or for one.
+HELD: Final = ("waiting", "agent")
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -40,6 +45,95 @@ class Place(NamedTuple):
     entry: int
 
 
+class Conversation(msgspec.Struct, kw_only=True):
+    """A conversation as it is kept, with what lists show of it."""
+
+    number: int
+    id: str
+    brand: str
+    kind: Literal["user", "device"]
+    name: str
+    store: str
+    language: str
+    state: State
+    agent: str
+    why: str
+    handed_by: str
+    opened_at: int
+    changed_at: int
+    waiting_since: int | None
+    reminded_at: int | None
+    replied_at: int | None
+    closed_at: int | None
+    closed_by: str
+    entries: int
+    read_by_customer: int
+    read_by_agent: int
+    unread: int  # entries of the customer that no agent has read
+    last: str  # how what was said last begins
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """What was said, with the answer of a question, and what became of an agent's reply."""
+
+    number: int
+    id: str
+    at: int
+    author: Literal["customer", "agent", "note", "system"]
+    who: str
+    text: str
+    outcome: str | None = None
+    item: str | None = None
+    answer: str | None = None
+    thumb: int | None = None
+    message: str | None = None
+    state: str | None = None  # of the message: sent, delivered, dropped ...
+    reason: str | None = None
+    delivered_at: int | None = None
+    displayed_at: int | None = None
+
+
+class NewEntry(NamedTuple):
+    """What is to stand there. One whose id is there already was written before."""
+
+    id: str
+    at: int
+    author: Literal["agent", "note", "system"]
+    who: str
+    text: str
+
+
+class Opening(NamedTuple):
+    """With whom a conversation is, and the id that it gets if none is open."""
+
+    id: str
+    brand: str
+    kind: str
+    name: str
+    store: str
+    language: str
+    at: int
+
+
+# What is to change of a conversation; raises where that may not be.
+Change = Callable[[Conversation], Mapping[str, object]]
+
+_LAST_CHARS: Final = 120
+_COLUMNS: Final = ", ".join(f"c.{name}" for name in Conversation.__struct_fields__[:-2])
+_LISTED: Final = f"""SELECT {_COLUMNS},
+    (SELECT count(*) FROM entry e
+      WHERE e.conversation = c.number AND e.number > c.read_by_agent AND e.author = 'customer'),
+    coalesce((SELECT substr(e.text, 1, {_LAST_CHARS}) FROM entry e
+      WHERE e.conversation = c.number AND e.author IN ('customer', 'agent') ORDER BY e.number DESC LIMIT 1), '')
+  FROM conversation c"""
+_ENTRIES: Final = """SELECT e.number, e.id, e.at, e.author, e.who, e.text, q.outcome, q.item, q.answer, q.thumb,
+    m.id, r.state, r.reason, r.delivered_at, r.displayed_at
+  FROM entry e LEFT JOIN question q ON q.conversation = e.conversation AND q.entry = e.number
+    LEFT JOIN message m ON e.author = 'agent' AND m.id = e.id
+    LEFT JOIN recipient r ON r.message = m.number AND r.number = 1
+  WHERE e.conversation = ?"""
+
+
 class Conversations:
     """What is said, in the books. Every method raises `Failed` when they cannot be read or written."""
 
@@ -59,8 +153,7 @@ class Conversations:
     async def known(self, ids: Sequence[str]) -> set[str]:
         """Which of these questions are in the books."""
         sql = "SELECT id FROM entry WHERE id IN (SELECT value FROM json_each(?))"
-        listed = msgspec.json.encode(ids).decode()
-        return {id for (id,) in await self.messages.read(lambda db: db.execute(sql, (listed,)).fetchall())}
+        return {id for (id,) in await self.messages.read(lambda db: db.execute(sql, (_array(ids),)).fetchall())}
 
     async def answered(self, id: str, outcome: str, answer: str, took_us: int, rule: str) -> bool:
         """A question for which the brand's server was asked has its answer, from whomever. False: it had one."""
@@ -78,6 +171,178 @@ class Conversations:
             JOIN conversation c ON c.number = q.conversation WHERE q.outcome = 'asking' ORDER BY q.at"""
         rows = await self.messages.read(lambda db: db.execute(sql).fetchall())
         return [Asked(**dict(zip(Asked.__struct_fields__, row, strict=True))) for row in rows]
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    async def by_id(self, brand: str, id: str) -> Conversation | None:
+        """One of a brand's."""
+        return await self._one("c.brand = ? AND c.id = ?", brand, id)
+
+    async def numbered(self, number: int) -> Conversation | None:
+        """The one with this number."""
+        return await self._one("c.number = ?", number)
+
+    async def of(self, brand: str, kind: str, name: str) -> Conversation | None:
+        """The one with somebody that is not closed, or else the last one."""
+        return await self._one("c.brand = ? AND c.kind = ? AND c.name = ? ORDER BY c.number DESC", brand, kind, name)
+
+    async def _one(self, where: str, *values: object) -> Conversation | None:
+        found = await self.messages.read(lambda db: _listed(db, f"WHERE {where} LIMIT 1", *values))
+        return found[0] if found else None
+
+    async def held(self) -> list[Conversation]:
+        """All that are with an agent, or wait for one."""
+        return await self.messages.read(lambda db: _listed(db, "WHERE c.state IN ('waiting', 'agent')"))
+
+    async def listed(
+        self,
+        brand: str,
+        *,
+        states: Sequence[str] = (),
+        agent: str | None = None,
+        store: str | None = None,
+        before: str | None = None,
+        most: int,
+    ) -> list[Conversation]:
+        """Those of a brand, the newest first; behind the one with the id `before`."""
+        where, values = ["c.brand = ?"], [brand]
+        if states:
+            where.append("c.state IN (SELECT value FROM json_each(?))")
+            values.append(_array(states))
+        for column, value in (("agent", agent), ("store", store)):
+            if value is not None:
+                where.append(f"c.{column} = ?")
+                values.append(value)
+        if before is not None:
+            where.append("c.number < (SELECT number FROM conversation WHERE id = ?)")
+            values.append(before)
+        rest = f"WHERE {' AND '.join(where)} ORDER BY c.number DESC LIMIT ?"
+        return await self.messages.read(lambda db: _listed(db, rest, *values, most))
+
+    async def entries(self, conversation: int, *, before: int = 0, most: int, notes: bool = True) -> list[Entry]:
+        """The last ones, or the last ones before a number, in their order; without notes only what was said."""
+        values: list[object] = [conversation]
+        sql = _ENTRIES
+        if before:
+            sql += " AND e.number < ?"
+            values.append(before)
+        if not notes:
+            sql += " AND e.author IN ('customer', 'agent')"
+        sql += " ORDER BY e.number DESC LIMIT ?"
+        rows = await self.messages.read(lambda db: db.execute(sql, (*values, most)).fetchall())
+        return [_entry(row) for row in reversed(rows)]
+
+    async def entry(self, place: Place) -> Entry | None:
+        """One entry."""
+        sql = f"{_ENTRIES} AND e.number = ?"
+        row = await self.messages.read(lambda db: db.execute(sql, place).fetchone())
+        return None if row is None else _entry(row)
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    async def hand_over(self, opening: Opening, change: Change) -> Conversation:
+        """Change the conversation with somebody, which begins with that if none is open."""
+        return await self.messages.write(lambda db: _change(db, _open(db, opening), change))
+
+    async def change(self, number: int, change: Change, entry: NewEntry | None = None) -> tuple[Conversation, int]:
+        """Change a conversation, and write down what was said or done. Returns it, and the entry's number.
+
+        Where the entry is there already, nothing changes.
+        """
+        return await self.messages.write(lambda db: changed(db, number, change, entry))
+
+    async def reserve(self, conversation: int, id: str) -> int:
+        """The number that an entry with this id has, or is to get."""
+
+        def work(db: sqlite3.Connection) -> int:
+            known = db.execute("SELECT number FROM entry WHERE id = ?", (id,)).fetchone()
+            sql = "UPDATE conversation SET entries = entries + 1 WHERE number = ? RETURNING entries"
+            (number,) = known or db.execute(sql, (conversation,)).fetchone()
+            return int(number)
+
+        return await self.messages.write(work)
+
+    async def rate(self, brand: str, kind: str, name: str, question: str, thumb: int) -> bool:
+        """Note whether an answer was of use to who asked. False: it was not their question."""
+        sql = """UPDATE question SET thumb = ? WHERE (conversation, entry) = (
+                   SELECT e.conversation, e.number FROM entry e JOIN conversation c ON c.number = e.conversation
+                   WHERE e.id = ? AND c.brand = ? AND c.kind = ? AND c.name = ?)"""
+        values = (thumb, question, brand, kind, name)
+        return await self.messages.write(lambda db: db.execute(sql, values).rowcount > 0)
+
+    async def close_idle(self, brand: str, before: int, now: int, most: int) -> int:
+        """Close those of the automation in which nothing was said since then, some of them. Returns how many."""
+        sql = """UPDATE conversation SET state = 'closed', closed_at = ?, closed_by = 'idle' WHERE number IN (
+                   SELECT number FROM conversation WHERE brand = ? AND state = 'automated' AND changed_at < ?
+                   LIMIT ?)"""
+        return await self.messages.write(lambda db: db.execute(sql, (now, brand, before, most)).rowcount)
+
+    async def forget(self, brand: str) -> None:
+        """Forget all of a brand's, some at a time."""
+        sql = "DELETE FROM conversation WHERE number IN (SELECT number FROM conversation WHERE brand = ? LIMIT 100)"
+        while await self.messages.write(lambda db: db.execute(sql, (brand,)).rowcount):
+            pass
+
+
+# -- in the database's thread ------------------------------------------------------------------------------------------
+
+
+def _listed(db: sqlite3.Connection, rest: str, *values: object) -> list[Conversation]:
+    fields = Conversation.__struct_fields__
+    return [Conversation(**dict(zip(fields, row, strict=True))) for row in db.execute(f"{_LISTED} {rest}", values)]
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(**dict(zip(Entry.__struct_fields__, row, strict=True)))
+
+
+def _open(db: sqlite3.Connection, opening: Opening) -> int:
+    row = db.execute(
+        """INSERT INTO conversation (id, brand, kind, name, store, language, state, opened_at, changed_at)
+           VALUES (?, ?, ?, ?, ?, ?, 'automated', ?, ?)
+           ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET
+             store = excluded.store, language = excluded.language
+           RETURNING number""",
+        (*opening, opening.at),
+    ).fetchone()
+    return int(row[0])
+
+
+def _change(db: sqlite3.Connection, number: int, change: Change) -> Conversation:
+    (row,) = _listed(db, "WHERE c.number = ?", number)
+    fields = change(row)
+    if not fields:
+        return row
+    columns = ", ".join(f"{name} = :{name}" for name in fields)
+    db.execute(f"UPDATE conversation SET {columns} WHERE number = :number", {**fields, "number": number})
+    (row,) = _listed(db, "WHERE c.number = ?", number)
+    return row
+
+
+def changed(
+    db: sqlite3.Connection, number: int, change: Change, entry: NewEntry | None, place: int = 0
+) -> tuple[Conversation, int]:
+    """What `Conversations.change` does; `place` is the number that was reserved for the entry."""
+    if entry is not None:
+        known = db.execute("SELECT number FROM entry WHERE id = ?", (entry.id,)).fetchone()
+        if known is not None:
+            return _listed(db, "WHERE c.number = ?", number)[0], int(known[0])
+    row = _change(db, number, change)
+    if entry is None:
+        return row, 0
+    if not place:
+        sql = "UPDATE conversation SET entries = entries + 1 WHERE number = ? RETURNING entries"
+        (place,) = db.execute(sql, (number,)).fetchone()
+    db.execute(
+        "INSERT INTO entry (conversation, number, id, at, author, who, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (number, place, *entry),
+    )
+    if entry.author == "agent":
+        db.execute(
+            """UPDATE question SET person_at = ? WHERE conversation = ? AND person_at IS NULL AND outcome = 'person'""",
+            (entry.at, number),
+        )
+    return _listed(db, "WHERE c.number = ?", number)[0], place
 
 
 def _booked(db: sqlite3.Connection, one: Asked) -> Place | None:
@@ -101,7 +366,8 @@ def _said(db: sqlite3.Connection, one: Asked) -> Place:
         """INSERT INTO conversation (id, brand, kind, name, store, language, state, opened_at, changed_at, entries)
            VALUES (?, ?, ?, ?, ?, ?, 'automated', ?, ?, 1)
            ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET entries = entries + 1,
-               changed_at = max(changed_at, excluded.changed_at), store = excluded.store, language = excluded.language
+               changed_at = max(changed_at, excluded.changed_at), store = excluded.store, language = excluded.language,
+               waiting_since = iif(state IN ('waiting', 'agent'), coalesce(waiting_since, excluded.opened_at), NULL)
            RETURNING number, entries""",
         (one.conversation, one.brand, one.kind, one.name, one.store, one.language, one.at, one.at),
     ).fetchone()
@@ -111,3 +377,7 @@ def _said(db: sqlite3.Connection, one: Asked) -> Place:
         (*place, one.id, one.at, one.device, one.text),
     )
     return place
+
+
+def _array(values: Sequence[Any]) -> str:
+    return msgspec.json.encode(values).decode()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.store.conversations import Asked, Conversations, Place
+from broker.store.conversations import Asked, Conversations, NewEntry, Opening, Place, changed
 from broker.store.messages import Messages
 
 AT = 1_795_000_000_000
@@ -66,3 +66,93 @@ async def test_what_the_brands_server_was_asked_is_answered_once(conversations: 
     assert await conversations.asking() == []
     told = "SELECT outcome, took_us, rule FROM question WHERE entry = 1"
     assert await rows(conversations, told) == [("server", 5000, "route:search")]
+
+
+OPENING = Opening("c9", "acme", "user", "ada", "milano", "it", AT)
+
+
+async def test_a_hand_over_opens_a_conversation_or_changes_the_open_one(conversations: Conversations) -> None:
+    waiting = {"state": "waiting", "waiting_since": AT}
+    opened = await conversations.hand_over(OPENING, lambda _: waiting)
+    assert (opened.id, opened.state, opened.entries) == ("c9", "waiting", 0)
+    again = await conversations.hand_over(OPENING._replace(id="c10"), lambda _: {})
+    assert again == opened
+    assert await conversations.held() == [opened]
+    await conversations.book([asked(1)], 1)
+    assert await conversations.by_id("acme", "c9") == await conversations.of("acme", "user", "ada")
+    assert await conversations.by_id("rival", "c9") is None
+
+
+async def test_an_entry_is_written_once_and_the_change_is_made_once(conversations: Conversations) -> None:
+    await conversations.book([asked(1, outcome="person")], 1)
+    reply = NewEntry("m1", AT + 5, "agent", "mia", "Ciao!")
+    taken = {"state": "agent", "agent": "mia"}
+    number = await conversations.reserve(1, "m1")
+    for _ in range(2):
+        row, place = await conversations.messages.write(lambda db: changed(db, 1, lambda _: taken, reply, number))
+        assert (row.state, row.last, place) == ("agent", "Ciao!", 2)
+        assert await conversations.reserve(1, "m1") == 2
+    assert await conversations.change(1, lambda _: {"agent": "leo"}, reply) == (row, 2)
+    assert await rows(conversations, "SELECT person_at FROM question") == [(AT + 5,)]
+
+
+async def test_what_may_not_be_changed_leaves_no_trace(conversations: Conversations) -> None:
+    await conversations.book([asked(1)], 1)
+
+    def refuse(_: object) -> dict[str, object]:
+        raise LookupError("no")
+
+    with pytest.raises(LookupError):
+        await conversations.change(1, refuse, NewEntry("n1", AT, "note", "mia", "x"))
+    assert len(await conversations.entries(1, most=10)) == 1
+
+
+async def test_unread_is_what_the_customer_said_since(conversations: Conversations) -> None:
+    await conversations.book([asked(1), asked(2)], 1)
+    row, _ = await conversations.change(1, lambda row: {"read_by_agent": row.entries})
+    assert row.unread == 0
+    await conversations.book([asked(3, text="x" * 500)], 2)
+    (row,) = await conversations.listed("acme", states=["automated"], store="milano", agent="", most=5)
+    assert (row.unread, row.last) == (1, "x" * 120)
+
+
+async def test_history_comes_in_pages_without_notes(conversations: Conversations) -> None:
+    await conversations.book([asked(number) for number in range(1, 6)], 1)
+    await conversations.change(1, lambda _: {}, NewEntry("n1", AT, "note", "mia", "rude"))
+    assert [one.number for one in await conversations.entries(1, most=2)] == [5, 6]
+    assert [one.number for one in await conversations.entries(1, most=2, notes=False)] == [4, 5]
+    assert [one.number for one in await conversations.entries(1, before=3, most=2)] == [1, 2]
+    entry = await conversations.entry(Place(1, 6))
+    assert entry is not None
+    assert (entry.author, entry.answer) == ("note", None)
+
+
+async def test_lists_go_on_behind_a_conversation(conversations: Conversations) -> None:
+    await conversations.book([asked(number, name=f"u{number}") for number in range(1, 5)], 1)
+    assert [one.id for one in await conversations.listed("acme", before="c3", most=1)] == ["c2"]
+    assert await conversations.listed("rival", most=9) == []
+
+
+async def test_only_silent_ones_of_the_automation_are_closed(conversations: Conversations) -> None:
+    await conversations.book([asked(1), asked(2, name="bob"), asked(900, name="cyd")], 1)
+    await conversations.change(2, lambda _: {"state": "agent"})
+    assert await conversations.close_idle("acme", AT + 100, AT + 2000, 10) == 1
+    assert await rows(conversations, "SELECT id, state FROM conversation") == [
+        ("c1", "closed"),
+        ("c2", "agent"),
+        ("c900", "automated"),
+    ]
+
+
+async def test_only_who_asked_rates_an_answer(conversations: Conversations) -> None:
+    await conversations.book([asked(1)], 1)
+    assert not await conversations.rate("acme", "user", "bob", "q1", 1)
+    assert await conversations.rate("acme", "user", "ada", "q1", -1)
+    assert (await conversations.entries(1, most=1))[0].thumb == -1
+
+
+async def test_all_of_a_brand_is_forgotten(conversations: Conversations) -> None:
+    await conversations.book([asked(1), asked(2, brand="rival")], 1)
+    await conversations.forget("acme")
+    assert await rows(conversations, "SELECT brand FROM conversation") == [("rival",)]
+    assert await rows(conversations, "SELECT brand FROM question") == [("rival",)]

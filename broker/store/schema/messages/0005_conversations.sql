@@ -13,6 +13,7 @@ CREATE TABLE conversation (
   state         TEXT NOT NULL CHECK (state IN ('automated', 'waiting', 'agent', 'closed')),
   agent         TEXT NOT NULL DEFAULT '',  -- who has it, or who it is for while it waits
   why           TEXT NOT NULL DEFAULT '',  -- it was handed over: 'asked', 'not_found', 'low_score', 'rule', 'server'
+  handed_by     TEXT NOT NULL DEFAULT '',  -- by which question: its id
   opened_at     INTEGER NOT NULL,
   changed_at    INTEGER NOT NULL,          -- when somebody last said something
   waiting_since INTEGER,                   -- for a person: since they were handed over, or said something an agent has not answered
@@ -36,11 +37,11 @@ CREATE INDEX conversation_over ON conversation (closed_at) WHERE state = 'closed
 CREATE TABLE entry (
   conversation INTEGER NOT NULL REFERENCES conversation (number) ON DELETE CASCADE,
   number       INTEGER NOT NULL,           -- from 1
-  id           TEXT NOT NULL UNIQUE,       -- the question's; of an agent's reply the message's
+  id           TEXT NOT NULL UNIQUE,       -- the question's; of an agent's reply the message's; else the request's
   at           INTEGER NOT NULL,
   author       TEXT NOT NULL CHECK (author IN ('customer', 'agent', 'note', 'system')),
   who          TEXT NOT NULL,              -- the device, the agent
-  text         TEXT NOT NULL,
+  text         TEXT NOT NULL,              -- of the system's: what was done, as 'taken', 'assigned mia'
   PRIMARY KEY (conversation, number)
 ) STRICT, WITHOUT ROWID;
 

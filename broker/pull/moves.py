@@ -1,0 +1,56 @@
+"""What may become of a conversation: its states, and the one table of moves between them.
+
+    automated ──hand_over, assign──→ waiting ──take, reply──→ agent
+        ↑  └────────take, reply──────────│──────────────────────↑ │
+        └───────────────────────────hand_back─────────────────────┘
+    and each of them ──close──→ closed
+
+Nothing leads out of a closed one: who asks again begins another.
+"""
+
+from typing import Final, Literal
+
+from broker.errors import Refused
+from broker.store.conversations import State
+
+Move = Literal["hand_over", "take", "reply", "hand_back", "assign", "close"]
+
+MOVES: Final[dict[tuple[State, Move], State]] = {
+    ("automated", "hand_over"): "waiting",
+    ("automated", "assign"): "waiting",
+    ("automated", "take"): "agent",
+    ("automated", "reply"): "agent",
+    ("automated", "close"): "closed",
+    ("waiting", "assign"): "waiting",
+    ("waiting", "take"): "agent",
+    ("waiting", "reply"): "agent",
+    ("waiting", "hand_back"): "automated",
+    ("waiting", "close"): "closed",
+    ("agent", "assign"): "waiting",
+    ("agent", "take"): "agent",
+    ("agent", "reply"): "agent",
+    ("agent", "hand_back"): "automated",
+    ("agent", "close"): "closed",
+}
+# What only the agent may do who has it, where one has.
+_OWN: Final[tuple[Move, ...]] = ("take", "reply", "hand_back", "close")
+
+
+class MoveRefused(Refused):
+    """A move that may not be made. `code` says why, for programs."""
+
+    def __init__(self, code: str, field: str, message: str, remedy: str = "") -> None:
+        super().__init__(message, reason=0x83, remedy=remedy)
+        self.code = code
+        self.field = field
+
+
+def moved(state: State, move: Move, *, has: str = "", by: str = "") -> State:
+    """The state after a move by the agent `by` of a conversation that the agent `has` has. Raises `MoveRefused`."""
+    after = MOVES.get((state, move))
+    if after is None:
+        what = "is closed" if state == "closed" else "is with the automation"
+        raise MoveRefused("bad_state", "conversation", f"the conversation {what}")
+    if state == "agent" and by and has != by and move in _OWN:
+        raise MoveRefused("taken", "conversation", f"{has} has the conversation", "Assign it first.")
+    return after
