@@ -41,6 +41,9 @@ class Counters:
         "protocol_errors",
         "proxy_refused",
         "publishes_refused",
+        "questions_answered",
+        "questions_received",
+        "questions_refused",
         "readings_paused",
         "receipts_lost",
         "retained_refused",
@@ -96,6 +99,9 @@ class Counters:
     protocol_errors: int
     proxy_refused: int
     publishes_refused: int
+    questions_answered: int
+    questions_received: int
+    questions_refused: int  # by their form, by what may be asked at a time, by what could not be done
     readings_paused: int
     receipts_lost: int  # of rich sends: the queue of a brand's server was full
     retained_refused: int

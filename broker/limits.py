@@ -263,3 +263,17 @@ RESULT_BYTES_MAX: Final = 16 << 10  # on `up/result`: 1,000 characters each of o
 CONFIG_BYTES_MAX: Final = 16 << 10  # of one device: 200 settings of 80 bytes; of 20,000 devices 300 MB at worst
 REPORT_BYTES_MAX: Final = CONFIG_BYTES_MAX + (4 << 10)  # on `up/reported`: that, and an error
 CONFIG_AT_ONCE: Final = 100  # devices that are told before that is written down
+
+# -- questions -------------------------------------------------------------------------------------------------------
+QUESTION_MAX: Final = 1000  # characters: nobody types more into a search field
+QUESTION_BYTES_MAX: Final = 8 << 10  # on `up/ask`: as many, escaped in JSON, or of four bytes each
+CHOICE_MAX: Final = 64
+# A device asks once in so long, and so many at once before that counts: a person types slower, a flood is bounded to
+# a five-hundredth of what one core answers.
+QUESTION_EVERY_S: Final = 0.5
+QUESTIONS_AT_ONCE: Final = 20
+ASKERS_KEPT: Final = 20_000  # of whom that is remembered before those who have rested are forgotten: 2 MB
+# Waiting to be answered, of all: 10 s of work at 1,000 in a second. Beyond, who asks is told that we are busy.
+QUESTIONS_MAX: Final = 10_000
+QUESTIONS_TOGETHER: Final = 16  # looked up in one go of the thread that does: 5 ms, so that none waits for many
+ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is of no use any more

@@ -1,0 +1,502 @@
+"""Answers what devices ask.
+
+A question is a fact before its device hears that it was received, and goes at once, besides, to a *lane*: all that wait
+are looked up together by a thread, decided upon, answered; then they are booked with what they were answered, in the
+transaction that remembers the fact. After a crash what was not booked is answered again, under the same id.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+from broker.bridge.facts import Questioned
+from broker.bridge.intake import now_ms
+from broker.bridge.message_id import MessageIds
+from broker.counters import Counters
+from broker.errors import Failed, PushbrokerError
+from broker.identity import Identity, Role
+from broker.limits import (
+    ANSWER_TTL_S,
+    ASKERS_KEPT,
+    QUESTION_EVERY_S,
+    QUESTIONS_AT_ONCE,
+    QUESTIONS_MAX,
+    QUESTIONS_TOGETHER,
+)
+from broker.message import Message
+from broker.pull.asking import Code, QuestionRefused, parse, reply_topic
+from broker.pull.question import (
+    Answer,
+    Asker,
+    AskServer,
+    Decided,
+    Follow,
+    HandOver,
+    OptIn,
+    Option,
+    OptOut,
+    Outcome,
+    Question,
+    Shown,
+    Unfollow,
+)
+from broker.session.session import Session
+from broker.store.conversations import ASKING, Asked, Conversations, Place
+from broker.store.database import failure
+from broker.wire.packets import Properties
+from broker.wire.publish import forwarded, properties_of
+
+ASKS: Final = b"+/device/+/up/ask"
+_STUCK_S: Final = 60.0
+_Kind = Literal["answer", "choice", "person", "nothing"]
+_KINDS: Final[dict[Outcome, _Kind]] = {"choice": "choice", "person": "person", "nothing": "nothing"}
+_encode: Final = msgspec.json.Encoder().encode
+
+# Whoever asks next sees what these have changed.
+_CHANGES: Final = (Follow, Unfollow, OptOut, OptIn, HandOver)
+
+Decide = Callable[[sqlite3.Connection, Questioned, datetime], tuple[Asker, Decided]]
+
+
+class Persons(Protocol):
+    """Who answers where the automation ends."""
+
+    def held(self, brand: str, kind: str, name: str) -> bool:
+        """Whether a person has this customer's conversation, or is to have it."""
+        ...
+
+    async def hand_over(self, asker: Asker, why: str) -> str:
+        """From now on that is so; no matter how often this is called. Returns what the customer is told, or ''."""
+        ...
+
+    async def said(self, brand: str, kind: str, name: str, place: Place) -> None:
+        """The customer has said something that is for them."""
+        ...
+
+
+class Follows(Protocol):
+    """Who hears of changes."""
+
+    async def follow(self, asker: Asker, item: str, every_s: int, source: str) -> None:
+        """Begin."""
+        ...
+
+    async def unfollow(self, asker: Asker, item: str) -> None:
+        """End."""
+        ...
+
+    async def opt_out(self, asker: Asker) -> None:
+        """End all that anybody sends them."""
+        ...
+
+    async def opt_in(self, asker: Asker) -> None:
+        """Begin again with that."""
+        ...
+
+
+class Servers(Protocol):
+    """Who asks the brand's own server."""
+
+    async def ask(self, route: str, question: str, asker: Asker, text: str) -> Decided:
+        """What it says, or what the route says else; it may be to hand over."""
+        ...
+
+    async def otherwise(self, route: str, asker: Asker) -> Decided:
+        """What the route says where the server has not answered."""
+        ...
+
+
+class _Case:
+    """A question on its way."""
+
+    __slots__ = ("answer", "asker", "began", "booked", "fact", "row")
+
+    def __init__(self, fact: Questioned, answer: Answer | None = None) -> None:
+        self.fact = fact
+        self.answer = answer  # where that is known beforehand
+        self.began = time.monotonic()
+        self.asker = _unknown(fact)
+        self.row: Asked | None = None  # as it is to be booked
+        self.booked = False
+
+    @property
+    def who(self) -> tuple[str, str, str]:
+        """Whose conversation it belongs to."""
+        fact = self.fact
+        return (fact.brand, "user", fact.user) if fact.user else (fact.brand, "device", fact.device)
+
+
+class Questions:
+    """Hears questions, has them decided upon, answers, and sees that they are booked.
+
+    content: the database that is looked into. look(work): call it with the connection of the thread that does.
+    publish(messages): now, and durably. record(fact): keep it. spawn: a coroutine, beside all else. persons, follows,
+    servers: who does what is decided.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Conversations,
+        content: Path,
+        decide: Decide,
+        look: Callable[[Callable[[sqlite3.Connection], list[Any]]], Awaitable[list[Any]]],
+        record: Callable[[Questioned], object],
+        publish: Callable[[Sequence[Message]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        persons: Persons,
+        follows: Follows,
+        servers: Servers,
+        counters: Counters,
+        log: Callable[..., object],
+        unexpected: Callable[[Exception], object],
+    ) -> None:
+        self._store = store
+        self._path = content
+        self._decide = decide
+        self._look = look
+        self._record = record
+        self._publish = publish
+        self._spawn = spawn
+        self._persons = persons
+        self._follows = follows
+        self._servers = servers
+        self._counters = counters
+        self._log = log
+        self._unexpected = unexpected
+        self._ids = MessageIds("q")
+        self._conversations = MessageIds("c")
+        self._waiting: deque[_Case] = deque()
+        self._arrived = asyncio.Event()
+        self._open: dict[str, _Case] = {}  # not booked yet, by id
+        self._progress = asyncio.Event()
+        self._changing: dict[tuple[str, str, str], deque[_Case]] = {}  # what waits for what these customers change
+        self._due: dict[tuple[str, str], float] = {}  # when each device would be at its pace again
+
+    # -- what is asked -----------------------------------------------------------------------------------------------
+
+    def heard(self, message: Message, origin: Session | None) -> None:
+        """A device has published to its `up/ask`."""
+        if origin is None or origin.identity.role is not Role.DEVICE:
+            return
+        who = origin.identity
+        properties = properties_of(message)
+        refused = None
+        question, topic = Question(text=""), reply_topic(who, None)
+        try:
+            topic = reply_topic(who, properties.response_topic)
+            self._pace(who)
+            question = parse(message.payload)
+        except QuestionRefused as error:
+            self._counters.questions_refused += 1
+            refused = error
+        fact = Questioned(
+            self._ids.next(),
+            who.brand,
+            who.name,
+            who.user,
+            who.store,
+            question.text,
+            question.locale,
+            question.choice,
+            topic,
+            properties.correlation_data or b"",
+            now_ms(),
+        )
+        if refused is not None:
+            self._enqueue(_Case(fact, refused.answer(fact.id)))
+            return
+        self._counters.questions_received += 1
+        self._record(fact)
+        self._take(fact)
+
+    def _pace(self, who: Identity) -> None:
+        """Raise `QuestionRefused` when this device, or all together, ask too much."""
+        if len(self._waiting) >= QUESTIONS_MAX:
+            raise QuestionRefused(Code.BUSY, "Too many ask at the moment: ask again in a minute.")
+        now = time.monotonic()
+        key = (who.brand, who.name)
+        due = max(self._due.get(key, 0.0), now) + QUESTION_EVERY_S
+        if due > now + QUESTIONS_AT_ONCE * QUESTION_EVERY_S:
+            raise QuestionRefused(Code.TOO_MANY, "These are too many questions: wait a moment.")
+        self._due[key] = due
+        if len(self._due) > ASKERS_KEPT:
+            self._due = {key: due for key, due in self._due.items() if due > now}
+
+    def _take(self, fact: Questioned) -> None:
+        case = self._open[fact.id] = _Case(fact)
+        self._enqueue(case)
+        while len(self._open) > QUESTIONS_MAX:  # facts that could not be written never come back
+            oldest = next(iter(self._open.values()))
+            if oldest.row is None or case.began < oldest.began + _STUCK_S:
+                break
+            del self._open[oldest.fact.id]
+
+    def _enqueue(self, case: _Case) -> None:
+        self._waiting.append(case)
+        self._arrived.set()
+
+    # -- the lane ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Answer what comes, for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                await self._some()
+
+    async def _some(self) -> None:
+        """The next questions, one at most of each customer: what one does may decide what becomes of the next."""
+        batch: dict[tuple[str, str, str], _Case] = {}
+        later: list[_Case] = []
+        while self._waiting and len(batch) + len(later) < QUESTIONS_TOGETHER:
+            case = self._waiting.popleft()
+            if case.who in self._changing:
+                self._changing[case.who].append(case)
+            elif batch.setdefault(case.who, case) is not case:
+                later.append(case)
+        self._waiting.extendleft(reversed(later))
+        wanted = [case for case in batch.values() if case.answer is None and not self._persons.held(*case.who)]
+        found = dict(zip((case.who for case in wanted), await self._found(wanted), strict=True))
+        answered: list[tuple[_Case, Answer]] = []
+        for who, case in batch.items():
+            result = found.get(who, _HELD)
+            if case.answer is not None:
+                answered.append((case, case.answer))
+            elif isinstance(result, Exception):
+                answered.append((case, self._failed(case, result)))
+            elif isinstance(result, Decided):
+                answered.append((case, self._finish(case, result)))
+            else:
+                case.asker, decided = result
+                if decided.action is None:
+                    answered.append((case, self._finish(case, decided)))
+                else:
+                    self._begin(case, decided)
+        self._send(answered)
+
+    async def _found(self, cases: Sequence[_Case]) -> Sequence[tuple[Asker, Decided] | Exception]:
+        """What is decided of these, and of whom."""
+        if not cases:
+            return ()
+        facts, now = [case.fact for case in cases], datetime.now(UTC)
+        try:
+            return await self._look(lambda db: [self._decided(db, fact, now) for fact in facts])
+        except Failed as error:
+            self._log("questions cannot be looked up", error=error.message, remedy=error.remedy)
+            return [error] * len(facts)
+
+    def _decided(self, db: sqlite3.Connection, fact: Questioned, now: datetime) -> tuple[Asker, Decided] | Exception:
+        try:
+            return self._decide(db, fact, now)
+        except sqlite3.DatabaseError as error:
+            if (failed := failure(self._path, error)) is not None:
+                raise failed from error
+            return error
+        except Exception as error:  # noqa: BLE001 - one question does not stop the others
+            return error
+
+    # -- what is done ------------------------------------------------------------------------------------------------
+
+    def _begin(self, case: _Case, decided: Decided) -> None:
+        if isinstance(decided.action, _CHANGES):
+            self._changing[case.who] = deque()
+        else:
+            self._book_asking(case, decided)
+        self._spawn(self._act(case, decided))
+
+    async def _act(self, case: _Case, decided: Decided) -> None:
+        try:
+            answer = self._finish(case, await self._acted(case, decided))
+        except Exception as error:  # noqa: BLE001 - a bug is told, and whoever asked is not left waiting
+            answer = self._failed(case, error)
+        finally:
+            waiting = self._changing.pop(case.who, None) if isinstance(decided.action, _CHANGES) else None
+            if waiting:
+                self._waiting.extendleft(reversed(waiting))
+                self._arrived.set()
+        self._send([(case, answer)])
+        if case.booked and case.row is not None:  # its server was asked meanwhile
+            row = case.row
+            await self._store.answered(case.fact.id, row.outcome, row.answer, row.took_us or 0, row.rule)
+
+    async def _acted(self, case: _Case, decided: Decided) -> Decided:
+        """Do what is decided; returns what is to be said."""
+        asker, action = case.asker, decided.action
+        match action:
+            case Follow():
+                await self._follows.follow(asker, action.item, action.every_s, f"device/{asker.device}")
+            case Unfollow():
+                await self._follows.unfollow(asker, action.item)
+            case OptOut():
+                await self._follows.opt_out(asker)
+            case OptIn():
+                await self._follows.opt_in(asker)
+            case HandOver():
+                return await self._handed_over(asker, action, decided)
+            case AskServer():
+                said = await self._servers.ask(action.route, case.fact.id, asker, case.fact.text)
+                if isinstance(said.action, HandOver):
+                    return await self._handed_over(asker, said.action, said)
+                return said
+        return decided
+
+    async def _handed_over(self, asker: Asker, action: HandOver, decided: Decided) -> Decided:
+        words = await self._persons.hand_over(asker, action.why)
+        outcome: Outcome = "person" if self._persons.held(asker.brand, asker.kind, asker.name) else "nothing"
+        return msgspec.structs.replace(decided, outcome=outcome, shown=Shown(body=words), action=None)
+
+    # -- what is answered --------------------------------------------------------------------------------------------
+
+    def _finish(self, case: _Case, decided: Decided) -> Answer:
+        """What a device is told, and what is booked of it."""
+        shown = decided.shown
+        answer = Answer(
+            question=case.fact.id,
+            kind=_KINDS.get(decided.outcome, "answer"),
+            by="server" if decided.outcome == "server" else "automation",
+            text=_words(shown, decided.options),
+            item=shown.item,
+            language=shown.language,
+            title=shown.title,
+            body=shown.body,
+            image=shown.image,
+            link=shown.link,
+            data=shown.data,
+            choices=decided.options,
+        )
+        self._settle(case, decided, _encode(answer).decode())
+        self._counters.questions_answered += 1
+        return answer
+
+    def _failed(self, case: _Case, error: Exception) -> Answer:
+        """What a device is told whose question could not be answered, which is booked as well."""
+        if isinstance(error, QuestionRefused):
+            refused = error
+        elif isinstance(error, PushbrokerError):
+            refused = QuestionRefused(Code.UNABLE, error.message or "That cannot be done at present.")
+        else:
+            self._unexpected(error)
+            refused = QuestionRefused(Code.INTERNAL_ERROR, "That cannot be answered: the operator is told why.")
+        self._counters.questions_refused += 1
+        answer = refused.answer(case.fact.id)
+        self._settle(case, Decided(outcome="nothing", rule=str(refused.code)), _encode(answer).decode())
+        return answer
+
+    def _book_asking(self, case: _Case, decided: Decided) -> None:
+        """The brand's server may take its time; the books do not wait for it, and know how to answer."""
+        how = _Asking(
+            route=decided.action.route if isinstance(decided.action, AskServer) else "",
+            reply_topic=case.fact.reply_topic,
+            reply_data=case.fact.reply_data,
+        )
+        self._settle(case, msgspec.structs.replace(decided, outcome=ASKING), _encode(how).decode())
+
+    def _settle(self, case: _Case, decided: Decided, answer: str) -> None:
+        fact, who = case.fact, case.who
+        asking = decided.outcome == ASKING
+        case.row = Asked(
+            id=fact.id,
+            conversation=case.row.conversation if case.row else self._conversations.next(),
+            brand=fact.brand,
+            kind=who[1],
+            name=who[2],
+            device=fact.device,
+            store=fact.store,
+            language=case.asker.language,
+            at=fact.at,
+            text=fact.text or decided.shown.title or fact.choice,
+            folded=decided.folded,
+            outcome=decided.outcome,
+            rule=decided.rule,
+            item=decided.shown.item,
+            score=decided.score,
+            answer=answer,
+            took_us=None if asking else int((time.monotonic() - case.began) * 1e6),
+        )
+        self._progress.set()
+
+    def _send(self, answered: Sequence[tuple[_Case, Answer]]) -> None:
+        if answered:
+            now = time.monotonic()
+            self._publish([_message(case.fact, answer, now + ANSWER_TTL_S) for case, answer in answered])
+
+    # -- what is booked ----------------------------------------------------------------------------------------------
+
+    async def book(self, facts: Sequence[Questioned], up_to: int) -> None:
+        """These are on the disk: book them with what they were answered, and the number of the last."""
+        if fresh := [fact for fact in facts if fact.id not in self._open]:  # of the last process
+            known = await self._store.known([fact.id for fact in fresh])
+            for fact in fresh:
+                if fact.id not in known:
+                    self._take(fact)
+        cases = [case for fact in facts if (case := self._open.get(fact.id)) is not None]
+        while any(case.row is None for case in cases):
+            self._progress.clear()
+            await self._progress.wait()
+        rows = [case.row for case in cases if case.row is not None]
+        for case in cases:
+            case.booked = True  # what is answered from now on is written after these, in the order of the writes
+        try:
+            places = await self._store.book(rows, up_to)
+        except Failed:
+            for case in cases:
+                case.booked = False
+            raise
+        for case in cases:
+            self._open.pop(case.fact.id, None)
+        for case, row in zip(cases, rows, strict=True):
+            if row.outcome == "person" and row.id in places:
+                await self._persons.said(*case.who, places[row.id])
+
+    async def resume(self) -> None:
+        """Answer what the brand's server was asked when the last process ended, as if it had not answered."""
+        for row in await self._store.asking():
+            how = _decode_asking(row.answer)
+            fact = Questioned(
+                row.id, row.brand, row.device, row.name if row.kind == "user" else "", row.store, row.text, "", "",
+                how.reply_topic, how.reply_data, row.at,
+            )  # fmt: skip
+            case = _Case(fact)
+            case.row, case.booked = row, True
+            self._spawn(self._resume(case, how.route))
+
+    async def _resume(self, case: _Case, route: str) -> None:
+        said = await self._servers.otherwise(route, case.asker)
+        await self._act(case, said)
+
+
+class _Asking(msgspec.Struct, frozen=True, kw_only=True):
+    """How a question is to be answered for which the brand's server is asked."""
+
+    route: str
+    reply_topic: str
+    reply_data: bytes
+
+
+_decode_asking: Final = msgspec.json.Decoder(_Asking).decode
+_HELD: Final = Decided(outcome="person", rule="held")
+
+
+def _unknown(fact: Questioned) -> Asker:
+    """Who asks, before the records were asked who that is."""
+    return Asker(brand=fact.brand, device=fact.device, user=fact.user, store=fact.store)
+
+
+def _words(shown: Shown, options: Sequence[Option]) -> str:
+    """All of it, for a screen that shows text and nothing else."""
+    lines = [line for line in (shown.title, shown.body, shown.link) if line]
+    return "\n".join([*lines, *(f"{number}. {option.title}" for number, option in enumerate(options, 1))])
+
+
+def _message(fact: Questioned, answer: Answer, expires_at: float) -> Message:
+    properties = Properties(content_type="application/json", payload_format=1, correlation_data=fact.reply_data or None)
+    return Message(fact.reply_topic.encode(), _encode(answer), 1, False, forwarded(properties), expires_at)
