@@ -277,3 +277,5 @@ ASKERS_KEPT: Final = 20_000  # of whom that is remembered before those who have 
 QUESTIONS_MAX: Final = 10_000
 QUESTIONS_TOGETHER: Final = 16  # looked up in one go of the thread that does: 5 ms, so that none waits for many
 ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is of no use any more
+QUESTION_WORDS_MAX: Final = 32  # that are looked for; the rest of a long question says little more
+WORD_MAX: Final = 40  # characters of it that count

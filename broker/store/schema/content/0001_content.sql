@@ -23,7 +23,10 @@ CREATE TABLE item (
 
 -- The words of items by which they are found: folded, each with its brand in front, so that no search ever meets
 -- another brand's. The row's number is the item's.
-CREATE VIRTUAL TABLE item_text USING fts5 (title, keywords, body, prefix = '4', tokenize = 'unicode61 remove_diacritics 0');
+CREATE VIRTUAL TABLE item_text USING fts5 (title, keywords, body, tokenize = 'unicode61 remove_diacritics 0');
+
+-- In how many items each of these words is.
+CREATE VIRTUAL TABLE item_word USING fts5vocab (item_text, row);
 
 -- How a brand answers: bounds, commands, texts, hours, as JSON. See broker/pull/rules.py.
 CREATE TABLE rules (
