@@ -19,7 +19,14 @@ _NAMES: Final = {"it": "italian", "en": "english", "de": "german"}
 _STEMMERS: Final = {language: Stemmer.Stemmer(name, 0) for language, name in _NAMES.items()}
 _WORD: Final = re.compile(r"[^\W_]+")
 _STOP: Final = frozenset(
-    ["a", "ad", "al", "allo", "alla", "ai", "agli", "alle", "che", "chi", "ci", "con", "da", "dal", "dallo", "dalla", "dai", "dagli", "dalle", "de", "dei", "degli", "del", "della", "delle", "dello", "di", "e", "ed", "gli", "ha", "hai", "ho", "i", "il", "in", "io", "l", "la", "le", "lo", "ma", "mi", "ne", "nei", "nel", "nella", "nelle", "nello", "o", "per", "piu", "quale", "quali", "quando", "quanto", "se", "si", "sono", "su", "sul", "sulla", "sulle", "sullo", "ti", "tra", "un", "una", "uno", "vi", "voi", "an", "and", "are", "as", "at", "be", "by", "can", "do", "does", "for", "from", "has", "have", "how", "is", "it", "me", "my", "of", "on", "or", "our", "that", "the", "this", "to", "was", "we", "what", "when", "where", "which", "who", "will", "with", "you", "your", "aber", "als", "am", "auf", "aus", "bei", "bin", "bis", "das", "dass", "dem", "den", "der", "des", "die", "dir", "doch", "du", "ein", "eine", "einem", "einen", "einer", "eines", "er", "es", "euch", "fur", "hat", "ich", "ihr", "im", "ist", "ja", "kann", "man", "mein", "mich", "mir", "mit", "nach", "nicht", "noch", "oder", "sie", "sind", "so", "und", "uns", "vom", "von", "vor", "was", "wann", "wie", "wir", "wird", "wo", "zu", "zum", "zur"]
+    """a ad al allo alla ai agli alle che chi ci con da dal dallo dalla dai dagli dalle de dei degli del della delle
+    dello di e ed gli ha hai ho i il in io l la le lo ma mi ne nei nel nella nelle nello o per piu quale quali quando
+    quanto se si sono su sul sulla sulle sullo ti tra un una uno vi voi
+    an and are as at be by can do does for from has have how is it me my of on or our that the this to was we what
+    when where which who will with you your
+    aber als am auf aus bei bin bis das dass dem den der des die dir doch du ein eine einem einen einer eines er es
+    euch fur hat ich ihr im ist ja kann man mein mich mir mit nach nicht noch oder sie sind so und uns vom von vor
+    was wann wie wir wird wo zu zum zur""".split()  # noqa: SIM905 - words are easier to read than a list
 )
 
 

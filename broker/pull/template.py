@@ -1,0 +1,132 @@
+"""Templates of answers: Jinja2's expressions, sandboxed, and of its statements only `if`.
+
+They come from brands' content, never from who asks. What they may say is what every question can pay for: no loop, no
+macro, no call, no arithmetic, so a template costs what it is long. The result is plain text: screens show it as it is.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from jinja2 import ChainableUndefined, Template, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from broker.errors import Refused
+from broker.limits import RENDERED_MAX, TEMPLATE_DEPTH_MAX
+from broker.pull.question import Asker
+
+_ALLOWED: Final = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const,
+    nodes.Filter, nodes.Keyword, nodes.Test, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And,
+    nodes.Or, nodes.Not,
+)  # fmt: skip
+_FILTERS: Final = ("capitalize", "date", "default", "first", "int", "join", "last", "length", "lower", "number",
+                   "round", "title", "trim", "upper")  # fmt: skip
+_TESTS: Final = ("defined", "undefined", "none", "string", "number", "true", "false", "eq", "ne", "in")
+_NAMES: Final = ("user", "data")
+_HINT: Final = "Use {{ user.title }}, {{ data.price }}, filters, and {% if %}: docs/asking.md has all of it."
+
+
+def _number(value: Any, digits: int = 2, sign: str = ",") -> str:
+    """3.5 as '3,50'."""
+    try:
+        return f"{float(value):.{min(max(int(digits), 0), 6)}f}".replace(".", str(sign)[:1])
+    except (TypeError, ValueError, OverflowError):
+        return str(value)
+
+
+def _date(value: Any, form: str = "%d.%m.%Y") -> str:
+    """'2026-12-24' as '24.12.2026'."""
+    try:
+        return datetime.fromisoformat(str(value)).strftime(str(form)[:64])
+    except ValueError:
+        return str(value)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """What stands behind a dot is a field, never what Python has by that name."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            return self.undefined(obj=obj, name=argument)
+
+
+def _environment() -> _Sandbox:
+    made = _Sandbox(undefined=ChainableUndefined, autoescape=False)  # it is no HTML
+    made.globals.clear()
+    made.filters.update(number=_number, date=_date)
+    made.filters = {name: made.filters[name] for name in _FILTERS}
+    made.tests = {name: made.tests[name] for name in _TESTS}
+    return made
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+def check(text: str) -> None:
+    """`Refused`, with where and why, when this is no template of ours."""
+    if "{" in text:
+        _compiled(text)
+
+
+def render(text: str, asker: Asker, data: Mapping[str, Any]) -> str:
+    """A template, filled in. What is not known of somebody is left out; what cannot be said at all, too."""
+    if "{" not in text:
+        return text
+    user = {
+        "title": asker.title,
+        "name": asker.user,
+        "store": asker.store,
+        "language": asker.language,
+        "tags": sorted(asker.tags),
+        "attributes": dict(asker.attributes),
+    }
+    try:
+        return _compiled(text).render(user=user, data=dict(data))[:RENDERED_MAX]
+    except (TemplateError, TypeError, ValueError, OverflowError, ArithmeticError):
+        return ""  # a filter of something that it is not for: data have changed since the template was checked
+
+
+@lru_cache(4096)
+def _compiled(text: str) -> Template:
+    try:
+        tree = _ENVIRONMENT.parse(text)
+        for node in tree.find_all(nodes.Node):
+            _check_node(node)
+        if _depth(tree) > TEMPLATE_DEPTH_MAX:
+            raise _refused(1, "it is too deep")
+        return _ENVIRONMENT.from_string(text)
+    except TemplateError as error:
+        raise _refused(getattr(error, "lineno", 1), error.message or "it cannot be read") from None
+    except RecursionError:
+        raise _refused(1, "it is too deep") from None
+
+
+def _check_node(node: nodes.Node) -> None:
+    line = node.lineno
+    if not isinstance(node, _ALLOWED):
+        raise _refused(line, f"{type(node).__name__.lower()} is not for templates here")
+    if isinstance(node, nodes.Name) and node.name not in _NAMES:
+        raise _refused(line, f"there is no {node.name!r}, only user and data")
+    if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+        raise _refused(line, f"there is no filter {node.name!r}, only {', '.join(_FILTERS)}")
+    if isinstance(node, nodes.Test) and node.name not in _TESTS:
+        raise _refused(line, f"there is no test {node.name!r}, only {', '.join(_TESTS)}")
+    if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
+        raise _refused(line, f"{node.attr!r} cannot be asked for")
+    if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+        raise _refused(line, "what stands in brackets must be a name in quotes, or a number")
+
+
+def _depth(node: nodes.Node) -> int:
+    return 1 + max((_depth(child) for child in node.iter_child_nodes()), default=0)
+
+
+def _refused(line: int, why: str) -> Refused:
+    return Refused(f"template, line {line}: {why}", reason=0x83, remedy=_HINT)

@@ -1,0 +1,65 @@
+"""How a brand answers: what its rules may be."""
+
+import json
+from typing import Any
+
+import pytest
+
+from broker.errors import Refused
+from broker.pull.rules import Rules, in_language, of, parse, said
+
+FULL: dict[str, Any] = {
+    "language": "it", "time_zone": "Europe/Rome", "hours": {"mon-fri": ["09:00-18:00"]}, "score_min": 0.3, "lead": 0.2,
+    "choices_max": 3, "otherwise": "route:search", "routes": {"search": {"time_limit_s": 2, "or": "person"}},
+    "commands": [{"words": ["orari"], "item": "orari"}, {"words": ["cerca *"], "route": "search"}],
+    "hand_over": [{"words": ["reclamo"], "tags": ["vip"]}], "texts": {"help": {"it": "Ciao {{ user.title }}"}},
+    "inbox": {"remind_s": 60},
+}  # fmt: skip
+
+
+def test_rules_are_read_as_they_are_written() -> None:
+    rules = parse(json.dumps(FULL).encode())
+    assert rules.routes["search"].otherwise == "person"
+    assert rules.inbox.remind_s == 60
+    assert of("") == Rules()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scoremin": 1},
+        {"score_min": 2},
+        {"time_zone": "Roma"},
+        {"hours": {"mon": ["9"]}},
+        {"otherwise": "route:none"},
+        {"otherwise": "shrug"},
+        {"commands": [{"words": ["x"]}]},
+        {"commands": [{"words": [], "item": "x"}]},
+        {"commands": [{"words": ["x"], "item": "a", "hand_over": True}]},
+        {"commands": [{"words": ["x"], "route": "none"}]},
+        {"commands": [{"words": ["x"], "text": {"it": "{{ 9 * 9 }}"}}]},
+        {"texts": {"help": {"it": "{% for %}"}}},
+        {"texts": {"help": {"italiano": "x"}}},
+        {"routes": {"a/b": {}}},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        parse(json.dumps({**FULL, **change}).encode())
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 10_000])
+def test_what_are_no_rules_at_all_is_refused(content: bytes) -> None:
+    with pytest.raises(Refused):
+        parse(content)
+
+
+def test_words_come_in_the_language_of_who_asks_or_the_brands() -> None:
+    assert in_language({"it": "a", "": "b"}, "de", "it") == "a"
+    assert in_language({"it": "a", "": "b"}, "de") == "b"
+    assert in_language({"it": "a"}, "de") == "a"
+    rules = parse(json.dumps(FULL).encode())
+    assert said(rules, "help", "de") == "Ciao {{ user.title }}"
+    assert said(rules, "nothing", "de").startswith("Darauf")
+    assert said(rules, "nothing", "").startswith("Qui")

@@ -1,0 +1,78 @@
+"""Templates: what they say, and what they cannot do."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.errors import Refused
+from broker.limits import RENDERED_MAX
+from broker.pull.question import Asker
+from broker.pull.template import check, render
+
+ADA = Asker(
+    brand="acme", device="k", user="ada", title="Ada", language="it", tags=frozenset({"vip"}), attributes={"size": "38"}
+)
+DATA = {"price": 3.5, "from": "2026-12-24", "items": "none", "many": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plain { text }", "plain { text }"),
+        ("Ciao {{ user.title }}!", "Ciao Ada!"),
+        ("{{ data.price | number }} / {{ data.price | number(1, '.') }}", "3,50 / 3.5"),
+        ("{{ data['from'] | date }}", "24.12.2026"),
+        ("{% if 'vip' in user.tags %}10%{% else %}0{% endif %}", "10%"),
+        ("{{ 'shown' if data.price > 3 else 'not' }}", "shown"),
+        ("{{ user.attributes.size }}{{ user.attributes.colour.deep }}", "38"),
+        ("{{ data.items }}", "none"),  # a field, not Python's own
+        ("{{ data.many | join(', ') | upper }}", "A, B"),
+        ("{{ user.nothing | default('guest') }}", "guest"),
+        ("<b>{{ user.title }}</b> & co", "<b>Ada</b> & co"),
+        ("{{ data.many > 3 }}", ""),  # what cannot be compared is left out
+    ],
+)
+def test_templates_say(text: str, said: str) -> None:
+    check(text)
+    assert render(text, ADA, DATA) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'a' * 1000000000 }}", "{{ 9 ** 9 ** 9 }}", "{% for i in data.many %}x{% endfor %}", "{% set x = 1 %}",
+        "{% macro m() %}{% endmacro %}", "{% include 'x' %}", "{% import 'x' as x %}", "{{ user.title.upper() }}",
+        "{{ user.__class__ }}", "{{ ''|attr('__class__') }}", "{{ user.title['a':'b'] }}", "{{ user[user.title] }}",
+        "{{ config }}", "{{ self }}", "{{ range(9) }}", "{{ data|tojson }}", "{{ unclosed", "{% if %}", "{{ [1,2] }}",
+        "{{ 'a' ~ 'b' }}", "{% filter upper %}x{% endfilter %}", "{{ 1 is divisibleby 0 }}",
+    ],
+)  # fmt: skip
+def test_what_a_question_cannot_pay_for_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(Refused, match="template, line 1: "):
+        check(text)
+    with pytest.raises(Refused, match="template, line 3: "):
+        check("a\n\n" + text)
+
+
+@pytest.mark.parametrize("text", ["{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{{ " + "not " * 30 + "1 }}"])
+def test_what_is_too_deep_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="too deep"):
+        check(text)
+
+
+def test_what_users_say_of_themselves_is_never_a_template() -> None:
+    evil = Asker(brand="acme", device="k", user="eve", title="{{ 7 * 7 }}", attributes={"size": "{% for %}"})
+    assert render("{{ user.title }} {{ user.attributes.size }}", evil, {"x": "{{ 1 }}"}) == "{{ 7 * 7 }} {% for %}"
+
+
+def test_what_comes_out_is_bounded() -> None:
+    assert len(render("{{ data.long }}" * 10, ADA, {"long": "x" * 10_000})) == RENDERED_MAX
+
+
+@given(st.text(alphabet="{}%user.data|_[]()'\"~*+-/ \n09aif endset", max_size=60))
+def test_any_text_is_a_template_or_refused(text: str) -> None:
+    try:
+        check(text)
+    except Refused:
+        return
+    assert len(render(text, ADA, DATA)) <= RENDERED_MAX
