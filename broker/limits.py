@@ -188,7 +188,9 @@ ATTRIBUTES_MAX: Final = 64
 VALUE_BYTES_MAX: Final = 256
 TOPICS_MAX: Final = 100
 CONSENT_LOG_MAX: Final = 1000
-PREFERENCES_BYTES_MAX: Final = 16 << 10  # on `up/preferences`: 100 topics of 64 bytes are 7 KB
+FOLLOWS_MAX: Final = 100  # 150 bytes each, and as much of who said stop: 30 KB
+FOLLOW_EVERY_S_MAX: Final = 31 * 86400  # who wants to hear of changes less often than once a month does not want to
+PREFERENCES_BYTES_MAX: Final = 16 << 10  # on `up/preferences`: 100 topics and 100 follows of 64 bytes are 15 KB
 LOCALE_BYTES_MAX: Final = 35  # BCP 47 wants room for so many
 # Of one brand, which asks each of its users: 64 terms are some 30 us of each, 3 s of 100,000 at worst, in pages.
 SEGMENTS_MAX: Final = 1000

@@ -22,6 +22,8 @@ from broker.limits import (
     CAP_S_MAX,
     CAPS_MAX,
     CONSENT_LOG_MAX,
+    FOLLOW_EVERY_S_MAX,
+    FOLLOWS_MAX,
     LOCALE_BYTES_MAX,
     SEGMENTS_MAX,
     TAGS_MAX,
@@ -41,7 +43,8 @@ from broker.store.entries import (
     Who,
     WhoKind,
 )
-from broker.store.profiles import Profiles
+from broker.store.follows import item_of, topic_of
+from broker.store.profiles import Profiles, ms
 from broker.store.records import Records
 
 Source = Literal["operator", "brand"]
@@ -64,6 +67,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What somebody says of themselves: any part of it, and the rest stays as it is. None and "" take it back."""
 
     topics: dict[str, bool] = {}
+    follows: dict[str, int | None] = {}  # items, each with the seconds between two; None ends it
     quiet_hours: Quiet | UnsetType | None = UNSET
     time_zone: str | UnsetType = UNSET
     locale: str | UnsetType = UNSET
@@ -151,9 +155,13 @@ class People:
         async with self.records.transaction() as after:
             await self.register.check(*who)
             for topic, state in wanted.topics.items():
+                await self.profiles.follows.forget(who, topic)
                 said = await self.profiles.consent(who, topic, "in" if state else "out", at, source, CONSENT_LOG_MAX)
                 if said > TOPICS_MAX:
                     raise _too_many("topics", TOPICS_MAX, "Use fewer, larger topics, and tags for the rest.")
+            for item, every_s in wanted.follows.items():
+                await self.profiles.follows.forget(who, topic_of(item))
+                await self._follow(who, item, every_s, source, at)
             had = await self.profiles.preferences(who)
             changes = {field: getattr(wanted, field) for field in Preferences.__struct_fields__}
             now = msgspec.structs.replace(
@@ -161,6 +169,49 @@ class People:
             )
             if now != had:
                 await self.profiles.prefer(who, now)
+            await self.profiles.owe(who)
+            after += self._watchers
+
+    async def _follow(self, who: Who, item: str, every_s: int | None, source: str, at: datetime) -> None:
+        """Somebody follows an item this often, or not at all, unless they have said something else since."""
+        profiles, topic = self.profiles, topic_of(item)
+        if await profiles.said_later(who, topic, at):
+            return
+        if every_s is None:
+            if await profiles.follows.end(who, item):
+                await profiles.log_consent(who, topic, "out", at, source, CONSENT_LOG_MAX)
+        elif await profiles.follows.begin(who, item, every_s, ms(at), source):
+            if len(await profiles.follows.of(who)) > FOLLOWS_MAX:
+                raise _too_many("follows", FOLLOWS_MAX, "End one that is of no use any more.")
+            await profiles.log_consent(who, topic, "in", at, source, CONSENT_LOG_MAX)
+
+    async def opt_out(self, who: Who, source: str) -> None:
+        """Somebody wants no topic and follows nothing any more; what they had is remembered."""
+        at, follows = self.register.now(), self.profiles.follows
+        async with self.records.transaction() as after:
+            await self.register.check(*who)
+            profile = await self.profiles.profile(who)
+            for consent in profile.topics:
+                if consent.state == "in":
+                    await follows.remember(who, consent.topic)
+                    await self.profiles.consent(who, consent.topic, "out", at, source, CONSENT_LOG_MAX)
+            for followed in profile.follows:
+                await follows.remember(who, topic_of(followed.item), followed.every_s)
+                await self._follow(who, followed.item, None, source, at)
+            await self.profiles.owe(who)
+            after += self._watchers
+
+    async def opt_in(self, who: Who, source: str) -> None:
+        """They want again what they had then, but for what they have said something else of since."""
+        at, follows = self.register.now(), self.profiles.follows
+        async with self.records.transaction() as after:
+            await self.register.check(*who)
+            for topic, every_s in await follows.remembered(who):
+                if item := item_of(topic):
+                    await self._follow(who, item, every_s, source, at)
+                else:
+                    await self.profiles.consent(who, topic, "in", at, source, CONSENT_LOG_MAX)
+                await follows.forget(who, topic)
             await self.profiles.owe(who)
             after += self._watchers
 
@@ -348,6 +399,16 @@ def _check_wanted(wanted: Wanted) -> None:
         raise _too_many("topics", TOPICS_MAX, "Say it in several messages.")
     for topic in wanted.topics:
         check_name("topic", topic)
+    if len(wanted.follows) > FOLLOWS_MAX:
+        raise _too_many("follows", FOLLOWS_MAX, "Say it in several messages.")
+    for item, every_s in wanted.follows.items():
+        check_name("item", item)
+        if every_s is not None and not 0 <= every_s <= FOLLOW_EVERY_S_MAX:
+            raise Refused(
+                f"{item}: {every_s} seconds are too short or too long",
+                reason=0x83,
+                remedy=f"Use 0, for each change, to {FOLLOW_EVERY_S_MAX} ({FOLLOW_EVERY_S_MAX // 86400} days).",
+            )
     if wanted.quiet_hours is not UNSET:
         check_quiet(wanted.quiet_hours)
     if wanted.time_zone is not UNSET and wanted.time_zone:

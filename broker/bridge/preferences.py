@@ -103,6 +103,8 @@ class Preferences:
         """What counts, as JSON; nothing, which ends the retained message, where nobody ever said anything."""
         wanted = profile.preferences
         topics = {consent.topic: consent.state == "in" for consent in profile.topics}
-        if not topics and wanted == type(wanted)():
+        follows = {followed.item: followed.every_s for followed in profile.follows}
+        if not topics and not follows and wanted == type(wanted)():
             return b""
-        return self._encode({"topics": topics, **msgspec.to_builtins(wanted)})
+        said = {"topics": topics, **msgspec.to_builtins(wanted)}
+        return self._encode({**said, "follows": follows} if follows else said)

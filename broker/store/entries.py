@@ -178,6 +178,15 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     locale: str = ""
 
 
+class Followed(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of content that somebody follows: told of its changes at most once in `every_s` seconds."""
+
+    item: str
+    every_s: int
+    since: datetime
+    source: str  # as of a consent
+
+
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):
     """That a user gets nothing; `until` is None for ever."""
 
@@ -193,6 +202,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     attributes: dict[str, str]
     topics: tuple[Consent, ...]
+    follows: tuple[Followed, ...]
     preferences: Preferences
     suppressed: Suppression | None
 

@@ -26,6 +26,7 @@ from broker.store.entries import (
     Who,
     WhoKind,
 )
+from broker.store.follows import FollowTable
 from broker.store.records import Records
 
 _OF: Final = "brand = :brand AND kind = :kind AND name = :name"
@@ -59,6 +60,7 @@ class Profiles:
         self.path = records.path
         self._run = records._run
         self._all = records._all
+        self.follows = FollowTable(records)
 
     async def select(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows of a query that was made of conditions."""
@@ -77,6 +79,7 @@ class Profiles:
             tags=tuple(row[0] for row in tags),
             attributes={row[0]: row[1] for row in attributes},
             topics=tuple(await self._all(Consent, f"SELECT {consent} FROM consents WHERE {_OF} ORDER BY topic", **of)),
+            follows=tuple(await self.follows.of(who)),
             preferences=await self.preferences(who),
             suppressed=suppressed[0] if suppressed else None,
         )
@@ -133,18 +136,33 @@ class Profiles:
             **said,
         )
         if changed:
-            await self._run(
-                """INSERT INTO consent_log (brand, kind, name, topic, state, at, source)
-                   VALUES (:brand, :kind, :name, :topic, :state, :at, :source)""",
-                **said,
-            )
-            await self._run(
-                f"""DELETE FROM consent_log WHERE {_OF} AND number <=
-                    (SELECT number FROM consent_log WHERE {_OF} ORDER BY number DESC LIMIT 1 OFFSET :kept)""",
-                **who._asdict(),
-                kept=kept,
-            )
+            await self.log_consent(who, topic, state, at, source, kept)
         return await self._count("consents", who)
+
+    async def log_consent(
+        self, who: Who, topic: str, state: ConsentState, at: datetime, source: str, kept: int
+    ) -> None:
+        """Write down what changed."""
+        await self._run(
+            """INSERT INTO consent_log (brand, kind, name, topic, state, at, source)
+               VALUES (:brand, :kind, :name, :topic, :state, :at, :source)""",
+            **who._asdict(),
+            topic=topic,
+            state=state,
+            at=ms(at),
+            source=source,
+        )
+        await self._run(
+            f"""DELETE FROM consent_log WHERE {_OF} AND number <=
+                (SELECT number FROM consent_log WHERE {_OF} ORDER BY number DESC LIMIT 1 OFFSET :kept)""",
+            **who._asdict(),
+            kept=kept,
+        )
+
+    async def said_later(self, who: Who, topic: str, at: datetime) -> bool:
+        """Whether the log has something of a topic that is newer."""
+        sql = f"SELECT 1 FROM consent_log WHERE {_OF} AND topic = :topic AND at > :at LIMIT 1"
+        return bool(await self._run(sql, **who._asdict(), topic=topic, at=ms(at)))
 
     async def consent_log(self, who: Who, topic: str | None = None) -> list[Consent]:
         """Each consent given and taken back, the oldest first."""

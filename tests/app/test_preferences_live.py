@@ -66,6 +66,22 @@ async def test_what_one_device_says_all_of_the_users_devices_are_told(broker: Br
                 break
 
 
+async def test_what_they_follow_is_among_it(broker: Broker, kiosk: Client) -> None:
+    await say(kiosk, "kiosk-7", follows={"wipro": 3600, "stracchino": 0, "old": None})
+    assert (await told(kiosk))["follows"] == {"stracchino": 0, "wipro": 3600}
+    await say(kiosk, "kiosk-7", follows={"wipro": 60, "stracchino": None})
+    assert (await told(kiosk))["follows"] == {"wipro": 60}
+    await say(kiosk, "kiosk-7", follows={"wipro": None})
+    assert await told(kiosk) is None
+    log = await operate(broker, "profile.consents", brand="acme", name="ada")
+    assert [(one["topic"], one["state"], one["source"]) for one in log] == [
+        ("item/wipro", "in", "device/kiosk-7"),
+        ("item/stracchino", "in", "device/kiosk-7"),
+        ("item/stracchino", "out", "device/kiosk-7"),
+        ("item/wipro", "out", "device/kiosk-7"),
+    ]
+
+
 async def test_what_the_operator_says_is_told_as_well(broker: Broker, kiosk: Client) -> None:
     await operate(broker, "profile.say", brand="acme", name="ada", wanted={"topics": {"news": True}, "locale": "it"})
     assert (await told(kiosk))["topics"] == {"news": True}
@@ -115,6 +131,10 @@ async def test_a_device_that_is_nobodys_speaks_for_itself(broker: Broker) -> Non
         b'{"topics": {"news": "yes"}}',
         b'{"topics": {"a/b": true}}',
         b'{"colour": "red"}',
+        b'{"follows": {"wipro": -1}}',
+        b'{"follows": {"wipro": true}}',
+        b'{"follows": {"wipro": 99999999}}',
+        b'{"follows": {"a/b": 60}}',
         b'{"time_zone": "Mars/North"}',
         b'{"quiet_hours": {"from": "22:00"}}',
         b'{"quiet_hours": {"from": "22:00", "until": "22:00"}}',

@@ -53,6 +53,8 @@ async def filled(records: Records, brand: str = "acme") -> Profiles:
             await profiles.set(who, {"city": "Milano"})
             await profiles.consent(who, "news", "in", NOW, "operator", 10)
             await profiles.prefer(who, MINE)
+            await profiles.follows.begin(who, "wipro", 3600, 0, "operator")
+            await profiles.follows.remember(who, "offers")
         await profiles.suppress(brand, Suppression(user="ada", reason="complaint", since=NOW, until=None))
         await profiles.set_segment(Segment(brand=brand, name="best", title="", condition="tag:vip"))
         await profiles.set_restraint(brand, Restraint(quiet_hours=NIGHT, caps=(Cap(max=3),)))
@@ -177,11 +179,12 @@ async def test_it_goes_with_whom_it_is_of(records: Records, removed: str) -> Non
                 await records.remove_device("acme", "till")
             case _:
                 await records.remove_brand("acme")
-    tables = ("tags", "attributes", "consents", "consent_log", "preferences", "suppressions", "segments", "restraints")
+    of_somebody = ("tags", "attributes", "consents", "consent_log", "preferences", "follows", "stopped")
+    tables = (*of_somebody, "suppressions", "segments", "restraints")
     with closing(connect(records.path)) as db:
         left = {
             (table, *row)
-            for table in tables[:5]
+            for table in of_somebody
             for row in db.execute(f"SELECT DISTINCT kind, name FROM {table} WHERE brand = 'acme'")
         }
         others = {
@@ -197,5 +200,5 @@ async def test_it_goes_with_whom_it_is_of(records: Records, removed: str) -> Non
 
 async def test_nobody_is_a_profile_without_anything(records: Records) -> None:
     assert await Profiles(records).profile(KIOSK) == Profile(
-        tags=(), attributes={}, topics=(), preferences=Preferences(), suppressed=None
+        tags=(), attributes={}, topics=(), follows=(), preferences=Preferences(), suppressed=None
     )
