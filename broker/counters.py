@@ -14,6 +14,9 @@ class Counters:
         "fleet_refused",
         "handshakes_failed",
         "handshakes_paced",
+        "inbox_events_dropped",
+        "inbox_full",
+        "inbox_refused",
         "journal_commits",
         "journal_failures",
         "journal_rows",
@@ -71,6 +74,9 @@ class Counters:
     fleet_refused: int  # results and reports of devices that were not asked for, or could not be understood
     handshakes_failed: int
     handshakes_paced: int  # times that accepting waited for them
+    inbox_events_dropped: int  # of what agents and devices were to be told
+    inbox_full: int  # hand-overs to a person while as many waited as may
+    inbox_refused: int  # what devices said of their conversation: it could not be understood, or came too fast
     journal_commits: int
     journal_failures: int
     journal_rows: int  # messages written

@@ -281,8 +281,33 @@ QUESTIONS_TOGETHER: Final = 16  # looked up in one go of the thread that does: 5
 ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is of no use any more
 QUESTION_WORDS_MAX: Final = 32  # that are looked for; the rest of a long question says little more
 WORD_MAX: Final = 40  # characters of it that count
+
 SPANS_MAX: Final = 42  # of hours in a week: six a day
 RENDERED_MAX: Final = 16_384  # characters of a template, filled in
 TEMPLATE_DEPTH_MAX: Final = 20
 RULES_MAX: Final = 256 << 10  # bytes of one brand's rules: 200 commands with a text in three languages
 TEXT_MAX: Final = 4096
+
+# -- conversations with persons ----------------------------------------------------------------------------------------
+# Of one brand, that wait or are with an agent: 600 bytes each in memory, 3 MB, all looked at when one is given to
+# somebody. 100 agents with 50 each; beyond, customers are told that nobody can be asked.
+INBOX_OPEN_MAX: Final = 5000
+AGENTS_MAX: Final = 500  # of one brand
+AGENT_MOST_MAX: Final = 1000  # conversations at a time
+AGENT_PLACES_MAX: Final = 100  # stores, and tags
+AGENT_TITLE_MAX: Final = 64
+CANNED_MAX: Final = 1000  # of one brand, in all languages: 4 MB at worst
+REPLY_MAX: Final = 4096  # characters: the body of a notification
+INBOX_PAGE_MAX: Final = 500  # conversations in one answer: 300 KB
+ENTRIES_MAX: Final = 1000  # of one conversation in one answer; with 2 KB of answer each 2 MB on the admin socket
+INBOX_EVENTS_MAX: Final = 10_000  # that agents are still to be told: 10 MB; beyond, the oldest are dropped
+INBOX_EVENT_TTL_S: Final = 3600  # who comes later sees the list
+INBOX_SWEEP_S: Final = 5.0  # between two looks at who waits for too long
+IDLE_AT_ONCE: Final = 1000  # silent conversations closed in one transaction: 10 ms
+# Of a device.
+VOICE_BYTES_MAX: Final = 1024  # on `up/conversation`, `up/typing`, `up/history`
+HISTORY_MAX: Final = 100  # entries in one answer to a device; of 2 KB each
+HISTORIES_MAX: Final = 64  # asked for and not answered, of all; one of each device
+TYPING_S: Final = 1.0  # so often what a device says of that goes on
+TYPING_SHOWN_S: Final = 6.0  # so long it counts
+TYPISTS_KEPT: Final = 20_000  # of whom that is remembered, before those are forgotten for whom it is over: 2 MB

@@ -6,6 +6,7 @@ then it is opened, and the dispatcher begins. A crash on the way begins again wi
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple, Protocol
@@ -108,18 +109,39 @@ class Sends:
 
     async def accept(self, brand: str, request: SendRequest, sender: str = "") -> Answer:
         """Take a request of the operator's, and return when it is accepted. Raises `RequestRefused`."""
-        asked = Asked(brand, sender, self._ids.next(), b"", "", b"", now_ms())
         if request.dry_run:
-            return await self._count(asked, request)
+            return await self._count(Asked(brand, sender, self._ids.next(), b"", "", b"", now_ms()), request)
+        return await (await self.begin(brand, request, sender))
+
+    async def begin(
+        self,
+        brand: str,
+        request: SendRequest,
+        sender: str = "",
+        *,
+        id: str = "",
+        beside: Callable[[sqlite3.Connection], object] | None = None,
+    ) -> Awaitable[Answer]:
+        """Write a request down, which is sent then whatever happens. What it returns waits until it is accepted.
+
+        `beside` is done in the same transaction. With an id that was taken before, nothing is sent again.
+        """
         requests.check(request)
-        known = await self._added([(asked, request, _message(asked, request))], 0)
-        answer = await (_repeated(known[0][2]) if known else asyncio.shield(self._filling[asked.id]))
+        asked = Asked(brand, sender, id or self._ids.next(), b"", "", b"", now_ms())
+        known = await self._added([(asked, request, _message(asked, request))], 0, beside)
+        return self._accepted(_repeated(known[0][2]) if known else asyncio.shield(self._filling[asked.id]))
+
+    async def _accepted(self, waiting: Awaitable[Answer]) -> Answer:
+        answer = await waiting
         if not answer.ok:
             raise RequestRefused(answer.code, answer.field, answer.message)
         return answer
 
     async def _added(
-        self, new: Sequence[tuple[Asked, SendRequest, NewMessage]], up_to: int
+        self,
+        new: Sequence[tuple[Asked, SendRequest, NewMessage]],
+        up_to: int,
+        beside: Callable[[sqlite3.Connection], object] | None = None,
     ) -> list[tuple[Asked, SendRequest, Answer | asyncio.Future[Answer]]]:
         """Write messages down, and have them filled. Returns those that stand there already, with their answers."""
         keys = [
@@ -128,7 +150,9 @@ class Sends:
             else None
             for one, request, _ in new
         ]
-        stands = await self._messages.add([(row, key) for (_, _, row), key in zip(new, keys, strict=True)], up_to)
+        stands = await self._messages.add(
+            [(row, key) for (_, _, row), key in zip(new, keys, strict=True)], up_to, beside
+        )
         for (_, _, row), (id, _) in zip(new, stands, strict=True):
             if id == row.id:
                 self._fill(id)

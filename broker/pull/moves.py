@@ -36,8 +36,8 @@ MOVES: Final[dict[tuple[State, Move], State]] = {
 _OWN: Final[tuple[Move, ...]] = ("take", "reply", "hand_back", "close")
 
 
-class MoveRefused(Refused):
-    """A move that may not be made. `code` says why, for programs."""
+class InboxRefused(Refused):
+    """What an agent cannot do. `code` says why, for programs; `field` is what is at fault."""
 
     def __init__(self, code: str, field: str, message: str, remedy: str = "") -> None:
         super().__init__(message, reason=0x83, remedy=remedy)
@@ -46,11 +46,11 @@ class MoveRefused(Refused):
 
 
 def moved(state: State, move: Move, *, has: str = "", by: str = "") -> State:
-    """The state after a move by the agent `by` of a conversation that the agent `has` has. Raises `MoveRefused`."""
+    """The state after a move by the agent `by` of a conversation that the agent `has` has. Raises `InboxRefused`."""
     after = MOVES.get((state, move))
     if after is None:
         what = "is closed" if state == "closed" else "is with the automation"
-        raise MoveRefused("bad_state", "conversation", f"the conversation {what}")
+        raise InboxRefused("bad_state", "conversation", f"the conversation {what}")
     if state == "agent" and by and has != by and move in _OWN:
-        raise MoveRefused("taken", "conversation", f"{has} has the conversation", "Assign it first.")
+        raise InboxRefused("taken", "conversation", f"{has} has the conversation", "Assign it first.")
     return after

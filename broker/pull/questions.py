@@ -72,11 +72,11 @@ class Persons(Protocol):
         """Whether a person has this customer's conversation, or is to have it."""
         ...
 
-    async def hand_over(self, asker: Asker, why: str) -> str:
+    async def hand_over(self, asker: Asker, why: str, question: str) -> str:
         """From now on that is so; no matter how often this is called. Returns what the customer is told, or ''."""
         ...
 
-    async def said(self, brand: str, kind: str, name: str, place: Place) -> None:
+    async def said(self, place: Place) -> None:
         """The customer has said something that is for them."""
         ...
 
@@ -341,16 +341,17 @@ class Questions:
             case OptIn():
                 await self._follows.opt_in(asker)
             case HandOver():
-                return await self._handed_over(asker, action, decided)
+                return await self._handed_over(case, action, decided)
             case AskServer():
                 said = await self._servers.ask(action.route, case.fact.id, asker, case.fact.text)
                 if isinstance(said.action, HandOver):
-                    return await self._handed_over(asker, said.action, said)
+                    return await self._handed_over(case, said.action, said)
                 return said
         return decided
 
-    async def _handed_over(self, asker: Asker, action: HandOver, decided: Decided) -> Decided:
-        words = await self._persons.hand_over(asker, action.why)
+    async def _handed_over(self, case: _Case, action: HandOver, decided: Decided) -> Decided:
+        asker = case.asker
+        words = await self._persons.hand_over(asker, action.why, case.fact.id)
         outcome: Outcome = "person" if self._persons.held(asker.brand, asker.kind, asker.name) else "nothing"
         return msgspec.structs.replace(decided, outcome=outcome, shown=Shown(body=words), action=None)
 
@@ -453,9 +454,9 @@ class Questions:
             raise
         for case in cases:
             self._open.pop(case.fact.id, None)
-        for case, row in zip(cases, rows, strict=True):
+        for row in rows:
             if row.outcome == "person" and row.id in places:
-                await self._persons.said(*case.who, places[row.id])
+                await self._persons.said(places[row.id])
 
     async def resume(self) -> None:
         """Answer what the brand's server was asked when the last process ended, as if it had not answered."""

@@ -194,6 +194,18 @@ class Conversations:
         """All that are with an agent, or wait for one."""
         return await self.messages.read(lambda db: _listed(db, "WHERE c.state IN ('waiting', 'agent')"))
 
+    async def unbooked(self) -> set[tuple[str, str, str]]:
+        """Who waits for a person by a question that is not in the books: a crash came in between."""
+        sql = """SELECT brand, kind, name FROM conversation WHERE state = 'waiting' AND handed_by <> ''
+                 AND NOT EXISTS (SELECT 1 FROM entry WHERE id = handed_by)"""
+        return {tuple(row) for row in await self.messages.read(lambda db: db.execute(sql).fetchall())}
+
+    async def place(self, id: str) -> Place | None:
+        """Where the entry with this id stands."""
+        sql = "SELECT conversation, number FROM entry WHERE id = ?"
+        row = await self.messages.read(lambda db: db.execute(sql, (id,)).fetchone())
+        return None if row is None else Place(*row)
+
     async def listed(
         self,
         brand: str,

@@ -206,17 +206,23 @@ class Messages:
         await self.write(lambda db: applied_in(db, number))
 
     async def add(
-        self, new: Sequence[tuple[NewMessage, tuple[str, bytes, int] | None]], up_to: int
+        self,
+        new: Sequence[tuple[NewMessage, tuple[str, bytes, int] | None]],
+        up_to: int,
+        beside: Callable[[sqlite3.Connection], object] | None = None,
     ) -> list[tuple[str, bytes]]:
         """Add messages, each with its idempotency key, the request's digest and until when it is remembered.
 
         One whose key is known, or whose id is there already, is not added. Returns for each the id of the message that
-        stands for it, and the digest of the request that that came with.
+        stands for it, and the digest of the request that that came with. `beside` is done in the same transaction;
+        when it raises, nothing is added.
         """
 
         def work(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
             stands = _add(db, new)
             applied_in(db, up_to)
+            if beside is not None:
+                beside(db)
             return stands
 
         return await self.write(work)

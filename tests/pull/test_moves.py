@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from broker.pull.moves import MOVES, Move, MoveRefused, moved
+from broker.pull.moves import MOVES, InboxRefused, Move, moved
 from broker.store.conversations import State
 
 STATES = get_args(State)
@@ -16,7 +16,7 @@ def test_each_move_of_each_state_is_in_the_table_or_refused(state: State, move: 
     if (state, move) in MOVES:
         assert moved(state, move) in STATES
     else:
-        with pytest.raises(MoveRefused) as refused:
+        with pytest.raises(InboxRefused) as refused:
             moved(state, move)
         assert refused.value.code == "bad_state"
 
@@ -28,7 +28,7 @@ def test_nothing_leads_out_of_a_closed_one_and_only_a_close_leads_there() -> Non
 
 @pytest.mark.parametrize("move", ["take", "reply", "hand_back", "close"])
 def test_what_one_agent_has_another_must_be_assigned_first(move: Move) -> None:
-    with pytest.raises(MoveRefused, match="mia has the conversation"):
+    with pytest.raises(InboxRefused, match="mia has the conversation"):
         moved("agent", move, has="mia", by="leo")
     assert moved("agent", move, has="mia", by="mia") == MOVES["agent", move]
     assert moved("agent", "assign", has="mia", by="leo") == "waiting"

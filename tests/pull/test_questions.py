@@ -102,14 +102,14 @@ class Lab:
     def held(self, brand: str, kind: str, name: str) -> bool:
         return (brand, kind, name) in self.people
 
-    async def hand_over(self, asker: Asker, why: str) -> str:
+    async def hand_over(self, asker: Asker, why: str, question: str) -> str:
         await asyncio.sleep(0)
         self.people.add((asker.brand, asker.kind, asker.name))
         self.done.append(("hand_over", asker.name, why))
         return "Somebody comes."
 
-    async def said(self, brand: str, kind: str, name: str, place: Place) -> None:
-        self.done.append(("said", name, tuple(place)))
+    async def said(self, place: Place) -> None:
+        self.done.append(("said", *place))
 
     async def follow(self, asker: Asker, item: str, every_s: int, source: str) -> None:
         if item == "too-much":
@@ -302,7 +302,7 @@ async def test_with_a_person_nothing_is_looked_up(lab: Lab) -> None:
     assert (answer.kind, answer.text) == ("person", "")
     await lab.book()
     assert await lab.rows() == [("and at noon?", "person", "held", "")]
-    assert lab.done == [("said", "ada", (1, 1))]
+    assert lab.done == [("said", 1, 1)]
     assert lab.batches == []
 
 
@@ -317,7 +317,7 @@ async def test_what_follows_a_hand_over_goes_to_the_person(lab: Lab) -> None:
     assert [row[:3] for row in await lab.rows()] == [
         ("operator", "person", "command:operator"), ("my cake is broken", "person", "held")
     ]  # fmt: skip
-    assert lab.done == [("hand_over", "ada", "asked"), ("said", "ada", (1, 1)), ("said", "ada", (1, 2))]
+    assert lab.done == [("hand_over", "ada", "asked"), ("said", 1, 1), ("said", 1, 2)]
 
 
 async def test_follows_are_kept_before_they_are_confirmed(lab: Lab) -> None:
