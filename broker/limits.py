@@ -269,7 +269,7 @@ CONFIG_AT_ONCE: Final = 100  # devices that are told before that is written down
 # -- questions -------------------------------------------------------------------------------------------------------
 QUESTION_MAX: Final = 1000  # characters: nobody types more into a search field
 QUESTION_BYTES_MAX: Final = 8 << 10  # on `up/ask`: as many, escaped in JSON, or of four bytes each
-CHOICE_MAX: Final = 64
+CHOICE_MAX: Final = 100  # an item, and what is wanted with it
 # A device asks once in so long, and so many at once before that counts: a person types slower, a flood is bounded to
 # a five-hundredth of what one core answers.
 QUESTION_EVERY_S: Final = 0.5

@@ -1,10 +1,12 @@
 """What brands have to say to who asks: DATA/content.db."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
+
+import msgspec
 
 from broker.store.database import Database, guarded, open_database, open_reader
 from broker.store.messages import transaction
@@ -12,6 +14,39 @@ from broker.store.messages import transaction
 T = TypeVar("T")
 
 SCHEMA: Final = "content"
+
+
+class ItemRow(msgspec.Struct, kw_only=True):
+    """An item as it is kept. Lists and mappings are JSON; times are milliseconds since 1970 (UTC)."""
+
+    brand: str
+    name: str
+    language: str
+    title: str
+    body: str
+    image: str
+    link: str
+    keywords: str
+    stores: str
+    tags: str
+    hours: str
+    data: str
+    valid_from: int | None = None
+    valid_until: int | None = None
+
+
+class Words(NamedTuple):
+    """The words by which an item is found, folded."""
+
+    title: str
+    keywords: str
+    body: str
+
+
+_FIELDS: Final = ItemRow.__struct_fields__
+_SET: Final = ", ".join(f"{field} = :{field}" for field in _FIELDS)
+_VALUES: Final = ", ".join(f":{field}" for field in _FIELDS)
+_INSERT: Final = f"INSERT INTO item ({', '.join(_FIELDS)}, changed_at) VALUES ({_VALUES}, :at)"  # noqa: S608
 
 
 class Content:
@@ -48,6 +83,13 @@ class Content:
         with guarded(self.path):
             return await self._db.call(lambda db: transaction(db, work))
 
+    async def put(self, items: Sequence[tuple[ItemRow, Words]], at: int) -> int:
+        """Add items, or replace those of the same name and language. Returns how many were new or are different now.
+
+        Who follows one of those is to be told.
+        """
+        return await self.write(lambda db: sum(_put(db, row, words, at) for row, words in items))
+
     async def rules(self, brand: str) -> str:
         """How a brand answers, as JSON; '' where it never said."""
         sql = "SELECT rules FROM rules WHERE brand = ?"
@@ -58,6 +100,30 @@ class Content:
         """Say how a brand answers."""
         sql = "INSERT INTO rules VALUES (?, ?) ON CONFLICT (brand) DO UPDATE SET rules = excluded.rules"
         await self.write(lambda db: db.execute(sql, (brand, rules)))
+
+
+def _put(db: sqlite3.Connection, row: ItemRow, words: Words, at: int) -> bool:
+    values = msgspec.structs.asdict(row)
+    named = (row.brand, row.name, row.language)
+    had = db.execute(
+        f"SELECT number, {', '.join(_FIELDS)} FROM item WHERE brand = ? AND name = ? AND language = ?",  # noqa: S608
+        named,
+    ).fetchone()
+    if had is None:
+        number = db.execute(_INSERT, {**values, "at": at}).lastrowid
+        db.execute("INSERT INTO item_text (rowid, title, keywords, body) VALUES (?, ?, ?, ?)", (number, *words))
+    elif had[1:] == tuple(values.values()):
+        return False
+    else:
+        number = had[0]
+        db.execute(f"UPDATE item SET {_SET}, changed_at = :at WHERE number = :number",  # noqa: S608
+                   {**values, "at": at, "number": number})  # fmt: skip
+        db.execute("UPDATE item_text SET title = ?, keywords = ?, body = ? WHERE rowid = ?", (*words, number))
+    db.execute(
+        "INSERT INTO changed VALUES (?, ?, ?) ON CONFLICT (brand, name) DO UPDATE SET at = excluded.at",
+        (row.brand, row.name, at),
+    )
+    return True
 
 
 class Lookup:

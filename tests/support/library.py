@@ -1,0 +1,65 @@
+"""A library of answers for tests, written as the broker writes it."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from broker.pull.fold import index_words
+from broker.pull.question import Asker, Decided, Question
+from broker.pull.recognise import Explained, Recogniser
+from broker.store.content import Content, ItemRow, Lookup, Words
+from broker.store.records import Records
+
+NOW = datetime(2026, 11, 23, 11, 0, tzinfo=UTC)  # a Monday
+AT = int(NOW.timestamp() * 1000)
+
+
+def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> tuple[ItemRow, Words]:
+    """An item with its words. Lists and mappings are written as JSON."""
+    usual: dict[str, Any] = {
+        "language": "it", "body": "", "image": "", "link": "", "keywords": [], "stores": [], "tags": [], "hours": {},
+        "data": {},
+    }  # fmt: skip
+    fields = {**usual, **given}
+    encoded = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in fields.items()}
+    row = ItemRow(brand=brand, name=name, title=title or name, **encoded)
+    texts = (row.title, " ".join(fields["keywords"]), row.body)
+    return row, Words(*(index_words(brand, text, row.language) for text in texts))
+
+
+class Library:
+    """Content, and who looks into it."""
+
+    def __init__(self, content: Content, lookup: Lookup, records: Records) -> None:
+        self.content = content
+        self.lookup = lookup
+        self.records = records
+        self.recogniser = Recogniser()
+
+    async def put(self, *items: tuple[ItemRow, Words]) -> int:
+        return await self.content.put(items, AT)
+
+    async def explain(self, text: str, *, choice: str = "", now: datetime = NOW, **who: Any) -> Explained:
+        asker = Asker(**{"brand": "acme", "device": "kiosk-7", "user": "ada", "language": "it", **who})
+        question = Question(text=text, choice=choice)
+        return await self.lookup.look(lambda db: self.recogniser.explain(db, asker, question, now))
+
+    async def ask(self, text: str, **given: Any) -> Decided:
+        return (await self.explain(text, **given)).decided
+
+
+@asynccontextmanager
+async def library(path: Path) -> AsyncIterator[Library]:
+    """An empty one."""
+    records = await Records.open(path / "records.db")
+    content = await Content.open(path / "content.db")
+    lookup = await Lookup.open(content.path, path / "records.db")
+    try:
+        yield Library(content, lookup, records)
+    finally:
+        await lookup.close()
+        await content.close()
+        await records.close()
