@@ -7,6 +7,7 @@ a letter nor a digit (markup, control characters, what means something to FTS5) 
 import base64
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -60,3 +61,15 @@ def index_words(brand: str, text: str, language: str) -> str:
     """What stands in the index for a text of a brand's."""
     before = key(brand)
     return " ".join(before + form for word in words(text) for form in forms(word, language))
+
+
+def phrase_key(brand: str, text: str, language: str) -> str:
+    """What a phrase says, whatever the order and the endings of its words, for one brand."""
+    stems = sorted({forms(word, language)[-1] for word in telling_words(text)})
+    return key(brand) + " ".join(stems)
+
+
+def phrases(brand: str, texts: Iterable[str], language: str) -> frozenset[str]:
+    """Those under which items are looked for by who asks in this language, or in one that nobody knows."""
+    languages = (language, "") if language else (*_NAMES, "")
+    return frozenset(phrase_key(brand, text, one) for text in texts for one in languages)

@@ -5,7 +5,7 @@ Synchronous: it is called in a thread, with a connection to content.db that has 
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from math import log
@@ -17,7 +17,7 @@ import msgspec
 from broker.pull import rules as rules_
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.commands import Command, command_of
-from broker.pull.fold import forms, key, telling_words, words
+from broker.pull.fold import forms, key, phrase_key, telling_words, words
 from broker.pull.hours import is_open
 from broker.pull.question import (
     Asker,
@@ -38,10 +38,13 @@ from broker.pull.template import render
 
 # Looked at more closely, of those that FTS5 ranks first.
 CANDIDATES: Final = 12
-# Rows that one search may rank: 1 to 2 ms. Of more frequent words only the rarest are looked for.
-RANKED: Final = 2000
+# Rows that one search may rank, a microsecond each. Words that are in more items are left out of it, where there are
+# rarer ones; of items that have only such words the newest are looked at.
+RANKED: Final = 500
 _PREFIX_MIN: Final = 3
-_TITLE, _BODY, _BEGUN = 1.0, 0.6, 0.8
+_COUNTS_KEPT: Final = 100_000  # of words: 10 MB
+# What a word is worth where it is; one that is only begun is so in a title or a keyword.
+_WORTH: Final = {"title": 1.0, "keywords": 1.0, "beginning": 0.8, "body": 0.6}
 _LESS, _OTHER_LANGUAGE, _FOR_THEM = 0.9, 0.9, 0.05
 _FOLLOW: Final = "follow:"
 _COLUMNS: Final = ("number", "name", "language", "title", "body", "image", "link", "keywords", "stores", "tags",
@@ -75,7 +78,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     language: str
     title: str
     score: float
-    exact: bool = False  # the question is its title, or one of its keywords
+    exact: bool = False  # the question is its title, or one of its keywords, and nothing else
     matched: dict[str, str] = {}  # each word that it has, and where
     left_out: str = ""  # why it is not for who asks, or not now
 
@@ -101,6 +104,7 @@ class Recogniser:
     def __init__(self) -> None:
         self._version = -1
         self._brands: dict[str, tuple[Rules, int]] = {}  # rules, and how many items
+        self._counts: dict[str, int] = {}  # in how many items a word was when it was last looked up
 
     def decide(self, db: sqlite3.Connection, asker: Asker, question: Question, now: datetime) -> Decided:
         """What becomes of a question. Raises `QuestionRefused` for a choice that was never offered."""
@@ -109,7 +113,9 @@ class Recogniser:
     def explain(self, db: sqlite3.Connection, asker: Asker, question: Question, now: datetime) -> Explained:
         """The same, and why."""
         rules, items = self._brand(db, asker.brand)
-        look = _Look(db, asker, rules, items, now)
+        if len(self._counts) > _COUNTS_KEPT:
+            self._counts.clear()
+        look = _Look(db, asker, rules, items, now, self._counts)
         decided = look.decided(question)
         return Explained(
             decided=decided, words=look.words, hits=look.shown_hits, score_min=rules.score_min, lead=rules.lead
@@ -131,8 +137,17 @@ class Recogniser:
 class _Look:
     """One question."""
 
-    def __init__(self, db: sqlite3.Connection, asker: Asker, rules: Rules, items: int, now: datetime) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        asker: Asker,
+        rules: Rules,
+        items: int,
+        now: datetime,
+        counts: dict[str, int],
+    ) -> None:
         self._db = db
+        self._counts = counts
         self._asker = asker
         self._rules = rules
         self._items = items
@@ -269,10 +284,11 @@ class _Look:
         if not good:
             return msgspec.structs.replace(self._otherwise("low_score" if hits else "not_found"), score=best)
         leading = _leading(good, rules.lead)[: rules.choices_max]
+        rule = "keyword" if leading[0].hit.exact else "search"
         if len(leading) == 1:
-            return self._answered(leading[0].item, "search", best)
+            return self._answered(leading[0].item, rule, best)
         options = tuple(Option(id=one.item.name, title=self._title(one.item)) for one in leading)
-        return Decided(outcome="choice", rule="search", shown=self._said("choice"), options=options, score=best)
+        return Decided(outcome="choice", rule=rule, shown=self._said("choice"), options=options, score=best)
 
     def _otherwise(self, why: str) -> Decided:
         """What becomes of what has no answer."""
@@ -286,23 +302,46 @@ class _Look:
         return Decided(outcome="nothing", rule=why, shown=self._said("nothing"))
 
     def _hits(self) -> list[_Found]:
-        """The items with words of the question, best first; each once, in the language that suits best."""
+        """The items that the question is called, or else those with words of it; best first.
+
+        Each once, in the language that suits best.
+        """
         if not self.words or not self._items:
             return []
-        asked = _Asked(self.words, self._asker, self._items, self._db)
+        asker = self._asker
+        phrase = phrase_key(asker.brand, " ".join(self.words), asker.language)
+        sql = f"""SELECT {_ITEM} FROM phrase p JOIN item i ON i.number = p.item WHERE p.phrase = ?
+            LIMIT {CANDIDATES}"""  # noqa: S608 - our own words
+        found = [self._found(Item(*row), 1.0, exact=True) for row in self._db.execute(sql, (phrase,))]
+        if all(one.hit.left_out for one in found):
+            asked = _Asked(self.words, asker, self._items, self._db, self._counts)
+            for row in asked.candidates():
+                matched = asked.matched(row[:3])
+                found.append(self._found(Item(*row[3:]), _LESS * asked.share(matched), matched=matched))
         best: dict[str, _Found] = {}
-        kept: list[_Found] = []
-        for row in asked.candidates():
-            item = Item(*row[3:])
-            hit = asked.scored(item, row[:3], self._rules.language, self._left_out(item))
-            found = _Found(hit, item)
-            if hit.left_out:
-                kept.append(found)
-            elif item.name not in best or best[item.name].hit.score < hit.score:
-                best[item.name] = found
+        for one in found:
+            if not one.hit.left_out and (one.item.name not in best or best[one.item.name].hit.score < one.hit.score):
+                best[one.item.name] = one
         hits = sorted(best.values(), key=lambda one: (-one.hit.score, one.item.number))
-        self.shown_hits = [one.hit for one in (*hits, *sorted(kept, key=lambda one: -one.hit.score))]
+        left_out = sorted((one.hit for one in found if one.hit.left_out), key=lambda hit: -hit.score)
+        self.shown_hits = [*(one.hit for one in hits), *left_out]
         return hits
+
+    def _found(
+        self, item: Item, score: float, *, matched: Mapping[str, str] | None = None, exact: bool = False
+    ) -> _Found:
+        """An item with its score, as it suits who asks."""
+        language = self._asker.language or self._rules.language
+        left_out = self._left_out(item)
+        if item.language and language and item.language != language:
+            score *= _OTHER_LANGUAGE
+        if (item.stores != "[]" or item.tags != "[]") and not left_out:
+            score = min(1.0, score + _FOR_THEM)
+        hit = Hit(
+            item=item.name, language=item.language, title=item.title, score=round(score, 3), exact=exact,
+            matched=dict(matched or {}), left_out=left_out,
+        )  # fmt: skip
+        return _Found(hit, item)
 
     def _left_out(self, item: Item) -> str:
         """Why an item is not for who asks, or not now; '' if it is."""
@@ -368,15 +407,14 @@ class _Look:
 class _Asked:
     """The words of a question, as they are looked for in the index."""
 
-    def __init__(self, asked: Sequence[str], asker: Asker, items: int, db: sqlite3.Connection) -> None:
+    def __init__(
+        self, asked: Sequence[str], asker: Asker, items: int, db: sqlite3.Connection, counts: dict[str, int]
+    ) -> None:
         self._db = db
-        self._asker = asker
         self._before = key(asker.brand)
         self._forms = {word: [self._before + form for form in forms(word, asker.language)] for word in asked}
-        every = [form for group in self._forms.values() for form in group]
-        sql = "SELECT term, doc FROM item_word WHERE term = ?"
-        in_ = {term: doc for form in every for term, doc in db.execute(sql, (form,))}
-        self._rows = {word: sum(in_.get(form, 0) for form in group) for word, group in self._forms.items()}
+        self._counts = counts
+        self._rows = {word: sum(map(self._count, group)) for word, group in self._forms.items()}
         # A rare word says more than a frequent one; one that no item has, half of what a rare one does.
         self._weights = {
             word: log(1 + items / (1 + min(rows, items))) if rows else log(1 + items) / 2
@@ -384,25 +422,36 @@ class _Asked:
         }
         self._all = sum(self._weights.values()) or 1.0
         last = asked[-1]
-        self._begun = last if len(last) >= _PREFIX_MIN else ""
-        self._signature = signature(" ".join(asked), asker.language)
+        self._begun = last if len(last) >= _PREFIX_MIN and not self._rows[last] else ""
+
+    def _count(self, form: str) -> int:
+        """In how many items a word is, about; 0 only if it is in none."""
+        known = self._counts.get(form)
+        if known is None:
+            row = self._db.execute("SELECT doc FROM item_word WHERE term = ?", (form,)).fetchone()
+            if row is None:
+                return 0
+            known = self._counts[form] = int(row[0])
+        return known
 
     def candidates(self) -> list[tuple[Any, ...]]:
-        """The folded columns and the item of those that FTS5 ranks first."""
-        known = [word for word in self._forms if self._rows[word] or word == self._begun]
+        """The folded columns and the item of those that are worth a closer look."""
+        known = sorted((word for word in self._forms if self._rows[word] or word == self._begun), key=self._rows.get)  # type: ignore[arg-type]
         if not known:
             return []
-        together = " AND ".join(self._group(word) for word in self._rarest(known))
+        few = [word for word in known if self._rows[word] <= 10 * RANKED] or known[:1]
+        together = " AND ".join(map(self._group, few))
+        ranked = self._rows[known[0]] <= RANKED
         for query in (f"{{title keywords}}: ({together})", together):
-            if rows := self._matching(query):
+            if rows := self._matching(query, ranked=ranked):
                 return rows
-        return self._matching(" OR ".join(self._group(word) for word in self._rarest(known)))
+        return self._matching(" OR ".join(map(self._group, self._rarest(known))), ranked=ranked)
 
-    def _rarest(self, known: Iterable[str]) -> list[str]:
-        """Those of them that are in few items, and so many that they are not in too many together."""
+    def _rarest(self, known: Sequence[str]) -> list[str]:
+        """Those that are in few items, and so many of them that they are not in too many together."""
         chosen: list[str] = []
         rows = 0
-        for word in sorted(known, key=lambda word: self._rows[word]):
+        for word in known:
             rows += self._rows[word]
             if chosen and rows > RANKED:
                 break
@@ -415,43 +464,31 @@ class _Asked:
             quoted.append(f'"{self._before}{word}" *')
         return f"({' OR '.join(quoted)})"
 
-    def _matching(self, query: str) -> list[tuple[Any, ...]]:
+    def _matching(self, query: str, *, ranked: bool) -> list[tuple[Any, ...]]:
+        order = "rank" if ranked else "t.rowid DESC"
+        weights = "AND rank MATCH 'bm25(4.0, 4.0, 1.0)'" if ranked else ""
         sql = f"""SELECT t.title, t.keywords, t.body, {_ITEM} FROM item_text t JOIN item i ON i.number = t.rowid
-            WHERE item_text MATCH ? AND rank MATCH 'bm25(4.0, 4.0, 1.0)' ORDER BY rank LIMIT {CANDIDATES}"""  # noqa: S608
+            WHERE item_text MATCH ? {weights} ORDER BY {order} LIMIT {CANDIDATES}"""  # noqa: S608 - our own words
         return self._db.execute(sql, (query,)).fetchall()
 
-    def scored(self, item: Item, folded: Sequence[str], brands: str, left_out: str) -> Hit:
-        """How much of the question an item has, from 0 to 1, and where."""
+    def matched(self, folded: Sequence[str]) -> dict[str, str]:
+        """Which words of the question an item has, and where: in the best place of each."""
         title, keywords, body = (set(text.split()) for text in folded)
-        matched: dict[str, str] = {}
-        score = 0.0
+        found: dict[str, str] = {}
         for word, group in self._forms.items():
-            worth, where = 0.0, ""
             if not title.isdisjoint(group):
-                worth, where = _TITLE, "title"
+                found[word] = "title"
             elif not keywords.isdisjoint(group):
-                worth, where = _TITLE, "keywords"
+                found[word] = "keywords"
             elif word == self._begun and any(one.startswith(self._before + word) for one in (*title, *keywords)):
-                worth, where = _BEGUN, "title"
+                found[word] = "beginning"
             elif not body.isdisjoint(group):
-                worth, where = _BODY, "body"
-            if where:
-                matched[word] = where
-                score += worth * self._weights[word] / self._all
-        exact = score >= _TITLE - 1e-9 and self._signature in _signatures(
-            item.title, item.keywords, self._asker.language
-        )
-        if not exact:
-            score *= _LESS
-        language = self._asker.language or brands
-        if item.language and language and item.language != language:
-            score *= _OTHER_LANGUAGE
-        if (item.stores != "[]" or item.tags != "[]") and not left_out:
-            score = min(1.0, score + _FOR_THEM)
-        return Hit(
-            item=item.name, language=item.language, title=item.title, score=round(score, 3), exact=exact,
-            matched=matched, left_out=left_out,
-        )  # fmt: skip
+                found[word] = "body"
+        return found
+
+    def share(self, matched: Mapping[str, str]) -> float:
+        """How much of the question that is, from 0 to 1."""
+        return sum(_WORTH[where] * self._weights[word] for word, where in matched.items()) / self._all
 
 
 def _leading(hits: list[_Found], lead: float) -> list[_Found]:
@@ -480,17 +517,6 @@ def _has(folded: str, phrase: str) -> bool:
 @lru_cache(4096)
 def _plain(phrase: str) -> str:
     return " ".join(words(phrase))
-
-
-@lru_cache(4096)
-def signature(text: str, language: str) -> frozenset[str]:
-    """What a phrase says, whatever order and endings it has."""
-    return frozenset(forms(word, language)[-1] for word in telling_words(text))
-
-
-@lru_cache(2048)  # as many as a brand's popular items; at worst 10 KiB each
-def _signatures(title: str, keywords: str, language: str) -> frozenset[frozenset[str]]:
-    return frozenset(signature(phrase, language) for phrase in (title, *_listed(keywords)))
 
 
 @lru_cache(2048)

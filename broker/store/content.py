@@ -36,11 +36,12 @@ class ItemRow(msgspec.Struct, kw_only=True):
 
 
 class Words(NamedTuple):
-    """The words by which an item is found, folded."""
+    """The words by which an item is found, and the phrases that mean it, folded."""
 
     title: str
     keywords: str
     body: str
+    phrases: frozenset[str]
 
 
 _FIELDS: Final = ItemRow.__struct_fields__
@@ -111,14 +112,16 @@ def _put(db: sqlite3.Connection, row: ItemRow, words: Words, at: int) -> bool:
     ).fetchone()
     if had is None:
         number = db.execute(_INSERT, {**values, "at": at}).lastrowid
-        db.execute("INSERT INTO item_text (rowid, title, keywords, body) VALUES (?, ?, ?, ?)", (number, *words))
+        db.execute("INSERT INTO item_text (rowid, title, keywords, body) VALUES (?, ?, ?, ?)", (number, *words[:3]))
     elif had[1:] == tuple(values.values()):
         return False
     else:
         number = had[0]
         db.execute(f"UPDATE item SET {_SET}, changed_at = :at WHERE number = :number",  # noqa: S608
                    {**values, "at": at, "number": number})  # fmt: skip
-        db.execute("UPDATE item_text SET title = ?, keywords = ?, body = ? WHERE rowid = ?", (*words, number))
+        db.execute("UPDATE item_text SET title = ?, keywords = ?, body = ? WHERE rowid = ?", (*words[:3], number))
+        db.execute("DELETE FROM phrase WHERE item = ?", (number,))
+    db.executemany("INSERT INTO phrase VALUES (?, ?)", [(phrase, number) for phrase in words.phrases])
     db.execute(
         "INSERT INTO changed VALUES (?, ?, ?) ON CONFLICT (brand, name) DO UPDATE SET at = excluded.at",
         (row.brand, row.name, at),

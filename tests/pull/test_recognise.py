@@ -225,10 +225,11 @@ async def test_why_is_explained(shop: Library) -> None:
     (first,) = found.hits
     assert (first.item, first.exact, first.matched) == ("torta-mele", False, {"torta": "title", "cannella": "body"})
     assert 0.6 < first.score < 0.9
-    exact = (await shop.explain("cannella")).hits
-    assert [(one.item, one.exact, bool(one.left_out)) for one in exact] == [
-        ("cannoli", True, False), ("te", False, True)
-    ]  # fmt: skip
+    exact = await shop.explain("cannella")
+    assert [(one.item, one.exact, one.score) for one in exact.hits] == [("cannoli", True, 1.0)]
+    assert exact.decided.rule == "keyword"
+    left_out = (await shop.explain("tè")).hits
+    assert [(one.item, one.left_out) for one in left_out] == [("te", "it is for who has other tags")]
 
 
 HOSTILE = st.one_of(

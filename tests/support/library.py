@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from broker.pull.fold import index_words
+from broker.pull.fold import index_words, phrases
 from broker.pull.question import Asker, Decided, Question
 from broker.pull.recognise import Explained, Recogniser
 from broker.store.content import Content, ItemRow, Lookup, Words
@@ -27,7 +27,8 @@ def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> tuple
     encoded = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in fields.items()}
     row = ItemRow(brand=brand, name=name, title=title or name, **encoded)
     texts = (row.title, " ".join(fields["keywords"]), row.body)
-    return row, Words(*(index_words(brand, text, row.language) for text in texts))
+    title, keywords, body = (index_words(brand, text, row.language) for text in texts)
+    return row, Words(title, keywords, body, phrases(brand, (row.title, *fields["keywords"]), row.language))
 
 
 class Library:

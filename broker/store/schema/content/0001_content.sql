@@ -28,6 +28,15 @@ CREATE VIRTUAL TABLE item_text USING fts5 (title, keywords, body, tokenize = 'un
 -- In how many items each of these words is.
 CREATE VIRTUAL TABLE item_word USING fts5vocab (item_text, row);
 
+-- What items are called, title and keywords, as a whole: folded, in any order. Who asks just that wants them.
+CREATE TABLE phrase (
+  phrase TEXT NOT NULL,                  -- with its brand in front
+  item   INTEGER NOT NULL REFERENCES item (number) ON DELETE CASCADE,
+  PRIMARY KEY (phrase, item)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX phrase_of ON phrase (item);
+
 -- How a brand answers: bounds, commands, texts, hours, as JSON. See broker/pull/rules.py.
 CREATE TABLE rules (
   brand TEXT PRIMARY KEY,
