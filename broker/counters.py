@@ -50,6 +50,10 @@ class Counters:
         "readings_paused",
         "receipts_lost",
         "retained_refused",
+        "server_answers_late",
+        "server_answers_refused",
+        "servers_absent",
+        "servers_silent",
         "sessions_expired",
         "sessions_overrun",
         "sessions_refused",
@@ -111,6 +115,10 @@ class Counters:
     readings_paused: int
     receipts_lost: int  # of rich sends: the queue of a brand's server was full
     retained_refused: int
+    server_answers_late: int  # of brands' servers: after the time limit, or to no question of theirs
+    server_answers_refused: int  # by their form
+    servers_absent: int  # questions for which no server was there, or too many were asked
+    servers_silent: int  # questions that a server did not answer in time
     sessions_expired: int
     sessions_overrun: int
     sessions_refused: int

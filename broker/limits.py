@@ -269,7 +269,7 @@ CONFIG_AT_ONCE: Final = 100  # devices that are told before that is written down
 # -- questions -------------------------------------------------------------------------------------------------------
 QUESTION_MAX: Final = 1000  # characters: nobody types more into a search field
 QUESTION_BYTES_MAX: Final = 8 << 10  # on `up/ask`: as many, escaped in JSON, or of four bytes each
-CHOICE_MAX: Final = 100  # an item, and what is wanted with it
+CHOICE_MAX: Final = 160  # an item, and what is wanted with it; a route, and an id of its server's
 # A device asks once in so long, and so many at once before that counts: a person types slower, a flood is bounded to
 # a five-hundredth of what one core answers.
 QUESTION_EVERY_S: Final = 0.5
@@ -287,6 +287,11 @@ RENDERED_MAX: Final = 16_384  # characters of a template, filled in
 TEMPLATE_DEPTH_MAX: Final = 20
 RULES_MAX: Final = 256 << 10  # bytes of one brand's rules: 200 commands with a text in three languages
 TEXT_MAX: Final = 4096
+# What the server of a brand is asked at a time: with 2 KB each 2 MB. Beyond, the route says what is said instead.
+SERVER_QUESTIONS_MAX: Final = 1000
+SERVER_HISTORY: Final = 10  # of what was said before: what a language model wants to know
+SERVER_ANSWER_BYTES_MAX: Final = 32 << 10  # its text four bytes a character, and data
+SERVER_CHOICES_MAX: Final = 10
 
 # -- conversations with persons ----------------------------------------------------------------------------------------
 # Of one brand, that wait or are with an agent: 600 bytes each in memory, 3 MB, all looked at when one is given to

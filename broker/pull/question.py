@@ -90,9 +90,10 @@ class HandOver(msgspec.Struct, frozen=True):
 
 
 class AskServer(msgspec.Struct, frozen=True):
-    """The brand's own server is to answer, on this route of the brand's rules."""
+    """The brand's own server is to answer, on this route of the brand's rules; `choice`: one of those it offered."""
 
     route: str
+    choice: str = ""
 
 
 Action = Follow | Unfollow | OptOut | OptIn | HandOver | AskServer

@@ -104,7 +104,7 @@ class Follows(Protocol):
 class Servers(Protocol):
     """Who asks the brand's own server."""
 
-    async def ask(self, route: str, question: str, asker: Asker, text: str) -> Decided:
+    async def ask(self, action: AskServer, question: str, asker: Asker, text: str) -> Decided:
         """What it says, or what the route says else; it may be to hand over."""
         ...
 
@@ -343,10 +343,10 @@ class Questions:
             case HandOver():
                 return await self._handed_over(case, action, decided)
             case AskServer():
-                said = await self._servers.ask(action.route, case.fact.id, asker, case.fact.text)
+                said = await self._servers.ask(action, case.fact.id, asker, case.fact.text)
                 if isinstance(said.action, HandOver):
-                    return await self._handed_over(case, said.action, said)
-                return said
+                    said = await self._handed_over(case, said.action, said)
+                return msgspec.structs.replace(said, folded=decided.folded)
         return decided
 
     async def _handed_over(self, case: _Case, action: HandOver, decided: Decided) -> Decided:

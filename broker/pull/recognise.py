@@ -47,6 +47,7 @@ _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
 _WORTH: Final = {"title": 1.0, "keywords": 1.0, "beginning": 0.8, "body": 0.6}
 _LESS, _OTHER_LANGUAGE, _FOR_THEM = 0.9, 0.9, 0.05
 _FOLLOW: Final = "follow:"
+ROUTE: Final = "route:"  # and whose, and the id that the brand's server has given to a choice
 _COLUMNS: Final = ("number", "name", "language", "title", "body", "image", "link", "keywords", "stores", "tags",
                    "hours", "data", "valid_from", "valid_until")  # fmt: skip
 _ITEM: Final = ", ".join(f"i.{column}" for column in _COLUMNS)
@@ -178,6 +179,10 @@ class _Look:
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def _chosen(self, choice: str) -> Decided:
+        if choice.startswith(ROUTE):
+            _, route, id = (*choice.split(":", 2), "")[:3]
+            if route in self._rules.routes:
+                return Decided(outcome="asking", rule=f"route:{route}", action=AskServer(route, id))
         follow, every_s = choice.startswith(_FOLLOW), 0
         name = choice
         if follow:

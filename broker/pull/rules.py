@@ -91,6 +91,8 @@ class Rules(_Strict, frozen=True, omit_defaults=True):
     inbox: Inbox = Inbox()
 
 
+# What routes cannot be called: on these topics under `{brand}/ask/` servers answer, and hear why that was refused.
+_TAKEN: Final = ("answer", "refused")
 _decode: Final = msgspec.json.Decoder(Rules).decode
 _SAID: Final[Mapping[str, Mapping[str, str]]] = {
     "help": {
@@ -166,6 +168,10 @@ def check(rules: Rules) -> None:
     check_hours(rules.hours)
     for name in rules.routes:
         check_name("route", name)
+        if name in _TAKEN:
+            raise Refused(
+                f"a route cannot be called {name}", reason=0x83, remedy="Use another name: that topic is taken."
+            )
     for command in rules.commands:
         done = (command.item, command.text, command.follow, command.route, command.hand_over)
         if sum(map(bool, done)) != 1:

@@ -125,9 +125,9 @@ class Lab:
     async def opt_in(self, asker: Asker) -> None:
         self.done.append(("opt_in", asker.name))
 
-    async def ask(self, route: str, question: str, asker: Asker, text: str) -> Decided:
+    async def ask(self, action: AskServer, question: str, asker: Asker, text: str) -> Decided:
         await self.gate.wait()
-        self.done.append(("ask", route, text))
+        self.done.append(("ask", action.route, text))
         return self.servers_word
 
     async def otherwise(self, route: str, asker: Asker) -> Decided:

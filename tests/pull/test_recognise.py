@@ -85,7 +85,13 @@ async def test_a_choice_has_titles_and_is_taken_by_its_id(shop: Library) -> None
     assert item_of(await shop.ask("", choice=decided.options[1].id)) == "torta-mele"
 
 
-@pytest.mark.parametrize("choice", ["nothing", "torta-segreta", "follow:", "follow:x:y", "' OR 1=1"])
+async def test_a_choice_of_the_brands_server_goes_back_to_it(shop: Library) -> None:
+    await shop.content.set_rules("acme", '{"routes": {"search": {}}}')
+    decided = await shop.ask("", choice="route:search:cakes:12")
+    assert (decided.outcome, decided.action) == ("asking", AskServer("search", "cakes:12"))
+
+
+@pytest.mark.parametrize("choice", ["route:search:12", "nothing", "torta-segreta", "follow:", "follow:x:y", "' OR 1=1"])
 async def test_what_was_not_offered_cannot_be_chosen(shop: Library, choice: str) -> None:
     with pytest.raises(QuestionRefused) as caught:
         await shop.ask("", choice=choice)
