@@ -40,7 +40,7 @@ def forms(word: str, language: str) -> tuple[str, ...]:
 
 def words(text: str) -> list[str]:
     """The words of a text, folded but not stemmed."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = unicodedata.normalize("NFKD", text.casefold()).casefold()  # letters of mathematics have capitals, too
     return [word[:WORD_MAX] for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))]
 
 
