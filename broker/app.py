@@ -38,6 +38,7 @@ from broker.listen.reactor import Reactor
 from broker.listen.tls import TLSSocket
 from broker.listen.websocket import WebRules
 from broker.message import Message, Promise
+from broker.pull.pull import Pull
 from broker.route.access import ENROL_REQUEST
 from broker.session.bounds import Limits
 from broker.session.core import Core
@@ -179,6 +180,9 @@ class Broker:
         await self._restore()
         await self.bridge.open(settings.messages_path, self.journal, settings.messages_kept_s)
         stack.push_async_callback(self.bridge.close)
+        self.pull = Pull(core=self.core, bridge=self.bridge, run=self._do, spawn=self._spawn, log=self._log)
+        await self.pull.open(settings.content_path, settings.records_path)
+        stack.push_async_callback(self.pull.close)
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
@@ -186,6 +190,7 @@ class Broker:
         self.committer = Committer(self.core, self.journal, self.reactor.run)
         self.committer.start()
         self.bridge.start()
+        self.pull.start()
         self.links = Links(Book(self.directory.records, self.directory.now), self.core, self.reactor.run, self._log)
         self._context = self._tls_context()
         for listener, sock in sockets:
@@ -302,6 +307,7 @@ class Broker:
             self.reactor.stop_listening()
             await self.links.stop()
             self._say_goodbye()
+            await self.pull.stop()
             await self.bridge.stop()
             for task in list(self._tasks):
                 task.cancel()
@@ -388,6 +394,7 @@ class Broker:
             self._spawn(self.bridge.campaigns.brand_gone(path[:-1]))
         if gone and path.endswith("/"):
             self._spawn(self.links.brand_gone(path[:-1]))
+            self._spawn(self.pull.brand_gone(path[:-1]))
         if gone and (path.endswith("/") or "/device/" in path):
             self._spawn(self.bridge.devices_gone())
 

@@ -1,0 +1,143 @@
+"""Pull as a whole: builds its parts, begins where the last process ended, and stops."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from broker.bridge.bridge import Bridge
+from broker.bridge.facts import Questioned
+from broker.bridge.intake import QUESTION
+from broker.errors import Failed
+from broker.message import Message
+from broker.pull import rules
+from broker.pull.asker import asker_of
+from broker.pull.conversations import Inbox
+from broker.pull.follow import Follows
+from broker.pull.question import Asker, Decided, Question
+from broker.pull.questions import ASKS, Questions
+from broker.pull.recognise import Recogniser
+from broker.pull.server import Servers
+from broker.pull.voices import Voices
+from broker.pull.ways import Ways
+from broker.session.core import Core
+from broker.store.content import Content, Lookup
+from broker.store.conversations import Conversations
+
+RETRY_S: Final = 1.0
+
+
+class Pull:
+    """What customers ask for, and who answers. `run`: do something to the core, and write out what came of it."""
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        bridge: Bridge,
+        run: Callable[[Callable[[], object]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        log: Callable[..., object],
+    ) -> None:
+        self._core = core
+        self._bridge = bridge
+        self._run = run
+        self._spawn = spawn
+        self._log = log
+        self._recogniser = Recogniser()
+        self.content: Content
+        self.inbox: Inbox
+        self.questions: Questions
+        self._stack: AsyncExitStack
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, content: Path, records: Path) -> None:
+        """Open the library, and hear what devices and agents say. Close it, whatever comes after."""
+        async with AsyncExitStack() as stack:
+            self.content = await stack.enter_async_context(await Content.open(content))
+            lookup = await Lookup.open(content, records)
+            stack.push_async_callback(lookup.close)
+            await self._open(lookup)
+            self._stack = stack.pop_all()
+
+    async def _open(self, lookup: Lookup) -> None:
+        core, bridge = self._core, self._bridge
+        store = Conversations(bridge.messages)
+        self.inbox = Inbox(core=core, bridge=bridge, store=store, ways=self._ways, run=self._run, log=self._log)
+        await self.inbox.open()
+        self.voices = Voices(
+            inbox=self.inbox,
+            intake=bridge.intake,
+            router=core.router,
+            publish=lambda message: self._publish([message]),
+            spawn=self._spawn,
+            counters=core.counters,
+            log=self._log,
+        )
+        bridge.desk.on("inbox", self.inbox.answer)
+        self.questions = Questions(
+            store=store,
+            content=self.content.path,
+            decide=self._decide,
+            look=lookup.look,
+            record=bridge.intake.asked,
+            publish=self._publish,
+            spawn=self._spawn,
+            persons=self.inbox,
+            follows=Follows(bridge.people),
+            servers=Servers(core=core, run=self._run, rules=self.content.rules, history=store),
+            counters=core.counters,
+            log=self._log,
+            unexpected=core.unexpected,
+        )
+        bridge.intake.together(QUESTION, self.questions.book)
+        core.router.serve(ASKS, self.questions.heard, writes=True)
+
+    def start(self) -> None:
+        """Begin, after the bridge."""
+        work = (self.questions.run(), self.inbox.telling.run(), self._begin())
+        self._tasks = [asyncio.create_task(one) for one in work]
+
+    async def _begin(self) -> None:
+        while True:
+            try:
+                await self.questions.resume()
+                break
+            except Failed as error:
+                self._log("pull cannot begin", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
+        await self.inbox.run()
+
+    async def stop(self) -> None:
+        """End all that goes on by itself. What was not booked is, at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def close(self) -> None:
+        """Let go of the library."""
+        await self._stack.aclose()
+
+    async def brand_gone(self, brand: str) -> None:
+        """Forget all of a brand's."""
+        await self.inbox.brand_gone(brand)
+
+    def _decide(self, db: sqlite3.Connection, fact: Questioned, now: datetime) -> tuple[Asker, Decided]:
+        asker = asker_of(db, fact.brand, fact.device, fact.user, fact.store, fact.locale)
+        question = Question(text=fact.text, locale=fact.locale, choice=fact.choice)
+        return asker, self._recogniser.decide(db, asker, question, now)
+
+    async def _ways(self, brand: str) -> Ways:
+        return Ways(rules.of(await self.content.rules(brand)))
+
+    def _publish(self, messages: Sequence[Message]) -> None:
+        def work() -> None:
+            for message in messages:
+                self._core.publish(message)
+
+        self._run(work)

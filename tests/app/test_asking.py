@@ -1,0 +1,114 @@
+"""A device asks a running broker, and is answered on the same connection."""
+
+import json
+from itertools import count
+from typing import Any
+
+from support.library import item
+from support.live import device, server
+from support.mqtt import Client
+
+from broker.app import Broker
+from broker.wire.packets import Properties, Puback, Publish
+
+_IDS = count(100)
+CAKES = (
+    item("torta-cioccolato", "Torta al cioccolato", keywords=["sacher"], body="Per {{ user.name }}"),
+    item("torta-mele", "Torta di mele"),
+)
+
+
+async def said(kiosk: Client, payload: bytes, *, correlation: bytes = b"c1") -> list[Publish]:
+    """Ask, and see what comes until the question is acknowledged and something was published back."""
+    properties = Properties(correlation_data=correlation)
+    topic = b"acme/device/kiosk-7/up/ask"
+    await kiosk.send(Publish(topic, payload, 1, packet_id=next(_IDS), properties=properties))
+    got: list[Publish] = []
+    acknowledged = False
+    while not (acknowledged and got):
+        packet = await kiosk.receive()
+        if isinstance(packet, Publish):
+            await kiosk.send(Puback(packet.packet_id))
+            got.append(packet)
+        else:
+            assert isinstance(packet, Puback)
+            assert packet.reason < 0x80
+            acknowledged = True
+    return got
+
+
+async def asked(kiosk: Client, question: str | dict[str, Any]) -> Any:
+    """What the device is answered."""
+    payload = question if isinstance(question, str) else json.dumps(question)
+    (message,) = await said(kiosk, payload.encode())
+    assert (message.topic, message.properties.correlation_data) == (b"acme/device/kiosk-7/answer", b"c1")
+    assert message.properties.content_type == "application/json"
+    return json.loads(message.payload)
+
+
+async def kiosk_of(broker: Broker, *more: str) -> Client:
+    kiosk = await device(broker, "kiosk-7")
+    await kiosk.subscribe("acme/device/kiosk-7/answer", *more, qos=1)
+    return kiosk
+
+
+async def rows(broker: Broker, sql: str) -> list[Any]:
+    await broker.bridge.intake.until(broker.core.fact_head)
+    return await broker.bridge.messages.read(lambda db: db.execute(sql).fetchall())
+
+
+async def test_a_question_is_answered_and_booked(broker: Broker) -> None:
+    await broker.pull.content.put(CAKES, 0)
+    kiosk = await kiosk_of(broker)
+    answer = await asked(kiosk, "sacher")
+    assert (answer["kind"], answer["item"], answer["body"]) == ("answer", "torta-cioccolato", "Per ada")
+    choice = await asked(kiosk, {"text": "torta", "locale": "it-IT"})
+    assert [one["id"] for one in choice["choices"]] == ["torta-cioccolato", "torta-mele"]
+    assert (await asked(kiosk, {"choice": choice["choices"][1]["id"]}))["item"] == "torta-mele"
+    assert (await asked(kiosk, {"choice": "rival-item"}))["code"] == "unknown_choice"
+    booked = "SELECT outcome, rule, item FROM question ORDER BY entry"
+    assert await rows(broker, booked) == [
+        ("answered", "keyword", "torta-cioccolato"), ("choice", "search", ""), ("answered", "choice", "torta-mele"),
+        ("nothing", "unknown_choice", ""),
+    ]  # fmt: skip
+
+
+async def test_another_brands_items_are_not_there(broker: Broker) -> None:
+    await broker.pull.content.put([item("secret", "Secret sale", brand="rival")], 0)
+    kiosk = await kiosk_of(broker)
+    assert (await asked(kiosk, "secret sale"))["kind"] == "nothing"
+    assert (await asked(kiosk, {"choice": "secret"}))["code"] == "unknown_choice"
+
+
+async def test_follow_shows_up_in_the_preferences_of_all_devices(broker: Broker) -> None:
+    await broker.pull.content.put([item("wipro", "Wipro")], 0)
+    kiosk = await kiosk_of(broker, "acme/device/kiosk-7/preferences")
+    got = await said(kiosk, b"follow wipro daily")
+    while len(got) < 2:
+        got.append(await kiosk.expect_message())
+    told = {message.topic.rpartition(b"/")[2]: json.loads(message.payload) for message in got}
+    assert told[b"answer"]["item"] == "wipro"
+    assert told[b"preferences"]["follows"] == {"wipro": 86400}
+
+
+async def test_the_brands_own_server_answers(broker: Broker) -> None:
+    rules = '{"routes": {"search": {}}, "otherwise": "route:search"}'
+    await broker.pull.content.set_rules("acme", rules)
+    crm = await server(broker)
+    await crm.subscribe("acme/ask/search", qos=1)
+    kiosk = await kiosk_of(broker)
+    await kiosk.publish("acme/device/kiosk-7/up/ask", b"red shoes", qos=1)
+    question = json.loads((await crm.expect_message()).payload)
+    assert (question["text"], question["user"]) == ("red shoes", "ada")
+    answer = {"question": question["question"], "text": "Aisle 7"}
+    await crm.publish("acme/ask/answer", json.dumps(answer).encode(), qos=1)
+    got = json.loads((await kiosk.expect_message()).payload)
+    assert (got["by"], got["text"]) == ("server", "Aisle 7")
+    assert await rows(broker, "SELECT outcome FROM question") == [("server",)]
+
+
+async def test_a_person_takes_over(broker: Broker) -> None:
+    await broker.pull.inbox.staff.add("acme", "mia")
+    kiosk = await kiosk_of(broker)
+    assert (await asked(kiosk, "operator"))["kind"] == "person"
+    assert await rows(broker, "SELECT state, why, agent FROM conversation") == [("waiting", "asked", "mia")]
