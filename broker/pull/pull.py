@@ -1,30 +1,25 @@
 """Pull as a whole: builds its parts, begins where the last process ended, and stops."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from broker.bridge.bridge import Bridge
-from broker.bridge.facts import Questioned
 from broker.bridge.intake import QUESTION
 from broker.errors import Failed
 from broker.message import Message
 from broker.pull import rules
-from broker.pull.asker import asker_of
 from broker.pull.conversations import Inbox
 from broker.pull.follow import Follows
-from broker.pull.question import Asker, Decided, Question
+from broker.pull.looker import Looker
 from broker.pull.questions import ASKS, Questions
-from broker.pull.recognise import Recogniser
 from broker.pull.server import Servers
 from broker.pull.voices import Voices
 from broker.pull.ways import Ways
 from broker.session.core import Core
-from broker.store.content import Content, Lookup
+from broker.store.content import Content
 from broker.store.conversations import Conversations
 
 RETRY_S: Final = 1.0
@@ -47,7 +42,7 @@ class Pull:
         self._run = run
         self._spawn = spawn
         self._log = log
-        self._recogniser = Recogniser()
+        self._looker: Looker
         self.content: Content
         self.inbox: Inbox
         self.questions: Questions
@@ -58,12 +53,12 @@ class Pull:
         """Open the library, and hear what devices and agents say. Close it, whatever comes after."""
         async with AsyncExitStack() as stack:
             self.content = await stack.enter_async_context(await Content.open(content))
-            lookup = await Lookup.open(content, records)
-            stack.push_async_callback(lookup.close)
-            await self._open(lookup)
+            self._looker = Looker(content, records, self._log)
+            stack.push_async_callback(self._looker.stop)
+            await self._open()
             self._stack = stack.pop_all()
 
-    async def _open(self, lookup: Lookup) -> None:
+    async def _open(self) -> None:
         core, bridge = self._core, self._bridge
         store = Conversations(bridge.messages)
         self.inbox = Inbox(core=core, bridge=bridge, store=store, ways=self._ways, run=self._run, log=self._log)
@@ -80,9 +75,7 @@ class Pull:
         bridge.desk.on("inbox", self.inbox.answer)
         self.questions = Questions(
             store=store,
-            content=self.content.path,
-            decide=self._decide,
-            look=lookup.look,
+            look=self._looker.look,
             record=bridge.intake.asked,
             publish=self._publish,
             spawn=self._spawn,
@@ -104,6 +97,8 @@ class Pull:
     async def _begin(self) -> None:
         while True:
             try:
+                if await self.content.any():  # else it is started by the first question
+                    await self._looker.start()
                 await self.questions.resume()
                 break
             except Failed as error:
@@ -126,11 +121,6 @@ class Pull:
     async def brand_gone(self, brand: str) -> None:
         """Forget all of a brand's."""
         await self.inbox.brand_gone(brand)
-
-    def _decide(self, db: sqlite3.Connection, fact: Questioned, now: datetime) -> tuple[Asker, Decided]:
-        asker = asker_of(db, fact.brand, fact.device, fact.user, fact.store, fact.locale)
-        question = Question(text=fact.text, locale=fact.locale, choice=fact.choice)
-        return asker, self._recogniser.decide(db, asker, question, now)
 
     async def _ways(self, brand: str) -> Ways:
         return Ways(rules.of(await self.content.rules(brand)))

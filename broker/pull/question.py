@@ -62,34 +62,34 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 # What is to be done, beyond showing something.
 
 
-class Follow(msgspec.Struct, frozen=True):
+class Follow(msgspec.Struct, frozen=True, tag=True):
     """They want to hear of changes of an item, at most once in so many seconds (0: of each)."""
 
     item: str
     every_s: int = 0
 
 
-class Unfollow(msgspec.Struct, frozen=True):
+class Unfollow(msgspec.Struct, frozen=True, tag=True):
     """They do not any more."""
 
     item: str
 
 
-class OptOut(msgspec.Struct, frozen=True):
+class OptOut(msgspec.Struct, frozen=True, tag=True):
     """They want no more messages: no topic, no follow."""
 
 
-class OptIn(msgspec.Struct, frozen=True):
+class OptIn(msgspec.Struct, frozen=True, tag=True):
     """They want again what they had before they said stop."""
 
 
-class HandOver(msgspec.Struct, frozen=True):
+class HandOver(msgspec.Struct, frozen=True, tag=True):
     """A person is to answer."""
 
     why: Literal["asked", "not_found", "low_score", "rule", "server"]
 
 
-class AskServer(msgspec.Struct, frozen=True):
+class AskServer(msgspec.Struct, frozen=True, tag=True):
     """The brand's own server is to answer, on this route of the brand's rules; `choice`: one of those it offered."""
 
     route: str

@@ -1,17 +1,14 @@
 """Answers what devices ask.
 
 A question is a fact before its device hears that it was received, and goes at once, besides, to a *lane*: all that wait
-are looked up together by a thread, decided upon, answered; then they are booked with what they were answered, in the
+are decided upon together by another process, and answered; then they are booked with what they were answered, in the
 transaction that remembers the fact. After a crash what was not booked is answered again, under the same id.
 """
 
 import asyncio
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -49,7 +46,6 @@ from broker.pull.question import (
 )
 from broker.session.session import Session
 from broker.store.conversations import ASKING, Asked, Conversations, Place
-from broker.store.database import failure
 from broker.wire.packets import Properties
 from broker.wire.publish import forwarded, properties_of
 
@@ -62,7 +58,7 @@ _encode: Final = msgspec.json.Encoder().encode
 # Whoever asks next sees what these have changed.
 _CHANGES: Final = (Follow, Unfollow, OptOut, OptIn, HandOver)
 
-Decide = Callable[[sqlite3.Connection, Questioned, datetime], tuple[Asker, Decided]]
+Look = Callable[[Sequence[Questioned], int], Awaitable[list[tuple[Asker, Decided] | Exception]]]
 
 
 class Persons(Protocol):
@@ -136,18 +132,15 @@ class _Case:
 class Questions:
     """Hears questions, has them decided upon, answers, and sees that they are booked.
 
-    content: the database that is looked into. look(work): call it with the connection of the thread that does.
-    publish(messages): now, and durably. record(fact): keep it. spawn: a coroutine, beside all else. persons, follows,
-    servers: who does what is decided.
+    look(facts, now): what is decided of each. publish(messages): now, and durably. record(fact): keep it. spawn: a
+    coroutine, beside all else. persons, follows, servers: who does what is decided.
     """
 
     def __init__(
         self,
         *,
         store: Conversations,
-        content: Path,
-        decide: Decide,
-        look: Callable[[Callable[[sqlite3.Connection], list[Any]]], Awaitable[list[Any]]],
+        look: Look,
         record: Callable[[Questioned], object],
         publish: Callable[[Sequence[Message]], object],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -159,8 +152,6 @@ class Questions:
         unexpected: Callable[[Exception], object],
     ) -> None:
         self._store = store
-        self._path = content
-        self._decide = decide
         self._look = look
         self._record = record
         self._publish = publish
@@ -287,22 +278,11 @@ class Questions:
         """What is decided of these, and of whom."""
         if not cases:
             return ()
-        facts, now = [case.fact for case in cases], datetime.now(UTC)
         try:
-            return await self._look(lambda db: [self._decided(db, fact, now) for fact in facts])
+            return await self._look([case.fact for case in cases], now_ms())
         except Failed as error:
             self._log("questions cannot be looked up", error=error.message, remedy=error.remedy)
-            return [error] * len(facts)
-
-    def _decided(self, db: sqlite3.Connection, fact: Questioned, now: datetime) -> tuple[Asker, Decided] | Exception:
-        try:
-            return self._decide(db, fact, now)
-        except sqlite3.DatabaseError as error:
-            if (failed := failure(self._path, error)) is not None:
-                raise failed from error
-            return error
-        except Exception as error:  # noqa: BLE001 - one question does not stop the others
-            return error
+            return [error] * len(cases)
 
     # -- what is done ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from broker.store.database import Database, guarded, open_database, open_reader
+from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database
 from broker.store.messages import transaction
 
 T = TypeVar("T")
@@ -91,6 +91,10 @@ class Content:
         """
         return await self.write(lambda db: sum(_put(db, row, words, at) for row, words in items))
 
+    async def any(self) -> bool:
+        """Whether there is an item of anybody's."""
+        return bool(await self.read(lambda db: db.execute("SELECT 1 FROM item LIMIT 1").fetchone()))
+
     async def rules(self, brand: str) -> str:
         """How a brand answers, as JSON; '' where it never said."""
         sql = "SELECT rules FROM rules WHERE brand = ?"
@@ -129,33 +133,17 @@ def _put(db: sqlite3.Connection, row: ItemRow, words: Words, at: int) -> bool:
     return True
 
 
-class Lookup:
-    """A connection for looking content up, and who asks: the records are `records` in it. Close it first."""
-
-    def __init__(self, path: Path, db: Database) -> None:
-        self.path = path
-        self._db = db
-
-    @classmethod
-    async def open(cls, content: Path, records: Path) -> Self:
-        """Both databases are open elsewhere, for writing."""
-        db = await open_reader(content)
-        try:
-            with guarded(records):
-                await db.execute_fetchall("ATTACH ? AS records", (_read_only(records),))
-        except BaseException:
-            await db.close()
-            raise
-        return cls(content, db)
-
-    async def close(self) -> None:
-        """Let go of them."""
-        await self._db.close()
-
-    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns."""
-        with guarded(self.path):
-            return await self._db.call(work)
+def connect(content: Path, records: Path) -> sqlite3.Connection:
+    """A connection for looking content up, and who asks: the records are `records` in it. Both are there already."""
+    db = sqlite3.connect(_read_only(content), uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("ATTACH ? AS records", (_read_only(records),))
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _read_only(path: Path) -> str:

@@ -133,6 +133,23 @@ _ENTRIES: Final = """SELECT e.number, e.id, e.at, e.author, e.who, e.text, q.out
     LEFT JOIN recipient r ON r.message = m.number AND r.number = 1
   WHERE e.conversation = ?"""
 
+_THERE: Final = "SELECT id FROM entry WHERE id IN (SELECT value FROM json_each(?))"
+# What a customer says goes into the conversation that is open with them, or begins one.
+_BEGIN: Final = """INSERT INTO conversation
+    (id, brand, kind, name, store, language, state, opened_at, changed_at, entries)
+  SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, 'automated', value ->> 6,
+    value ->> 7, value ->> 8 FROM json_each(?) WHERE true
+  ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET entries = entries + excluded.entries,
+    changed_at = max(changed_at, excluded.changed_at), store = excluded.store, language = excluded.language,
+    waiting_since = iif(state IN ('waiting', 'agent'), coalesce(waiting_since, excluded.opened_at), NULL)
+  RETURNING brand, kind, name, number, entries"""
+_SAY: Final = """INSERT INTO entry (conversation, number, id, at, author, who, text)
+  SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'customer', value ->> 4, value ->> 5 FROM json_each(?)"""
+_ASK: Final = """INSERT INTO question
+    (conversation, entry, brand, store, at, folded, outcome, rule, item, score, answer, took_us)
+  SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+    value ->> 8, value ->> 9, value ->> 10, value ->> 11 FROM json_each(?)"""
+
 
 class Conversations:
     """What is said, in the books. Every method raises `Failed` when they cannot be read or written."""
@@ -144,7 +161,7 @@ class Conversations:
         """Write questions down, each once, with the number of the last fact. Returns where those stand that are new."""
 
         def work(db: sqlite3.Connection) -> dict[str, Place]:
-            places = {one.id: place for one in asked if (place := _booked(db, one))}
+            places = _booked(db, asked)
             applied_in(db, up_to)
             return places
 
@@ -357,38 +374,40 @@ def changed(
     return _listed(db, "WHERE c.number = ?", number)[0], place
 
 
-def _booked(db: sqlite3.Connection, one: Asked) -> Place | None:
-    """Write one question down; None: it stands there."""
-    if db.execute("SELECT 1 FROM entry WHERE id = ?", (one.id,)).fetchone():
-        return None
-    place = _said(db, one)
-    db.execute(
-        """INSERT INTO question (conversation, entry, brand, store, at, folded, outcome, rule, item, score, answer,
-             took_us)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-        (*place, one.brand, one.store, one.at, one.folded, one.outcome, one.rule, one.item, one.score, one.answer,
-         one.took_us),
-    )  # fmt: skip
-    return place
+def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
+    """Write down those questions that are not there yet.
 
-
-def _said(db: sqlite3.Connection, one: Asked) -> Place:
-    """Write what a customer said into their conversation, which begins with it if none is open."""
-    row = db.execute(
-        """INSERT INTO conversation (id, brand, kind, name, store, language, state, opened_at, changed_at, entries)
-           VALUES (?, ?, ?, ?, ?, ?, 'automated', ?, ?, 1)
-           ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET entries = entries + 1,
-               changed_at = max(changed_at, excluded.changed_at), store = excluded.store, language = excluded.language,
-               waiting_since = iif(state IN ('waiting', 'agent'), coalesce(waiting_since, excluded.opened_at), NULL)
-           RETURNING number, entries""",
-        (one.conversation, one.brand, one.kind, one.name, one.store, one.language, one.at, one.at),
-    ).fetchone()
-    place = Place(*row)
-    db.execute(
-        "INSERT INTO entry (conversation, number, id, at, author, who, text) VALUES (?, ?, ?, ?, 'customer', ?, ?)",
-        (*place, one.id, one.at, one.device, one.text),
-    )
-    return place
+    A statement for each table, not for each row: beside a busy loop each statement waits for the interpreter's lock.
+    """
+    there = {id for (id,) in db.execute(_THERE, (_array([one.id for one in asked]),))}
+    fresh = [one for one in asked if one.id not in there]
+    of: dict[tuple[str, str, str], list[Asked]] = {}
+    for one in fresh:
+        of.setdefault((one.brand, one.kind, one.name), []).append(one)
+    begun = [
+        (
+            all_[0].conversation,
+            *who,
+            all_[-1].store,
+            all_[-1].language,
+            all_[0].at,
+            max(one.at for one in all_),
+            len(all_),
+        )
+        for who, all_ in of.items()
+    ]
+    places: dict[str, Place] = {}
+    for *who, number, entries in db.execute(_BEGIN, (_array(begun),)).fetchall():
+        all_ = of[who[0], who[1], who[2]]
+        places |= {one.id: Place(number, entries - len(all_) + at) for at, one in enumerate(all_, 1)}
+    db.execute(_SAY, (_array([(*places[one.id], one.id, one.at, one.device, one.text) for one in fresh]),))
+    questions = [
+        (*places[one.id], one.brand, one.store, one.at, one.folded, one.outcome, one.rule, one.item, one.score,
+         one.answer, one.took_us)
+        for one in fresh
+    ]  # fmt: skip
+    db.execute(_ASK, (_array(questions),))
+    return places
 
 
 def _array(values: Sequence[Any]) -> str:

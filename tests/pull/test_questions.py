@@ -1,10 +1,8 @@
 """The lane: questions are decided upon, answered, and booked, each once."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +48,7 @@ class Origin:
 class Lab:
     """A lane with real books; what is decided is said by `answers`, and what it does is noted."""
 
-    def __init__(self, messages: Messages, path: Path) -> None:
+    def __init__(self, messages: Messages) -> None:
         self.store = Conversations(messages)
         self.counters = Counters()
         self.facts: list[Questioned] = []
@@ -66,29 +64,27 @@ class Lab:
         self.broken = ""
         self.number = 0
         self.questions = Questions(
-            store=self.store, content=path, decide=self.decide, look=self.look, record=self.facts.append,
+            store=self.store, look=self.look, record=self.facts.append,
             publish=self.publish, spawn=self.spawn, persons=self, follows=self, servers=self, counters=self.counters,
             log=lambda *_, **__: None, unexpected=self.bugs.append,
         )  # fmt: skip
 
     # what the lane is given
 
-    def decide(self, db: sqlite3.Connection, fact: Questioned, now: datetime) -> tuple[Asker, Decided]:
+    async def look(self, facts: Sequence[Questioned], at: int) -> list[tuple[Asker, Decided] | Exception]:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise Failed(self.broken)
+        self.batches.append(len(facts))
+        return [self.decided(fact) for fact in facts]
+
+    def decided(self, fact: Questioned) -> tuple[Asker, Decided] | Exception:
         asker = Asker(brand=fact.brand, device=fact.device, user=fact.user, store=fact.store, language="it")
         usual = Decided(
             outcome="answered", rule="search", shown=Shown(item="torta", title=fact.text.upper()), score=0.9
         )
         decided = self.answers.get(fact.text, usual)
-        if isinstance(decided, Exception):
-            raise decided
-        return asker, decided
-
-    async def look(self, work: Callable[[sqlite3.Connection], list[Any]]) -> list[Any]:
-        if self.broken:
-            raise Failed(self.broken)
-        results = await asyncio.to_thread(work, None)  # type: ignore[arg-type]
-        self.batches.append(len(results))
-        return results
+        return decided if isinstance(decided, Exception) else (asker, decided)
 
     def publish(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -165,7 +161,7 @@ class Lab:
 @asynccontextmanager
 async def laboratory(path: Path) -> AsyncIterator[Lab]:
     async with await Messages.open(path / "messages.db") as messages:
-        lab = Lab(messages, path / "content.db")
+        lab = Lab(messages)
         running = asyncio.get_running_loop().create_task(lab.questions.run())
         try:
             yield lab

@@ -1,8 +1,11 @@
 """The library of answers."""
 
+import sqlite3
 from pathlib import Path
 
-from broker.store.content import Content, Lookup
+import pytest
+
+from broker.store.content import Content, connect
 from broker.store.records import Records
 
 
@@ -20,10 +23,12 @@ async def test_rules_of_a_brand_are_kept(tmp_path: Path) -> None:
 async def test_who_looks_content_up_sees_the_records_beside_it(tmp_path: Path) -> None:
     records = await Records.open(tmp_path / "records.db")
     content = await Content.open(tmp_path / "content.db")
-    lookup = await Lookup.open(content.path, tmp_path / "records.db")
+    db = connect(content.path, tmp_path / "records.db")
     await content.set_rules("acme", "{}")
     sql = "SELECT (SELECT count(*) FROM rules), (SELECT count(*) FROM records.users)"
-    assert await lookup.look(lambda db: db.execute(sql).fetchone()) == (1, 0)
-    await lookup.close()
+    assert db.execute(sql).fetchone() == (1, 0)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        db.execute("DELETE FROM rules")
+    db.close()
     await content.close()
     await records.close()

@@ -1,6 +1,7 @@
 """A library of answers for tests, written as the broker writes it."""
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 from broker.pull.fold import index_words, phrases
 from broker.pull.question import Asker, Decided, Question
 from broker.pull.recognise import Explained, Recogniser
-from broker.store.content import Content, ItemRow, Lookup, Words
+from broker.store.content import Content, ItemRow, Words, connect
 from broker.store.records import Records
 
 NOW = datetime(2026, 11, 23, 11, 0, tzinfo=UTC)  # a Monday
@@ -34,9 +35,9 @@ def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> tuple
 class Library:
     """Content, and who looks into it."""
 
-    def __init__(self, content: Content, lookup: Lookup, records: Records) -> None:
+    def __init__(self, content: Content, db: sqlite3.Connection, records: Records) -> None:
         self.content = content
-        self.lookup = lookup
+        self.db = db
         self.records = records
         self.recogniser = Recogniser()
 
@@ -46,7 +47,7 @@ class Library:
     async def explain(self, text: str, *, choice: str = "", now: datetime = NOW, **who: Any) -> Explained:
         asker = Asker(**{"brand": "acme", "device": "kiosk-7", "user": "ada", "language": "it", **who})
         question = Question(text=text, choice=choice)
-        return await self.lookup.look(lambda db: self.recogniser.explain(db, asker, question, now))
+        return self.recogniser.explain(self.db, asker, question, now)
 
     async def ask(self, text: str, **given: Any) -> Decided:
         return (await self.explain(text, **given)).decided
@@ -57,10 +58,10 @@ async def library(path: Path) -> AsyncIterator[Library]:
     """An empty one."""
     records = await Records.open(path / "records.db")
     content = await Content.open(path / "content.db")
-    lookup = await Lookup.open(content.path, path / "records.db")
+    db = connect(content.path, path / "records.db")
     try:
-        yield Library(content, lookup, records)
+        yield Library(content, db, records)
     finally:
-        await lookup.close()
+        db.close()
         await content.close()
         await records.close()
