@@ -5,19 +5,21 @@ checked against the annotations before it runs. The same table serves the admin 
 a command that works on the records directly, so both do the same.
 """
 
+import asyncio
 import base64
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
-from broker.admin import fleet, messages
+from broker.admin import audit, fleet, messages
+from broker.admin.audit import Noted
 from broker.admin.wire import no_broker
 from broker.bridge import request as requests
 from broker.bridge.campaigns import Definition
@@ -25,10 +27,11 @@ from broker.bridge.figures import By
 from broker.bridge.fleet import Devices, devices_of
 from broker.bridge.people import People
 from broker.config import Settings
-from broker.errors import NotFound, Refused
+from broker.errors import NotFound, PushbrokerError, Refused
 from broker.identity import check_name
 from broker.links.book import Book
 from broker.links.links import idle
+from broker.store.audit import AuditLog, AuditReader, Entry, outcome_of
 from broker.store.database import Database, open_database, open_reader
 from broker.store.entries import Device
 from broker.store.fleet import DeviceState as State
@@ -51,6 +54,7 @@ class Context:
     settings: Settings
     directory: Directory
     broker: "Broker | None" = None
+    actor: str = field(default_factory=audit.operator)  # who asks, for the audit log
 
     @property
     def running(self) -> "Broker":
@@ -573,6 +577,56 @@ async def _why(context: Context, *, id: str, who: str) -> Any:
         return await messages.why(outcomes, context.people, id, who)
 
 
+# -- the audit log -----------------------------------------------------------------------------------------------------
+
+
+@_operation("audit.list", needs_broker=False)
+async def _audit_list(
+    context: Context,
+    *,
+    brand: str | None = None,
+    actor: str | None = None,
+    operation: str | None = None,
+    since: datetime | None = None,
+    most: _Page = 100,
+) -> Any:
+    reader = await AuditReader.open(context.directory.records)
+    try:
+        found = await reader.entries(brand=brand, actor=actor, operation=operation, since=_ms(since), most=most)
+    finally:
+        await reader.close()
+    return [_line(entry) for entry in found]
+
+
+@_operation("audit.watch", needs_broker=True)
+async def _audit_watch(
+    context: Context, *, brand: str | None = None, actor: str | None = None, operation: str | None = None
+) -> AsyncIterator[Any]:
+    reader = await AuditReader.open(context.directory.records)
+    try:
+        after = await reader.last()
+        while True:
+            found = await reader.entries(brand=brand, actor=actor, operation=operation, after=after, most=PAGE_MAX)
+            for entry in found:
+                after = entry.number
+                yield _line(entry)
+            await asyncio.sleep(messages.WATCH_S)
+    finally:
+        await reader.close()
+
+
+def _line(entry: Entry) -> dict[str, Any]:
+    return {
+        **msgspec.structs.asdict(entry),
+        "at": messages.at(entry.at),
+        "detail": msgspec.json.decode(entry.detail),
+    }
+
+
+def _ms(time: datetime | None) -> int:
+    return 0 if time is None else round(time.timestamp() * 1000)
+
+
 def find(name: str) -> Operation:
     """The operation with this name."""
     try:
@@ -583,26 +637,52 @@ def find(name: str) -> Operation:
         ) from None
 
 
-def start(context: Context, name: str, arguments: Mapping[str, Any]) -> Awaitable[Any] | AsyncIterator[Any]:
-    """Check `arguments` and call the operation: an awaitable, or an async iterator where it streams."""
+def checked(context: Context, name: str, arguments: Mapping[str, Any]) -> tuple[Operation, dict[str, Any]]:
+    """The operation with this name, and its arguments as it takes them; `Refused` when they are not right."""
     operation = find(name)
     if operation.needs_broker:
         context.running  # noqa: B018 - raises where there is none
     try:
-        checked = msgspec.convert(arguments, operation.arguments)
+        return operation, msgspec.structs.asdict(msgspec.convert(arguments, operation.arguments))
     except msgspec.ValidationError as error:
         raise Refused(
             f"{name}: {error}", reason=0x83, remedy="Use the same version of the command and the broker."
         ) from None
-    result: Awaitable[Any] | AsyncIterator[Any] = operation.function(context, **msgspec.structs.asdict(checked))
-    return result
 
 
 async def perform(context: Context, name: str, arguments: Mapping[str, Any]) -> Any:
-    """Do one operation and return what it found, as JSON has it."""
-    result = start(context, name, arguments)
-    assert inspect.isawaitable(result)  # streams are asked for with `start`
-    return jsonable(await result)
+    """Do one operation and return what it found, as JSON has it. It is in the audit log then."""
+    operation, given = checked(context, name, arguments)
+    assert not operation.streams  # those are asked for with `stream`
+    log = AuditLog(context.directory.records)
+    done = audit.done(context.actor, name, given)
+    match audit.noted(name):
+        case Noted.NOT:
+            result = await operation.function(context, **given)
+        case Noted.READ:
+            try:
+                result = await operation.function(context, **given)
+            except PushbrokerError as error:
+                await log.note(done, outcome_of(error))
+                raise
+            await log.note(done, "done")
+        case Noted.RECORDS:
+            async with log.within(done):
+                result = await operation.function(context, **given)
+        case Noted.CHANGE:
+            async with log.around(done):
+                result = await operation.function(context, **given)
+    return jsonable(result)
+
+
+async def stream(context: Context, name: str, arguments: Mapping[str, Any]) -> AsyncIterator[Any]:
+    """Begin an operation that answers with one thing after the other. The audit log says that it was begun."""
+    operation, given = checked(context, name, arguments)
+    assert operation.streams
+    if audit.noted(name) is not Noted.NOT:
+        await AuditLog(context.directory.records).note(audit.done(context.actor, name, given), "begun")
+    iterator: AsyncIterator[Any] = operation.function(context, **given)
+    return iterator
 
 
 def jsonable(value: Any) -> Any:

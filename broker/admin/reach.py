@@ -23,6 +23,7 @@ BROKER_ONLY: Final = frozenset(
     | {f"campaign.{verb}" for verb in ("add", "list", "show", "set", "test", "start", "pause", "resume", "stop")}
     | {"campaign.remove", "campaign.retarget", "campaign.figures"}
     | {"command.run", "command.watch", "command.resume", "command.cancel", "config.set"}
+    | {"audit.watch"}
 )
 
 

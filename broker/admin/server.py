@@ -9,13 +9,14 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from broker.admin import operations
+from broker.admin import audit, operations
 from broker.admin.wire import HTTP_STATUS, PREFIX, REQUEST_BYTES_MAX, encode_error
 from broker.config import check_socket_path
 from broker.errors import Failed, PushbrokerError, Refused
@@ -54,9 +55,11 @@ class AdminServer:
         try:
             arguments = _object(await request.read())
             name = request.match_info["operation"]
+            sock = None if request.transport is None else request.transport.get_extra_info("socket")
+            context = replace(self._context, actor=audit.peer(sock))
             if operations.find(name).streams:
-                return await self._stream(request, name, arguments)
-            result = await operations.perform(self._context, name, arguments)
+                return await self._stream(request, await operations.stream(context, name, arguments))
+            result = await operations.perform(context, name, arguments)
         except PushbrokerError as error:
             return _refusal(error)
         except web.HTTPException:
@@ -66,9 +69,7 @@ class AdminServer:
             return _refusal(Failed("the broker met an error that it did not expect", remedy="Look into its log."))
         return _json(result)
 
-    async def _stream(self, request: web.Request, name: str, arguments: dict[str, Any]) -> web.StreamResponse:
-        iterator = operations.start(self._context, name, arguments)
-        assert isinstance(iterator, AsyncIterator)  # `streams` says so
+    async def _stream(self, request: web.Request, iterator: AsyncIterator[Any]) -> web.StreamResponse:
         # The generator runs up to its first wait before the client hears of a beginning: what the client sends
         # after that (a message whose receipts it waits for) is not missed.
         first = asyncio.ensure_future(anext(iterator, None))

@@ -16,7 +16,7 @@ SECTIONS: Final = {
     "Messages": ("send", "tail", "message", "why", "campaign"),
     "Fleet": ("command",),
     "Links": ("link",),
-    "Watch": ("status", "connections", "doctor", "bench"),
+    "Watch": ("status", "connections", "audit", "doctor", "bench"),
     "Shell": ("completion",),
 }
 _HIDDEN: Final = ("reference",)

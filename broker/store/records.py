@@ -7,6 +7,7 @@ causes is one indexed query.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,9 @@ from broker.store.entries import Brand, Certificate, Code, Device, DeviceState, 
 SCHEMA: Final = "records"
 T = TypeVar("T")
 Place = Literal["user", "store"]
+# What is to be written in the transaction that is made next: who asked for it, for the audit log.
+Note = Callable[[list[Callable[[], None]]], Awaitable[None]]
+NOTE: Final[ContextVar[Note | None]] = ContextVar("note", default=None)
 
 _BRAND = """
   SELECT name, title, overflow, created_at,
@@ -122,6 +126,8 @@ class Records:
                 try:
                     await self._run("BEGIN IMMEDIATE")
                     yield after
+                    if (note := NOTE.get()) is not None:
+                        await note(after)
                     cancelled = await _to_the_end(self._run("COMMIT"))
                 except BaseException:
                     await _to_the_end(self._roll_back())

@@ -147,7 +147,8 @@ def test_check_beside_a_broker(data: Path) -> None:
 def test_check_of_a_backup(made: Path, tmp_path: Path) -> None:
     well = ok("store", "check", made / "backup")
     assert "0 not well" in well.err
-    assert re.search(r"^ok +records +whole, schema \d+, [\d,]+ KiB: brands 1$", well.out, flags=re.MULTILINE)
+    rows = "audit 1, audit_kept 1, brands 1"
+    assert re.search(rf"^ok +records +whole, schema \d+, [\d,]+ KiB: {rows}$", well.out, flags=re.MULTILINE)
     assert "private keys" in well.out
     bad = tmp_path / "bad"
     subprocess.run(["cp", "-a", made / "backup", bad], check=True)

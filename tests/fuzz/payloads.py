@@ -83,12 +83,10 @@ def _operation(data: bytes) -> None:
     """A request on the admin socket, up to where the records begin."""
     name = _NAMES[data[0] % len(_NAMES)] if data else ""
     try:
-        result = operations.start(_CONTEXT, name, _object(data[1:]))
+        operations.checked(_CONTEXT, name, _object(data[1:]))
     except PushbrokerError:
         return
     assert name
-    if asyncio.iscoroutine(result):
-        result.close()
 
 
 def _code(data: bytes) -> None:
