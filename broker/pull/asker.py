@@ -1,31 +1,34 @@
 """Who asks: what the records know of a device and its user, for relevance and for templates."""
 
+import json
 import sqlite3
+from typing import Final
 
 from broker.pull.question import Asker
+
+_OF: Final = "WHERE brand = :brand AND kind = :kind AND name = :name"
+_WHO: Final = f"""SELECT
+    (SELECT title FROM records.users WHERE brand = :brand AND name = :user),
+    (SELECT locale FROM records.preferences {_OF}),
+    (SELECT time_zone FROM records.preferences {_OF}),
+    (SELECT json_group_array(tag) FROM records.tags {_OF}),
+    (SELECT json_group_object(key, value) FROM records.attributes {_OF})"""  # noqa: S608 - our own words
 
 
 def asker_of(db: sqlite3.Connection, brand: str, device: str, user: str, store: str, locale: str = "") -> Asker:
     """Who that is. `db` has the records as `records`; `locale` is what the question itself says."""
-    kind, name = ("user", user) if user else ("device", device)
-    who = (brand, kind, name)
-    title = db.execute("SELECT title FROM records.users WHERE brand = ? AND name = ?", (brand, user)).fetchone()
-    said = db.execute(
-        "SELECT locale, time_zone FROM records.preferences WHERE brand = ? AND kind = ? AND name = ?", who
-    ).fetchone()
-    tags = db.execute("SELECT tag FROM records.tags WHERE brand = ? AND kind = ? AND name = ?", who)
-    attributes = db.execute("SELECT key, value FROM records.attributes WHERE brand = ? AND kind = ? AND name = ?", who)
-    preferred, time_zone = said or ("", "")
+    values = {"brand": brand, "kind": "user" if user else "device", "name": user or device, "user": user}
+    title, preferred, time_zone, tags, attributes = db.execute(_WHO, values).fetchone()
     return Asker(
         brand=brand,
         device=device,
         user=user,
         store=store,
-        language=language_of(locale or preferred),
-        time_zone=time_zone,
-        title=title[0] if title else "",
-        tags=frozenset(tag for (tag,) in tags),
-        attributes=dict(attributes.fetchall()),
+        language=language_of(locale or preferred or ""),
+        time_zone=time_zone or "",
+        title=title or "",
+        tags=frozenset(json.loads(tags)),
+        attributes=json.loads(attributes),
     )
 
 

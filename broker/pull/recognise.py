@@ -40,7 +40,7 @@ from broker.pull.template import render
 CANDIDATES: Final = 12
 # Rows that one search may rank, a microsecond each. Words that are in more items are left out of it, where there are
 # rarer ones; of items that have only such words the newest are looked at.
-RANKED: Final = 500
+RANKED: Final = 300
 _PREFIX_MIN: Final = 3
 _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
 # What a word is worth where it is; one that is only begun is so in a title or a keyword.
@@ -80,6 +80,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str
     score: float
     exact: bool = False  # the question is its title, or one of its keywords, and nothing else
+    named: bool = False  # all words that any item has are in its title or keywords
     matched: dict[str, str] = {}  # each word that it has, and where
     left_out: str = ""  # why it is not for who asks, or not now
 
@@ -127,6 +128,8 @@ class Recogniser:
         if version != self._version:
             self._version = version
             self._brands.clear()
+            for word in [word for word, count in self._counts.items() if not count]:
+                del self._counts[word]
         known = self._brands.get(brand)
         if known is None:
             row = db.execute("SELECT rules FROM rules WHERE brand = ?", (brand,)).fetchone()
@@ -322,7 +325,8 @@ class _Look:
             asked = _Asked(self.words, asker, self._items, self._db, self._counts)
             for row in asked.candidates():
                 matched = asked.matched(row[:3])
-                found.append(self._found(Item(*row[3:]), _LESS * asked.share(matched), matched=matched))
+                score = _LESS * asked.share(matched)
+                found.append(self._found(Item(*row[3:]), score, matched=matched, named=asked.names(matched)))
         best: dict[str, _Found] = {}
         for one in found:
             if not one.hit.left_out and (one.item.name not in best or best[one.item.name].hit.score < one.hit.score):
@@ -333,7 +337,13 @@ class _Look:
         return hits
 
     def _found(
-        self, item: Item, score: float, *, matched: Mapping[str, str] | None = None, exact: bool = False
+        self,
+        item: Item,
+        score: float,
+        *,
+        matched: Mapping[str, str] | None = None,
+        exact: bool = False,
+        named: bool = False,
     ) -> _Found:
         """An item with its score, as it suits who asks."""
         language = self._asker.language or self._rules.language
@@ -344,7 +354,7 @@ class _Look:
             score = min(1.0, score + _FOR_THEM)
         hit = Hit(
             item=item.name, language=item.language, title=item.title, score=round(score, 3), exact=exact,
-            matched=dict(matched or {}), left_out=left_out,
+            named=named, matched=dict(matched or {}), left_out=left_out,
         )  # fmt: skip
         return _Found(hit, item)
 
@@ -434,37 +444,33 @@ class _Asked:
         known = self._counts.get(form)
         if known is None:
             row = self._db.execute("SELECT doc FROM item_word WHERE term = ?", (form,)).fetchone()
-            if row is None:
-                return 0
-            known = self._counts[form] = int(row[0])
+            known = self._counts[form] = int(row[0]) if row is not None else 0
         return known
 
     def candidates(self) -> list[tuple[Any, ...]]:
-        """The folded columns and the item of those that are worth a closer look."""
-        known = sorted((word for word in self._forms if self._rows[word] or word == self._begun), key=self._rows.get)  # type: ignore[arg-type]
+        """The folded columns and the item of those that are worth a closer look: one search mostly, two at most."""
+        known = sorted(
+            (word for word in self._forms if self._rows[word] or word == self._begun), key=lambda word: self._rows[word]
+        )
         if not known:
             return []
-        few = [word for word in known if self._rows[word] <= 10 * RANKED] or known[:1]
-        together = " AND ".join(map(self._group, few))
-        ranked = self._rows[known[0]] <= RANKED
-        for query in (f"{{title keywords}}: ({together})", together):
-            if rows := self._matching(query, ranked=ranked):
-                return rows
-        return self._matching(" OR ".join(map(self._group, self._rarest(known))), ranked=ranked)
-
-    def _rarest(self, known: Sequence[str]) -> list[str]:
-        """Those that are in few items, and so many of them that they are not in too many together."""
-        chosen: list[str] = []
+        rare: list[str] = []
         rows = 0
         for word in known:
             rows += self._rows[word]
-            if chosen and rows > RANKED:
+            if rare and rows > RANKED:
                 break
-            chosen.append(word)
-        return chosen
+            rare.append(word)
+        ranked = self._rows[rare[0]] <= RANKED
+        query = " OR ".join(map(self._group, rare))
+        if frequent := known[len(rare) :]:
+            together = " AND ".join((f"({query})", *map(self._group, frequent)))
+            if found := self._matching(together, ranked=ranked):
+                return found
+        return self._matching(query, ranked=ranked)
 
     def _group(self, word: str) -> str:
-        quoted = [f'"{form}"' for form in self._forms[word]]
+        quoted = [f'"{form}"' for form in self._forms[word] if self._counts[form]]
         if word == self._begun:
             quoted.append(f'"{self._before}{word}" *')
         return f"({' OR '.join(quoted)})"
@@ -491,18 +497,22 @@ class _Asked:
                 found[word] = "body"
         return found
 
+    def names(self, matched: Mapping[str, str]) -> bool:
+        """Whether that is all of it that is known here, in what an item is called."""
+        return all(
+            matched.get(word, "body") in ("title", "keywords") for word, rows in self._rows.items() if rows
+        ) and bool(matched)
+
     def share(self, matched: Mapping[str, str]) -> float:
         """How much of the question that is, from 0 to 1."""
         return sum(_WORTH[where] * self._weights[word] for word, where in matched.items()) / self._all
 
 
 def _leading(hits: list[_Found], lead: float) -> list[_Found]:
-    """The best, and those that are nearly as good; who is meant exactly is ahead of who is not."""
-    if not hits:
-        return []
-    exact = [one for one in hits if one.hit.exact]
-    if exact:
-        return exact
+    """The best, and those that are nearly as good; what is called so is ahead of what is not."""
+    for better in ("exact", "named"):
+        if there := [one for one in hits if getattr(one.hit, better)]:
+            return there
     return [one for one in hits if hits[0].hit.score - one.hit.score < lead]
 
 

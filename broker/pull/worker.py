@@ -92,6 +92,10 @@ class Worker:
         except Exception:  # noqa: BLE001 - one question does not stop the others
             return Found(bug=traceback.format_exc())
 
+    def close(self) -> None:
+        """Let go of the library."""
+        self._db.close()
+
     def serve(self, source: BinaryIO, sink: BinaryIO) -> None:
         """Until the source ends."""
         while len(head := source.read(HEAD_BYTES)) == HEAD_BYTES:
