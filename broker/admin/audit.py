@@ -36,7 +36,7 @@ _NOT: Final = (
 _READ: Final = (
     *("user.list", "user.show", "device.list", "device.show", "connections.list", "tail"),
     *("profile.show", "profile.consents", "profile.explain", "suppression.list", "segment.test"),
-    *("message.recipients", "why", "command.devices", "config.show"),
+    *("message.recipients", "why", "command.devices", "config.show", "ask"),
     *("audit.list", "audit.watch"),
 )
 _RECORDS: Final = (

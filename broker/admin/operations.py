@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 import msgspec
 
 from broker.admin import audit, fleet, messages
+from broker.admin.asking import Asking, explained, ready
 from broker.admin.audit import Noted
 from broker.admin.wire import no_broker
 from broker.bridge import request as requests
@@ -32,6 +33,7 @@ from broker.identity import check_name
 from broker.links.book import Book
 from broker.links.links import idle
 from broker.store.audit import AuditLog, AuditReader, Entry, outcome_of
+from broker.store.conversations import Conversations
 from broker.store.database import Database, open_database, open_reader
 from broker.store.entries import Device
 from broker.store.fleet import DeviceState as State
@@ -79,6 +81,13 @@ class Context:
         path = self.settings.messages_path
         async with Messages(path, await self._reader(path)) as messages:
             yield FleetTables(messages)
+
+    @asynccontextmanager
+    async def conversations(self) -> AsyncIterator[Conversations]:
+        """Conversations, in the same way."""
+        path = self.settings.messages_path
+        async with Messages(path, await self._reader(path)) as messages:
+            yield Conversations(messages)
 
     async def _reader(self, path: Path) -> Database:
         return await (open_database(path, SCHEMA) if self.broker is None else open_reader(path))
@@ -625,6 +634,29 @@ def _line(entry: Entry) -> dict[str, Any]:
 
 def _ms(time: datetime | None) -> int:
     return 0 if time is None else round(time.timestamp() * 1000)
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+@_operation("ask", needs_broker=False)
+async def _ask(
+    context: Context,
+    *,
+    brand: str,
+    text: str = "",
+    choice: str = "",
+    user: str = "",
+    device: str = "",
+    locale: str = "",
+    at: datetime | None = None,
+) -> Any:
+    asking = Asking(brand=brand, text=text, choice=choice, user=user, device=device, locale=locale, at=at)
+    content = context.settings.content_path
+    if context.broker is None:
+        await ready(content)
+    async with context.conversations() as conversations:
+        return await explained(context.directory, asking, content, conversations)
 
 
 def find(name: str) -> Operation:

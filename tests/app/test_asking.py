@@ -8,6 +8,7 @@ from support.library import item
 from support.live import device, server
 from support.mqtt import Client
 
+from broker.admin.operations import Context, perform
 from broker.app import Broker
 from broker.wire.packets import Properties, Puback, Publish
 
@@ -112,3 +113,15 @@ async def test_a_person_takes_over(broker: Broker) -> None:
     kiosk = await kiosk_of(broker)
     assert (await asked(kiosk, "operator"))["kind"] == "person"
     assert await rows(broker, "SELECT state, why, agent FROM conversation") == [("waiting", "asked", "mia")]
+
+
+async def test_operators_see_what_would_be_answered_and_nothing_is_done(broker: Broker) -> None:
+    await broker.pull.content.put([item("wipro", "Wipro", body="12")], 0)
+    context = Context(broker.settings, broker.directory, broker)
+    found = await perform(context, "ask", {"brand": "acme", "text": "follow wipro", "device": "kiosk-7"})
+    assert (found["user"], found["action"]["does"], found["held"]) == ("ada", "follow", "")
+    assert (await broker.bridge.people.show("acme", "user", "ada")).follows == ()
+    kiosk = await kiosk_of(broker)
+    await asked(kiosk, "operator")
+    await rows(broker, "SELECT 1")
+    assert (await perform(context, "ask", {"brand": "acme", "text": "wipro", "user": "ada"}))["held"] == "waiting"
