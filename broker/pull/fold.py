@@ -20,7 +20,10 @@ _NAMES: Final = {"it": "italian", "en": "english", "de": "german"}
 _STEMMERS: Final = {language: Stemmer.Stemmer(name, 0) for language, name in _NAMES.items()}
 _WORD: Final = re.compile(r"[^\W_]+")
 _STOP: Final = frozenset(
-    """a ad al allo alla ai agli alle che chi ci con da dal dallo dalla dai dagli dalle de dei degli del della delle
+    """avere avete c cerco dove esiste posso trovo vendete vorrei
+    any need want looking there please
+    brauche gibt haben habt hier mochte suche bitte
+    a ad al allo alla ai agli alle che chi ci con da dal dallo dalla dai dagli dalle de dei degli del della delle
     dello di e ed gli ha hai ho i il in io l la le lo ma mi ne nei nel nella nelle nello o per piu quale quali quando
     quanto se si sono su sul sulla sulle sullo ti tra un una uno vi voi
     an and are as at be by can do does for from has have how is it me my of on or our that the this to was we what
