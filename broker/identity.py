@@ -38,7 +38,7 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` if it can name a brand, user, device, store or topic; raise `Refused` (0x90) otherwise."""
     if not _NAME.fullmatch(name):
         raise Refused(
-            f"{name!r} cannot name a {kind}",
+            f"{name!r} cannot name {'an' if kind[0] in 'aeio' else 'a'} {kind}",
             reason=0x90,
             remedy=f"Use 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '@' and '-', "
             "with a letter or digit at both ends.",

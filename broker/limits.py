@@ -189,7 +189,13 @@ VALUE_BYTES_MAX: Final = 256
 TOPICS_MAX: Final = 100
 CONSENT_LOG_MAX: Final = 1000
 FOLLOWS_MAX: Final = 100  # 150 bytes each, and as much of who said stop: 30 KB
-FOLLOW_EVERY_S_MAX: Final = 31 * 86400  # who wants to hear of changes less often than once a month does not want to
+FOLLOW_EVERY_S_MAX: Final = 14 * 86400  # between two; what waits for so long is of use for a week more:
+FOLLOW_TTL_S: Final = 21 * 86400
+# An item that changes all the time is told of so often: 100 prices in a minute are 7 messages. Changes are looked for
+# once a second, so many in one go: of those that nobody follows 100,000 are gone in 2 s.
+FOLLOWED_EVERY_S: Final = 10.0
+CHANGES_LOOK_S: Final = 1.0
+CHANGES_AT_ONCE: Final = 1000
 PREFERENCES_BYTES_MAX: Final = 16 << 10  # on `up/preferences`: 100 topics and 100 follows of 64 bytes are 15 KB
 LOCALE_BYTES_MAX: Final = 35  # BCP 47 wants room for so many
 # Of one brand, which asks each of its users: 64 terms are some 30 us of each, 3 s of 100,000 at worst, in pages.

@@ -49,6 +49,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topics: tuple[str, ...] = ()
     segment: str = ""
     condition: str = ""
+    following: str = ""  # an item
+    only: str = ""  # a condition for all of them
 
 
 class BadAddress(Refused):
@@ -61,7 +63,7 @@ class BadAddress(Refused):
 
 
 class Addressee(NamedTuple):
-    """A user or a device, and by what it was addressed: 'user', 'device', 'store:milano', 'topic:news', ...
+    """A user or a device, and by what it was addressed: 'user', 'store:milano', 'topic:news', 'follow:wipro', ...
 
     left_out: why it gets nothing all the same: 'suppressed' (or its user is), 'revoked', or ''.
     """
@@ -76,14 +78,21 @@ class Audience:
     """Whom one request is for. `Audience.of` makes it, after a look at whether all that it names is there."""
 
     def __init__(
-        self, profiles: Profiles, brand: str, to: Address, conditions: Sequence[tuple[str, Condition]], now: datetime
+        self,
+        profiles: Profiles,
+        brand: str,
+        to: Address,
+        conditions: Sequence[tuple[str, Condition]],
+        only: Condition | None,
+        now: datetime,
     ) -> None:
         self._profiles = profiles
         self._to = to
         self._conditions = conditions  # each with what it is called
+        self._only = only
         self._users = frozenset(to.users)
         self._owned = bool(to.devices or to.stores)  # whether it is for devices that belong to a user, too
-        asked = sum(1 for _, condition in conditions for _ in terms(condition))
+        asked = sum(1 for condition in (*(one for _, one in conditions), only) if condition for _ in terms(condition))
         self._page = max(1, AUDIENCE_PAGE // (1 + asked // AUDIENCE_TERMS))
         self._values = {
             "brand": brand,
@@ -91,12 +100,13 @@ class Audience:
             "page": self._page,
             "stores": json.dumps(to.stores),
             "topics": json.dumps(to.topics),
+            "following": to.following,
         }
 
     @classmethod
     async def of(cls, profiles: Profiles, brand: str, to: Address, now: datetime) -> Self:
         """`BadAddress` where it names what the brand has not, or nobody."""
-        if to == Address():
+        if to == Address(only=to.only):
             raise BadAddress(
                 "missing_field", "", "it is addressed to nobody", remedy='Name somebody: "to": {"users": ["ada"]}'
             )
@@ -108,7 +118,7 @@ class Audience:
             _check_names(kind, names)
             await _check_there(profiles, brand, kind, names)
         segments = {}
-        if to.segment or "segment:" in to.condition:
+        if to.segment or "segment:" in to.condition or "segment:" in to.only:
             segments = {segment.name: segment.condition for segment in await profiles.segments(brand)}
         conditions: list[tuple[str, Condition]] = []
         if to.segment:
@@ -120,7 +130,11 @@ class Audience:
             condition = _parsed("condition", to.condition, segments, brand)
             await check_names(profiles, brand, condition)
             conditions.append(("condition", condition))
-        return cls(profiles, brand, to, conditions, now)
+        only = None
+        if to.only:
+            only = _parsed("only", to.only, segments, brand)
+            await check_names(profiles, brand, only, "only")
+        return cls(profiles, brand, to, conditions, only, now)
 
     async def pages(self, after: tuple[WhoKind, str] | None = None) -> AsyncIterator[list[Addressee]]:
         """All of them, or those who come after one of them, some at a time."""
@@ -163,6 +177,8 @@ class Audience:
     def _sources(self, query: Query, kind: WhoKind) -> list[Source]:
         """Where to look for candidates: all who are addressed stand in one of them."""
         found = [Source("value", "json_each(:given) WHERE true")]
+        if self._to.following:
+            found.append(Source("name", f"follows WHERE brand = :brand AND item = :following AND kind = '{kind}'"))
         wanted: list[Condition] = [term("topic", topic) for topic in self._to.topics]
         if kind == "device":
             wanted += [term("store", store) for store in self._to.stores]
@@ -185,10 +201,15 @@ class Audience:
                     AND x.kind = '{kind}' AND x.name = {name} AND x.state = 'in'
                     AND x.topic IN (SELECT value FROM json_each(:topics)) ORDER BY topic LIMIT 1) END"""
             )
+        if self._to.following:
+            follows = f"""EXISTS (SELECT 1 FROM follows x WHERE x.brand = :brand AND x.item = :following
+                    AND x.kind = '{kind}' AND x.name = {name})"""
+            ways.append(f"CASE WHEN {alone}{follows} THEN 'follow:' || :following END")
         for called, condition in self._conditions:
             where = query.where(condition, kind, name)
             ways.append(f"CASE WHEN {alone}{where} THEN {query.parameter(called)} END")
-        return f"coalesce(NULL, {', '.join((*ways, 'NULL'))})"
+        because = f"coalesce(NULL, {', '.join((*ways, 'NULL'))})"
+        return f"CASE WHEN {query.where(self._only, kind, name)} THEN {because} END" if self._only else because
 
 
 def _in_order(source: Source) -> str:
@@ -203,7 +224,7 @@ def _parsed(field: str, text: str, segments: dict[str, str], brand: str) -> Cond
         raise BadAddress("bad_condition", field, f"{brand}: {error.message}", remedy=error.remedy) from None
 
 
-async def check_names(profiles: Profiles, brand: str, condition: Condition) -> None:
+async def check_names(profiles: Profiles, brand: str, condition: Condition, field: str = "condition") -> None:
     """`BadAddress` when a condition names a user, device or store that the brand has not."""
     for found in terms(condition, of_segments=False):
         if found.word in _TABLES:
@@ -211,7 +232,7 @@ async def check_names(profiles: Profiles, brand: str, condition: Condition) -> N
                 await _check_there(profiles, brand, found.word, [found.value])
             except BadAddress as error:
                 message = f"at character {found.place}: {error.message}"
-                raise BadAddress(error.code, "condition", message, remedy=error.remedy) from None
+                raise BadAddress(error.code, field, message, remedy=error.remedy) from None
 
 
 def _check_names(kind: str, names: Sequence[str]) -> None:

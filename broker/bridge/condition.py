@@ -42,6 +42,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     topics: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
     attributes: Mapping[str, str] = {}
+    locale: str = ""
 
 
 class Term(NamedTuple):
@@ -121,6 +122,10 @@ def _kept(table: str, column: str, more: str = "") -> tuple[dict[WhoKind, str], 
     return sql, {kind: Source("x.name", rows % kind) for kind in kinds}
 
 
+def _locale(text: str) -> str:
+    return text.replace("_", "-").lower()
+
+
 _ROWS: Final = "devices x WHERE x.brand = :brand AND x"
 _STANDS: Final = f"{_ROWS}.store = {{value}}"
 _HAS_VALUE: Final = _kept("attributes", "value", " AND x.key = {key}")
@@ -160,6 +165,17 @@ TERMS: Final[dict[str, Word]] = {
     "tag": Word(lambda who, term: term.value in who.tags, *_kept("tags", "tag")),
     "attr=": Word(lambda who, term: who.attributes.get(term.key) == term.value, *_HAS_VALUE),
     "topic": Word(lambda who, term: term.value in who.topics, *_kept("consents", "topic", " AND x.state = 'in'")),
+    "language": Word(
+        lambda who, term: f"{_locale(who.locale)}-".startswith(f"{_locale(term.value)}-"),
+        {
+            kind: _exists(
+                f"preferences x WHERE x.brand = :brand AND x.kind = '{kind}' AND x.name = {{name}} AND "
+                "substr(lower(replace(x.locale, '_', '-')) || '-', 1, length({value}) + 1) "
+                "= lower(replace({value}, '_', '-')) || '-'"
+            )
+            for kind in ("user", "device")
+        },
+    ),
     "attr!=": Word(
         lambda who, term: who.attributes.get(term.key) != term.value,
         {kind: f"NOT {sql}" for kind, sql in _HAS_VALUE[0].items()},

@@ -82,11 +82,20 @@ class Dispatcher:
         self._due: list[tuple[int, int]] = []  # when, in milliseconds of the wall clock, and which message
         self._sending: dict[int, _Sending] = {}
         self._changed = asyncio.Event()
+        self._newer: list[int] = []  # messages that take the place of what waits under their keys
         self.held: set[tuple[str, str | None]] = set()  # brand and name of campaigns of which nothing is sent for now
 
     def schedule(self, message: int, due_at: int) -> None:
         """A message has recipients to be served from `due_at` on (milliseconds)."""
         heapq.heappush(self._due, (due_at, message))
+        self._changed.set()
+
+    def supersede(self, message: int) -> None:
+        """What is still to be sent under the collapse key of an older message than this is not sent any more.
+
+        A message replaces what its recipients have not got when it is sent; this one, without waiting for that.
+        """
+        self._newer.append(message)
         self._changed.set()
 
     def forget(self, message: int) -> None:
@@ -118,6 +127,9 @@ class Dispatcher:
         self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
 
     async def _round(self) -> None:
+        while self._newer:
+            await self._superseded(self._newer[0])
+            del self._newer[0]
         now = now_ms()
         while self._due and self._due[0][0] <= now:
             due_at, number = heapq.heappop(self._due)
@@ -203,6 +215,15 @@ class Dispatcher:
         self._run(lambda: self._take_back(row.brand, older, why))
         waiting = [(one.message, one.recipient) for one in older if one.seq is None]
         self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
+
+    async def _superseded(self, number: int) -> None:
+        """Between two that are served, so that none of them is just being sent."""
+        row = await self._messages.numbered(number)
+        if row is None:
+            return
+        why = f"{row.id} replaces it, with the collapse key {row.collapse_key!r}"
+        while waiting := await self._messages.unsent(row, SWEPT_MAX):
+            self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
 
     def _take_back(self, brand: str, older: Sequence[Older], why: str) -> None:
         for one in older:

@@ -51,6 +51,7 @@ class Engaged:
                 named = To(
                     users=[one.name for one in some if one.kind == "user"],
                     devices=[one.name for one in some if one.kind == "device"],
+                    only=to.only,
                 )
                 async for page in self._audience(brand, named, local_time=local_time, not_before=not_before, now=now):
                     yield [one._replace(because=because) for one in page]

@@ -5,7 +5,7 @@ Each change is one transaction, within the bounds, of somebody who is there.
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -89,6 +89,7 @@ class People:
         self.register = register
         self.records = register.records
         self.profiles = Profiles(register.records)
+        self.clock: Callable[[], datetime] = _now
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -146,7 +147,7 @@ class People:
 
     async def say(self, brand: str, name: str, wanted: Wanted, source: Source = "operator") -> Profile:
         """Note what a user said: consent to topics, preferences. The operator or the brand has it from them."""
-        await self.hear(Who(brand, "user", name), wanted, source, self.register.now())
+        await self.hear(Who(brand, "user", name), wanted, source, self.clock())
         return await self.show(brand, "user", name)
 
     async def hear(self, who: Who, wanted: Wanted, source: str, at: datetime) -> None:
@@ -187,7 +188,7 @@ class People:
 
     async def opt_out(self, who: Who, source: str) -> None:
         """Somebody wants no topic and follows nothing any more; what they had is remembered."""
-        at, follows = self.register.now(), self.profiles.follows
+        at, follows = self.clock(), self.profiles.follows
         async with self.records.transaction() as after:
             await self.register.check(*who)
             profile = await self.profiles.profile(who)
@@ -203,7 +204,7 @@ class People:
 
     async def opt_in(self, who: Who, source: str) -> None:
         """They want again what they had then, but for what they have said something else of since."""
-        at, follows = self.register.now(), self.profiles.follows
+        at, follows = self.clock(), self.profiles.follows
         async with self.records.transaction() as after:
             await self.register.check(*who)
             for topic, every_s in await follows.remembered(who):
@@ -351,6 +352,7 @@ class People:
             topics=frozenset(consent.topic for consent in profile.topics if consent.state == "in"),
             tags=frozenset(profile.tags),
             attributes=profile.attributes,
+            locale=profile.preferences.locale,
         )
 
     async def _segments(self, brand: str) -> dict[str, str]:
@@ -383,6 +385,11 @@ class People:
             _check_rules(rules)
             await self.profiles.set_restraint(brand, rules)
         return rules
+
+
+def _now() -> datetime:
+    """Not the register's, which has whole seconds: consent may be given and taken back within one."""
+    return datetime.now(UTC)
 
 
 def _refers(text: str, segments: Mapping[str, str]) -> bool:

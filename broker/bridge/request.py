@@ -112,7 +112,7 @@ class Cap(_Strict):
 
 
 class To(_Strict):
-    """Whom it is for: all of these together, each of them once; of those, `part` and `cap` leave some out."""
+    """Whom it is for: all of these together, each of them once; of those, `only`, `part` and `cap` leave some out."""
 
     users: Annotated[Names, _said("names of users: on all their devices")] = []
     devices: Annotated[Names, _said("names of devices")] = []
@@ -120,7 +120,16 @@ class To(_Strict):
     topics: Annotated[Places, _said("who opted in to one of these topics")] = []
     segment: Annotated[str, _said("who is in this segment", max_length=64)] = ""
     condition: Annotated[str, _said("of whom this is true: `topic:news AND NOT tag:staff`", max_length=4096)] = ""
+    following: Annotated[
+        str,
+        _said(
+            "who follows this item, each of them at most as often as they said",
+            max_length=64,
+            pattern=_whole(f"({_NAME})?"),
+        ),
+    ] = ""
     unopened: Annotated[Unopened | None, _said("who has not opened an earlier message; alone")] = None
+    only: Annotated[str, _said("of all those only of whom this is true: `language:it`", max_length=4096)] = ""
     part: Annotated[Part | None, _said("of all those a part, as for an A/B test")] = None
     cap: Annotated[Cap | None, _said("but for those who have had enough of a campaign")] = None
 
@@ -132,7 +141,10 @@ class To(_Strict):
     @property
     def direct(self) -> bool:
         """Whether it names somebody other than by what they did with an earlier message."""
-        return bool(self.users or self.devices or self.stores or self.topics or self.segment or self.condition)
+        return bool(
+            (self.users or self.devices or self.stores or self.topics)
+            or (self.segment or self.condition or self.following)
+        )
 
 
 class Action(_Strict):
@@ -304,7 +316,7 @@ def _checked(decode: Any, payload: bytes) -> Any:
         if length := _LENGTH.match(words):
             what = f"there may be {int(length[1]):,} at most: send it in parts, or to a topic, a segment or a condition"
             raise RequestRefused(Code.TOO_MANY, path, what) from None
-        code = Code.BAD_CONDITION if path == "to.condition" else Code.BAD_VALUE
+        code = Code.BAD_CONDITION if path in ("to.condition", "to.only") else Code.BAD_VALUE
         if _PATTERN.match(words):
             words = next(what for pattern, what in _WANTED.items() if repr(pattern) in words)
         raise RequestRefused(code, path, words[:300]) from None

@@ -1,6 +1,7 @@
 """Restraint: whether somebody gets a message now, later, or not at all. The time is an argument; nothing is read here.
 
-In this order: who is suppressed gets nothing; nor does who has taken back the consent by which they were addressed.
+In this order: who is suppressed gets nothing; nor does who has taken back the consent by which they were addressed, or
+does not follow any more what it is about. Who follows it gets a message when as much time is over as they said.
 In quiet hours a message waits until they end. What would be one too many is dropped, for tomorrow it is no news.
 """
 
@@ -38,6 +39,13 @@ class Drop(NamedTuple):
     detail: str
 
 
+class Follows(NamedTuple):
+    """That somebody follows an item: at most one message in so many seconds, and when the last one was."""
+
+    every_s: int
+    last: datetime
+
+
 class Got(NamedTuple):
     """A message that somebody was sent."""
 
@@ -50,17 +58,30 @@ SEND: Final = Send()
 
 
 def decide(
-    rules: Restraint, who: Recipient, *, kind: Kind, because: str, now: datetime, got: Sequence[Got] = ()
+    rules: Restraint,
+    who: Recipient,
+    *,
+    kind: Kind,
+    because: str,
+    now: datetime,
+    got: Sequence[Got] = (),
+    follows: Follows | None = None,
 ) -> Decision:
     """What becomes of a message of this kind now, for who was addressed as `because` says ('topic:news').
 
-    got: what they were sent within `look_back`; more of it does no harm.
+    got: what they were sent within `look_back`; more of it does no harm. follows: of an item, if that is why.
     """
     if who.suppressed and (who.suppressed.until is None or who.suppressed.until > now):
         ends = f", until {who.suppressed.until:%Y-%m-%d %H:%M} UTC" if who.suppressed.until else ""
         return Drop("suppressed", f"suppressed since {who.suppressed.since:%Y-%m-%d}{ends}: {who.suppressed.reason}")
     if because.startswith("topic:") and because[6:] not in who.topics:
         return Drop("opted_out", f"has not opted in to {because[6:]}, or not any more")
+    if item := followed(because):
+        if follows is None:
+            return Drop("opted_out", f"does not follow {item} any more")
+        if now < (then := follows.last + timedelta(seconds=follows.every_s)):
+            often = f"wants at most one message about {item} in {follows.every_s} s"
+            return Defer(then, "follow_interval", f"{often}, and got one at {follows.last:%Y-%m-%d %H:%M:%S} UTC")
     zone = zone_of(rules, who)
     quiet = who.quiet_hours or rules.quiet_hours
     wall = now.astimezone(zone).time()
@@ -72,6 +93,11 @@ def decide(
         if cap.kind == kind and (drop := _over(cap, zone, now, got)):
             return drop
     return SEND
+
+
+def followed(because: str) -> str:
+    """The item that somebody was addressed as a follower of; '' where that is not why."""
+    return because[7:] if because.startswith("follow:") else ""
 
 
 def _over(cap: Cap, zone: ZoneInfo, now: datetime, got: Sequence[Got]) -> Drop | None:

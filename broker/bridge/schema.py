@@ -10,7 +10,7 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 # What the structs do not say, and `request.check` does.
 _BODIES: Final = ("notification", "payload", "payload_base64")
 _LISTS: Final = ("users", "devices", "stores", "topics")
-_TEXTS: Final = ("segment", "condition")
+_TEXTS: Final = ("segment", "condition", "following")
 
 
 def schema() -> dict[str, Any]:

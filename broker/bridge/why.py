@@ -19,6 +19,7 @@ from broker.errors import Refused
 from broker.identity import check_name
 from broker.limits import CONSENT_LOG_MAX
 from broker.store.entries import Consent, Device, Who, WhoKind
+from broker.store.follows import topic_of
 from broker.store.outcomes import Heading, Outcomes, Story
 
 _SHOWN: Final = 5
@@ -140,6 +141,10 @@ class Why:
                 last = _last(await self._people.profiles.consent_log(who, value), self._at)
                 since = f", which was said at {last.at:{_FORMAT}} ({last.source})" if last is not None else ""
                 return f"in to.topics, for {who.name} had opted in to {value}{since}"
+            case "follow":
+                last = _last(await self._people.profiles.consent_log(who, topic_of(value)), self._at)
+                since = f", since {last.at:{_FORMAT}} ({last.source})" if last is not None else ""
+                return f"in to.following, for {who.name} followed {value}{since}"
             case "segment":
                 return f"in to.segment, for they were in {value}"
             case "condition":
@@ -189,8 +194,11 @@ class Why:
         about = await self._people.facts(Who(brand, kind, name))
         log = await self._people.profiles.consent_log(Who(brand, kind, name))
         for topic in to.topics:
-            yield self._consent(topic, log, name)
-        for field, text in (("segment", f"segment:{to.segment}" if to.segment else ""), ("condition", to.condition)):
+            yield self._consent("to.topics", topic, topic, log, name)
+        if to.following:
+            yield self._consent("to.following", topic_of(to.following), to.following, log, name)
+        conditions = ("segment", f"segment:{to.segment}" if to.segment else ""), ("condition", to.condition)
+        for field, text in (*conditions, ("only", to.only)):
             if text:
                 yield await self._condition(field, text, about, log)
         if to.unopened is not None:
@@ -201,18 +209,18 @@ class Why:
                 share = (to.part.until - to.part.first) / 100
                 yield f"only {share:g}% of those whom it addresses were to get it, and {name} is in another part"
 
-    def _consent(self, topic: str, log: Sequence[Consent], name: str) -> str:
+    def _consent(self, field: str, topic: str, called: str, log: Sequence[Consent], name: str) -> str:
         said = [one for one in log if one.topic == topic]
         last = _last(said, self._at)
         if last is not None:
             how = "had opted out of" if last.state == "out" else "was yet left out, and had opted in to"
-            return f"to.topics: {name} {how} {topic} at {last.at:{_FORMAT}} ({last.source})"
+            return f"{field}: {name} {how} {called} at {last.at:{_FORMAT}} ({last.source})"
         if len(log) >= CONSENT_LOG_MAX:
-            self._unknown.append(f"what {name} said of {topic} before {log[0].at:{_FORMAT}}: the log is full")
+            self._unknown.append(f"what {name} said of {called} before {log[0].at:{_FORMAT}}: the log is full")
         later = next((one for one in said if one.state == "in"), None)
         if later is not None:
-            return f"to.topics: {name} opted in to {topic} only at {later.at:{_FORMAT}}, after it was accepted"
-        return f"to.topics: {name} has never opted in to {topic}"
+            return f"{field}: {name} opted in to {called} only at {later.at:{_FORMAT}}, after it was accepted"
+        return f"{field}: {name} has never opted in to {called}"
 
     async def _condition(self, field: str, text: str, about: About, log: Sequence[Consent]) -> str:
         """Which of its terms are true: of consent as it was, of all else as it is now."""
@@ -228,6 +236,8 @@ class Why:
         each = ", ".join(f"{one.text} is {'true' if holds(one, about) else 'false'}" for one in terms(condition))
         if any(one.word != "topic" for one in terms(condition)):
             self._unknown.append("what tags, attributes, stores and devices were then; only consent has a log")
+        if field == "only" and holds(condition, about):
+            return f"to.only ({text}) is true of them: {each}"
         if holds(condition, about):
             return f"to.{field} ({text}) is true of them now, and was not when it was accepted: {each}"
         return f"to.{field} ({text}) is not true of them: {each}"

@@ -87,6 +87,11 @@ def show_with_profile(run: Run, thing: Mapping[str, Any], kind: str, brand: str,
     print_one(run, {**thing, **(profile if run.json else for_people(profile))})
 
 
+def often(every_s: int) -> str:
+    """How often somebody is told of changes."""
+    return f"at most once in {every_s} s" if every_s else "each change"
+
+
 def for_people(profile: Mapping[str, Any]) -> dict[str, Any]:
     """A profile, one line for each thing."""
     wanted = {name: value for name, value in profile["preferences"].items() if value}
@@ -97,6 +102,7 @@ def for_people(profile: Mapping[str, Any]) -> dict[str, Any]:
         "tags": profile["tags"],
         "attributes": profile["attributes"],
         "topics": {one["topic"]: f"{one['state']} since {one['at']} ({one['source']})" for one in profile["topics"]},
+        "follows": {one["item"]: f"{often(one['every_s'])} ({one['source']})" for one in profile["follows"]},
         "preferences": wanted,
         "suppressed": suppressed and f"until {suppressed['until'] or 'that is ended'}: {suppressed['reason']}",
     }

@@ -29,8 +29,8 @@ _segment = click.argument("segment", shell_complete=segments)
 def add(run: Run, brand: str, segment: str, condition: str, title: str, replace: bool) -> None:
     """Save a condition under a name.
 
-    Terms are user: device: store: topic: tag: segment: and attr.KEY=VALUE or attr.KEY!=VALUE, between them AND, OR, NOT
-    and parentheses.
+    Terms are user: device: store: topic: tag: language: segment: and attr.KEY=VALUE or attr.KEY!=VALUE, between them
+    AND, OR, NOT and parentheses.
     """
     added = run.call("segment.add", brand=brand, name=segment, condition=condition, title=title, replace=replace)
     run.done(added, f"segment {segment} of {brand} saved. Next: pushbroker segment test {brand} {segment}")

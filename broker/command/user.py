@@ -7,7 +7,7 @@ import click
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, yes_option
 from broker.command.names import brands, users
 from broker.command.output import print_list, print_one
-from broker.command.profiles import QuietHours, for_people, profile_commands, show_with_profile
+from broker.command.profiles import QuietHours, for_people, often, profile_commands, show_with_profile
 
 command = Noun("user", help="Users: the people whom a brand addresses.")
 _brand = click.argument("brand", shell_complete=brands)
@@ -108,12 +108,40 @@ def _consent(run: Run, brand: str, user: str, topics: tuple[str, ...], source: s
     run.done(changed, f"user {user} of {brand} opted {'in to' if wanted else 'out of'} {', '.join(topics)}")
 
 
+@command.command(
+    "follow",
+    examples=["pushbroker user follow acme ada wipro", "pushbroker user follow acme ada wipro --every 1h"],
+)
+@_brand
+@_user
+@click.argument("item")
+@click.option("--every", "every_s", type=Duration(), default=0, help="At most one in so long: 1h, 7d. Else of each.")
+@_source
+@pass_run
+def follow(run: Run, brand: str, user: str, item: str, every_s: int, source: str) -> None:
+    """Note that a user wants to hear of changes of an item of content."""
+    changed = run.call("profile.say", brand=brand, name=user, wanted={"follows": {item: every_s}}, source=source)
+    run.done(changed, f"user {user} of {brand} follows {item}, {often(every_s)}")
+
+
+@command.command("unfollow", examples=["pushbroker user unfollow acme ada wipro"])
+@_brand
+@_user
+@click.argument("item")
+@_source
+@pass_run
+def unfollow(run: Run, brand: str, user: str, item: str, source: str) -> None:
+    """Note that a user wants that no more."""
+    changed = run.call("profile.say", brand=brand, name=user, wanted={"follows": {item: None}}, source=source)
+    run.done(changed, f"user {user} of {brand} does not follow {item} any more")
+
+
 @command.command("consents", examples=["pushbroker user consents acme ada", "pushbroker user consents acme ada --json"])
 @_brand
 @_user
 @pass_run
 def consents(run: Run, brand: str, user: str) -> None:
-    """List each consent that a user gave or took back, with time and source."""
+    """List each consent that a user gave or took back, with time and source; of what they follow as item/NAME."""
     print_list(
         run,
         run.call("profile.consents", brand=brand, name=user),
@@ -142,7 +170,14 @@ def preferences(run: Run, brand: str, user: str, quiet_hours: Any, time_zone: st
     wanted = {name: value for name, value in said.items() if value is not None}
     if not wanted:
         shown = run.call("profile.show", brand=brand, kind="user", name=user)
-        print_one(run, shown["preferences"] if run.json else for_people(shown)["preferences"])
+        readable = for_people(shown)
+        follows = {one["item"]: one["every_s"] for one in shown["follows"]}
+        print_one(
+            run,
+            {**shown["preferences"], "follows": follows}
+            if run.json
+            else {**readable["preferences"], "follows": readable["follows"]},
+        )
         return
     if "quiet_hours" in wanted:
         wanted["quiet_hours"] = quiet_hours or None

@@ -12,7 +12,7 @@ from broker.errors import Failed
 from broker.message import Message
 from broker.pull import rules
 from broker.pull.conversations import Inbox
-from broker.pull.follow import Follows
+from broker.pull.follow import Changes, Follows
 from broker.pull.looker import Looker
 from broker.pull.questions import ASKS, Questions
 from broker.pull.server import Servers
@@ -73,6 +73,16 @@ class Pull:
             log=self._log,
         )
         bridge.desk.on("inbox", self.inbox.answer)
+        self.servers = Servers(core=core, run=self._run, rules=self.content.rules, history=store)
+        self.changes = Changes(
+            content=self.content,
+            follows=bridge.people.profiles.follows,
+            sends=bridge.sends,
+            messages=bridge.messages,
+            dispatcher=bridge.dispatcher,
+            log=self._log,
+            unexpected=core.unexpected,
+        )
         self.questions = Questions(
             store=store,
             look=self._looker.look,
@@ -81,7 +91,7 @@ class Pull:
             spawn=self._spawn,
             persons=self.inbox,
             follows=Follows(bridge.people),
-            servers=Servers(core=core, run=self._run, rules=self.content.rules, history=store),
+            servers=self.servers,
             counters=core.counters,
             log=self._log,
             unexpected=core.unexpected,
@@ -104,6 +114,7 @@ class Pull:
             except Failed as error:
                 self._log("pull cannot begin", error=error.message, remedy=error.remedy)
                 await asyncio.sleep(RETRY_S)
+        self._tasks.append(asyncio.create_task(self.changes.run()))
         await self.inbox.run()
 
     async def stop(self) -> None:

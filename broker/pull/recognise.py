@@ -35,6 +35,7 @@ from broker.pull.question import (
 )
 from broker.pull.rules import Rules, in_language, said
 from broker.pull.template import render
+from broker.store.content import ItemRow
 
 # Looked at more closely, of those that FTS5 ranks first.
 CANDIDATES: Final = 12
@@ -392,20 +393,7 @@ class _Look:
         return Decided(outcome=outcome, rule=rule, shown=self._show(item), score=score)
 
     def _show(self, item: Item) -> Shown:
-        data = _mapped(item.data)
-
-        def filled(text: str) -> str:
-            return render(text, self._asker, data)
-
-        return Shown(
-            item=item.name,
-            language=item.language,
-            title=filled(item.title),
-            body=filled(item.body),
-            image=item.image,
-            link=filled(item.link),
-            data=data,
-        )
+        return show(item, self._asker)
 
     def _title(self, item: Item) -> str:
         return render(item.title, self._asker, _mapped(item.data)) or item.name
@@ -417,6 +405,20 @@ class _Look:
 
     def _words(self, text: str) -> Shown:
         return Shown(body=render(text, self._asker, {}))
+
+
+def show(item: Item | ItemRow, asker: Asker) -> Shown:
+    """An item with its templates filled in."""
+    data = _mapped(item.data)
+    return Shown(
+        item=item.name,
+        language=item.language,
+        title=render(item.title, asker, data),
+        body=render(item.body, asker, data),
+        image=item.image,
+        link=render(item.link, asker, data),
+        data=data,
+    )
 
 
 class _Asked:

@@ -44,6 +44,14 @@ class Words(NamedTuple):
     phrases: frozenset[str]
 
 
+class Changed(NamedTuple):
+    """An item, and when it changed last."""
+
+    brand: str
+    name: str
+    at: int
+
+
 _FIELDS: Final = ItemRow.__struct_fields__
 _SET: Final = ", ".join(f"{field} = :{field}" for field in _FIELDS)
 _VALUES: Final = ", ".join(f":{field}" for field in _FIELDS)
@@ -94,6 +102,23 @@ class Content:
     async def any(self) -> bool:
         """Whether there is an item of anybody's."""
         return bool(await self.read(lambda db: db.execute("SELECT 1 FROM item LIMIT 1").fetchone()))
+
+    async def named(self, brand: str, name: str) -> list[ItemRow]:
+        """An item in all its languages."""
+        sql = f"SELECT {', '.join(_FIELDS)} FROM item WHERE brand = ? AND name = ? ORDER BY language"  # noqa: S608
+        rows = await self.read(lambda db: db.execute(sql, (brand, name)).fetchall())
+        return [ItemRow(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
+
+    async def changed(self, after: tuple[str, str], before: int, most: int) -> list[Changed]:
+        """Items that changed before then and of which nobody was told yet, in the order of brand and name."""
+        sql = "SELECT * FROM changed WHERE (brand, name) > (?, ?) AND at < ? ORDER BY brand, name LIMIT ?"
+        rows = await self.read(lambda db: db.execute(sql, (*after, before, most)).fetchall())
+        return [Changed(*row) for row in rows]
+
+    async def told(self, changes: Sequence[Changed]) -> None:
+        """Of these followers were told, but of what has changed again since."""
+        sql = "DELETE FROM changed WHERE brand = ? AND name = ? AND at = ?"
+        await self.write(lambda db: db.executemany(sql, changes))
 
     async def rules(self, brand: str) -> str:
         """How a brand answers, as JSON; '' where it never said."""

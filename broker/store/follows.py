@@ -45,6 +45,7 @@ class FollowTable:
         self._path = records.path
         self._run = records._run
         self._all = records._all
+        self._transaction = records.transaction
 
     async def of(self, who: Who) -> list[Followed]:
         """What somebody follows."""
@@ -67,11 +68,12 @@ class FollowTable:
         sql = f"DELETE FROM follows WHERE {_OF} AND item = :item RETURNING 1"
         return bool(await self._run(sql, **who._asdict(), item=item))
 
-    async def any(self, brand: str, item: str) -> bool:
-        """Whether anybody follows it."""
-        sql = "SELECT 1 FROM follows WHERE brand = :brand AND item = :item LIMIT 1"
+    async def followed(self, items: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Which of these, as brand and item, anybody follows."""
+        sql = """SELECT value ->> 0, value ->> 1 FROM json_each(:items) WHERE EXISTS (
+                   SELECT 1 FROM follows WHERE brand = value ->> 0 AND item = value ->> 1)"""
         with guarded(self._path):
-            return bool(await self._run(sql, brand=brand, item=item))
+            return {(row[0], row[1]) for row in await self._run(sql, items=json.dumps(items))}
 
     async def last(self, brand: str, item: str, names: Sequence[Name]) -> dict[Name, Last]:
         """Of each of these who follows it, what they got last."""
@@ -82,10 +84,11 @@ class FollowTable:
         return {(row[0], row[1]): Last(*row[2:]) for row in map(tuple, rows)}
 
     async def sent(self, brand: str, item: str, names: Sequence[Name], message: str, at: int) -> None:
-        """These are sent this message now."""
+        """These are sent this message now, which is on the disk then. It is not for the inside of a transaction."""
         sql = f"""UPDATE follows SET sent = :message, sent_at = :at
                   WHERE brand = :brand AND item = :item AND sent != :message AND {_AMONG}"""
-        await self._run(sql, brand=brand, item=item, names=json.dumps(names), message=message, at=at)
+        async with self._transaction():
+            await self._run(sql, brand=brand, item=item, names=json.dumps(names), message=message, at=at)
 
     # -- stop and start ------------------------------------------------------------------------------------------------
 

@@ -325,6 +325,14 @@ class Messages:
         )
         return [Older(*row) for row in rows]
 
+    async def unsent(self, message: MessageRow, most: int) -> list[tuple[int, int]]:
+        """Recipients, as message and number, of older messages under its collapse key who were not sent those yet."""
+        sql = """SELECT r.message, r.number FROM message m CROSS JOIN recipient r ON r.message = m.number
+                 WHERE m.brand = ? AND m.collapse_key = ? AND m.state = 'open' AND m.number < ?
+                 AND r.state = 'accepted' LIMIT ?"""
+        values = (message.brand, message.collapse_key, message.number, most)
+        return await self.read(lambda db: db.execute(sql, values).fetchall())
+
     async def end(
         self, ended: Sequence[tuple[int, int]], state: str, rule: str, detail: str, at: int
     ) -> list[Happened]:

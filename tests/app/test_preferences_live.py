@@ -87,6 +87,14 @@ async def test_what_the_operator_says_is_told_as_well(broker: Broker, kiosk: Cli
     assert (await told(kiosk))["topics"] == {"news": True}
 
 
+async def test_what_is_taken_back_within_a_second_is_taken_back(broker: Broker, kiosk: Client) -> None:
+    for wanted in (True, False, True, False):
+        await say(kiosk, "kiosk-7", topics={"news": wanted})
+        assert (await told(kiosk))["topics"] == {"news": wanted}
+        await operate(broker, "profile.say", brand="acme", name="ada", wanted={"topics": {"news": not wanted}})
+        assert (await told(kiosk))["topics"] == {"news": not wanted}
+
+
 async def test_a_device_with_another_user_is_told_what_that_one_wants(broker: Broker) -> None:
     await operate(broker, "profile.say", brand="acme", name="bob", wanted={"locale": "de"})
     await broker.directory.device_assign("acme", "kiosk-7", user="bob")

@@ -41,7 +41,11 @@ async def profiles(tmp_path: Path) -> AsyncIterator[Profiles]:
             await found.consent(Who("acme", "device", "till-1"), "news", "in", NOW, "brand", 10)
             await found.tag(Who("acme", "user", "kay"), ["staff"])
             await found.set_segment(Segment(brand="acme", name="milan", title="", condition="store:milano"))
+            for who in (("user", "ada"), ("user", "bob"), ("device", "till-1"), ("device", "phone-eve")):
+                await found.follows.begin(Who("acme", *who), "wipro", 60, 0, "operator")  # type: ignore[arg-type]
+            await found.follows.begin(Who("acme", "user", "kay"), "cakes", 60, 0, "operator")
             for user in USERS:
+                await found.follows.begin(Who("bolt", "user", user), "wipro", 60, 0, "operator")
                 await found.consent(Who("bolt", "user", user), "only-bolt", "in", NOW, "brand", 10)
         yield found
 
@@ -74,6 +78,28 @@ async def test_each_is_found_once_for_the_first_reason(profiles: Profiles) -> No
         ("user/kay", "segment:milan"),
         ("device/till-1", "segment:milan"),
         ("device/till-2", "segment:milan"),
+    ]
+
+
+async def test_who_follows_an_item_is_found_for_that(profiles: Profiles) -> None:
+    assert await found(profiles, following="wipro", users=["bob"]) == [
+        ("user/ada", "follow:wipro"),
+        ("user/bob", "user"),
+        ("device/till-1", "follow:wipro"),  # and not eve's phone: what a device says that is hers is hers
+    ]
+    assert await found(profiles, following="nothing") == []
+
+
+async def test_of_all_those_a_condition_leaves_some(profiles: Profiles) -> None:
+    assert await found(profiles, following="wipro", users=["eve"], only="store:milano") == [
+        ("user/ada", "follow:wipro"),
+        ("device/till-1", "follow:wipro"),
+    ]
+    assert await found(profiles, topics=["news"], only="segment:milan AND NOT tag:staff AND user:ada") == [
+        ("user/ada", "topic:news")
+    ]
+    assert await found(profiles, users=["ada"], devices=["phone-ada", "till-2"], only="device:till-2") == [
+        ("device/till-2", "device")
     ]
 
 
@@ -210,6 +236,7 @@ async def test_more_stores_than_have_a_place_in_one_query(profiles: Profiles, tm
         {"topics": ["news"]},
         {"condition": "store:milano AND NOT tag:staff"},
         {"condition": "NOT tag:staff"},
+        {"following": "wipro", "only": "language:it AND store:milano"},
         {"users": ["ada"], "stores": ["milano"], "segment": "milan"},
     ],
 )

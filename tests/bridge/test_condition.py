@@ -36,6 +36,7 @@ ADA = Facts(
     topics=frozenset({"news"}),
     tags=frozenset({"vip"}),
     attributes={"city": "Milano Centrale"},
+    locale="it-CH",
 )
 SEGMENTS = {"italy": "attr.country=it OR store:milano", "best": "tag:vip AND segment:italy"}
 
@@ -50,6 +51,7 @@ SEGMENTS = {"italy": "attr.country=it OR store:milano", "best": "tag:vip AND seg
         ("NOT NOT topic:news", True),
         ("NOT (topic:news AND tag:vip)", False),
         ("user:ada AND device:kiosk-7", True),
+        ("language:it AND language:IT_ch AND NOT language:de AND NOT language:i", True),
         ("user:ADA", False),
         ('attr.city="Milano Centrale"', True),
         ("attr.city=Milano", False),
@@ -155,13 +157,14 @@ def worlds(draw: st.DrawFn) -> list[tuple[str, tuple[str | None, ...]]]:
                 ("consents", (*of, topic, draw(st.sampled_from(["in", "out"])), "0", "brand"))
                 for topic in draw(st.sets(FEW))
             ]
+            rows.append(("preferences", (*of, "", "", "", draw(st.sampled_from(["", "a", "A_x", "b-x", "ab"])))))
     return rows
 
 
 def written() -> st.SearchStrategy[str]:
     """Conditions as people write them."""
     quoted = VALUES.map(lambda value: '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"')
-    term = st.tuples(st.sampled_from(["user", "device", "store", "topic", "tag"]), FEW).map(":".join)
+    term = st.tuples(st.sampled_from(["user", "device", "store", "topic", "tag", "language"]), FEW).map(":".join)
     attribute = st.tuples(st.just("attr."), FEW, st.sampled_from(["=", "!="]), quoted).map("".join)
     return st.recursive(
         term | attribute,
@@ -198,6 +201,7 @@ def facts(db: Connection, kind: WhoKind, name: str) -> Facts:
         topics=column(f"SELECT topic FROM consents WHERE {of} AND state = 'in'"),
         tags=column(f"SELECT tag FROM tags WHERE {of}"),
         attributes=dict(db.execute(f"SELECT key, value FROM attributes WHERE {of}", (name,))),
+        locale=next(iter(column(f"SELECT locale FROM preferences WHERE {of}")), ""),
     )
 
 

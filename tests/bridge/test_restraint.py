@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from broker.bridge.restraint import (
     SEND,
+    Decision,
     Defer,
     Drop,
+    Follows,
     Got,
     check_quiet,
     check_zone,
@@ -45,6 +47,22 @@ def utc(text: str) -> datetime:
 
 def test_without_rules_it_is_sent() -> None:
     assert decide(Restraint(), recipient(), kind="marketing", because="user", now=NOON) == SEND
+
+
+def test_a_follower_gets_one_in_as_much_time_as_they_said() -> None:
+    def decided(every_s: int, seconds_ago: int) -> Decision:
+        follows = Follows(every_s, NOON - timedelta(seconds=seconds_ago))
+        rules = Restraint(caps=(Cap(max=1),))
+        return decide(rules, recipient(), kind="marketing", because="follow:wipro", now=NOON, follows=follows)
+
+    assert decided(3600, 3600) == decided(0, 0) == SEND
+    assert decided(3600, 3599) == Defer(
+        NOON + timedelta(seconds=1),
+        "follow_interval",
+        "wants at most one message about wipro in 3600 s, and got one at 2026-11-22 11:00:01 UTC",
+    )
+    gone = decide(Restraint(), recipient(), kind="marketing", because="follow:wipro", now=NOON)
+    assert gone == Drop("opted_out", "does not follow wipro any more")
 
 
 @pytest.mark.parametrize("kind", ["marketing", "transactional"])

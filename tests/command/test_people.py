@@ -74,6 +74,21 @@ def test_what_is_said_of_a_user_is_shown(cli: Callable[..., Done]) -> None:
     assert cli("user", "preferences", "acme", "ada").out == "locale  it\n"
 
 
+def test_what_a_user_follows_is_kept_and_shown(cli: Callable[..., Done]) -> None:
+    said = cli("user", "follow", "acme", "ada", "wipro", "--every", "1h", "--source", "brand").err
+    assert said == "user ada of acme follows wipro, at most once in 3600 s\n"
+    cli("user", "follow", "acme", "ada", "cakes")
+    assert cli("user", "preferences", "acme", "ada", "--json").json["follows"] == {"cakes": 0, "wipro": 3600}
+    text = cli("user", "preferences", "acme", "ada").out
+    assert "wipro  at most once in 3600 s (brand)" in text
+    assert "cakes  each change (operator)" in text
+    cli("user", "unfollow", "acme", "ada", "wipro")
+    log = cli("user", "consents", "acme", "ada", "--json").json
+    said_of_wipro = [(one["state"], one["source"]) for one in log if one["topic"] == "item/wipro"]
+    assert said_of_wipro == [("in", "brand"), ("out", "operator")]
+    cli("user", "unfollow", "acme", "ada", "cakes")
+
+
 def test_devices_have_tags_and_attributes_too(cli: Callable[..., Done]) -> None:
     cli("device", "tag", "acme", "till-1", "front")
     cli("device", "set", "acme", "till-1", "floor=2")
@@ -92,6 +107,8 @@ def test_devices_have_tags_and_attributes_too(cli: Callable[..., Done]) -> None:
         (("user", "set", "acme", "ada", "city="), 4, "cannot be the value of city"),
         (("user", "opt-in", "acme", "ada", "+"), 4, "cannot name a topic"),
         (("user", "opt-in", "acme", "ada", *(f"t{n}" for n in range(101))), 4, "more than 100 topics"),
+        (("user", "follow", "acme", "ada", "a/b"), 4, "cannot name an item"),
+        (("user", "follow", "acme", "ada", "wipro", "--every", "15d"), 4, "too short or too long"),
         (("user", "preferences", "acme", "ada", "--quiet-hours", "22"), 2, "write 22:00-08:00"),
         (("user", "preferences", "acme", "ada", "--quiet-hours", "22-8"), 4, "'22' is no time of the day"),
         (("user", "preferences", "acme", "ada", "--quiet-hours", "08:00-08:00"), 4, "end when they begin"),

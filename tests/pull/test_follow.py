@@ -37,13 +37,14 @@ async def directory(tmp_path: Path) -> AsyncIterator[Directory]:
         await directory.user_add("acme", "ada")
         await directory.device_code("acme", "kiosk-7", user="ada")
         await directory.device_code("acme", "lobby")
-        directory.now = Clock()
         yield directory
 
 
 @pytest.fixture
 def people(directory: Directory) -> People:
-    return People(directory)
+    people = People(directory)
+    people.clock = Clock()
+    return people
 
 
 async def followed(people: People, who: Who = ADA) -> dict[str, int]:
@@ -93,7 +94,7 @@ async def test_what_is_said_after_stop_counts_after_start(people: People) -> Non
     await follows.opt_out(ASKER)
     await follows.unfollow(ASKER, "old")
     await follows.follow(ASKER, "wipro", 5, "device/kiosk-7")
-    await people.hear(ADA, Wanted(topics={"news": False}), "operator", people.register.now())
+    await people.hear(ADA, Wanted(topics={"news": False}), "operator", people.clock())
     await follows.opt_in(ASKER)
     assert (await topics(people), await followed(people)) == (set(), {"wipro": 5})
 

@@ -46,12 +46,9 @@ async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-def servers(broker: Broker) -> Servers:
-    async def of_brand(brand: str) -> str:
-        return json.dumps(RULES) if brand == "acme" else ""
-
-    history = Conversations(broker.bridge.messages)
-    return Servers(core=broker.core, run=broker.reactor.run, rules=of_brand, history=history)
+async def servers(broker: Broker) -> Servers:
+    await broker.pull.content.set_rules("acme", json.dumps(RULES))
+    return broker.pull.servers
 
 
 class Shop:

@@ -1,0 +1,2 @@
+-- What is not over yet, under each collapse key.
+CREATE INDEX message_collapsing ON message (brand, collapse_key, number) WHERE state = 'open';
