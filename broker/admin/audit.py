@@ -34,7 +34,7 @@ _NOT: Final = (
     *("segment.list", "segment.show", "restraint.show"),
 )
 _READ: Final = (
-    *("user.list", "user.show", "device.list", "device.show", "connections.list", "tail"),
+    *("user.list", "user.show", "user.export", "device.list", "device.show", "connections.list", "tail"),
     *("profile.show", "profile.consents", "profile.explain", "suppression.list", "segment.test"),
     *("message.recipients", "why", "command.devices", "config.show", "ask"),
     *("audit.list", "audit.watch"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
-from broker.admin import audit, fleet, messages
+from broker.admin import audit, fleet, messages, persons
 from broker.admin.asking import Asking, explained, ready
 from broker.admin.audit import Noted
 from broker.admin.wire import no_broker
@@ -584,6 +584,15 @@ async def _message_withdraw(context: Context, *, id: str) -> AsyncIterator[Any]:
 async def _why(context: Context, *, id: str, who: str) -> Any:
     async with context.outcomes() as outcomes:
         return await messages.why(outcomes, context.people, id, who)
+
+
+# -- all of a person ---------------------------------------------------------------------------------------------------
+
+
+@_operation("user.export", needs_broker=False)
+async def _user_export(context: Context, *, brand: str, name: str) -> AsyncIterator[Any]:
+    async for part in persons.exported(context, brand, name):
+        yield part
 
 
 # -- the audit log -----------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Whom to ask: the running broker through its socket, or, where none runs, the records themselves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from broker.admin import client
 from broker.admin.wire import no_broker
@@ -43,15 +43,44 @@ def call(settings: Settings, operation: str, arguments: Mapping[str, Any], *, wa
         _wait(settings, held, deadline)
 
 
+class Stream(Protocol):
+    """Answers with one thing after the other."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """What comes."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 def stream(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> client.Stream:
-    """Begin an operation that answers with one thing after the other; only a running broker has those."""
+    """Begin an operation that answers with one thing after the other, in the running broker."""
+    found = _begun(settings, operation, arguments)
+    assert isinstance(found, client.Stream)  # an operation that needs a broker never returns otherwise
+    return found
+
+
+def read(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Stream:
+    """Begin one that works on the databases themselves, too, where no broker runs."""
+    found = _begun(settings, operation, arguments)
+    if isinstance(found, client.Stream):
+        return found
+    from broker.admin import direct  # noqa: PLC0415 - as below
+
+    return direct.Stream(settings, operation, arguments, found.release)
+
+
+def _begun(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> client.Stream | DataLock:
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             return client.Stream(_socket(settings), operation, arguments)
         except client.NotListening:
-            held = _directly(settings, operation, arguments)
-        assert isinstance(held, Failed)  # an operation that needs a broker never returns otherwise
+            held = _locked(settings, operation)
+        if isinstance(held, DataLock):
+            return held
         _wait(settings, held, deadline)
 
 
@@ -72,6 +101,19 @@ def _wait(settings: Settings, held: Failed, deadline: float) -> None:
 
 def _directly(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """Do the operation on the records, or return the `Failed` that says who has them."""
+    lock = _locked(settings, operation)
+    if isinstance(lock, Failed):
+        return lock
+    try:
+        from broker.admin import direct  # noqa: PLC0415 - the broker's libraries, 300 ms, only where no broker runs
+
+        return direct.call(settings, operation, arguments)
+    finally:
+        lock.release()
+
+
+def _locked(settings: Settings, operation: str) -> DataLock | Failed:
+    """The lock on the records, to be released; or the `Failed` that says who has them."""
     lock = DataLock(settings.lock_path)
     try:
         if not settings.records_path.exists():
@@ -85,14 +127,10 @@ def _directly(settings: Settings, operation: str, arguments: Mapping[str, Any]) 
         if isinstance(held, Unreachable):
             raise
         return held
-    try:
-        if operation in BROKER_ONLY:
-            raise no_broker(settings)
-        from broker.admin import direct  # noqa: PLC0415 - the broker's libraries, 300 ms, only where no broker runs
-
-        return direct.call(settings, operation, arguments)
-    finally:
+    if operation in BROKER_ONLY:
         lock.release()
+        raise no_broker(settings)
+    return lock
 
 
 def _no_data(settings: Settings) -> NotFound:

@@ -13,6 +13,7 @@ from broker.errors import Failed, PushbrokerError
 
 if TYPE_CHECKING:
     from broker.admin.client import Stream
+    from broker.admin.reach import Stream as Readable
     from broker.config import Settings
 
 ENVIRONMENT_PREFIX = "PUSHBROKER"
@@ -46,6 +47,12 @@ class Run:
         from broker.admin import reach  # noqa: PLC0415 - only where used
 
         return reach.stream(self.settings, operation, arguments)
+
+    def read(self, operation: str, **arguments: Any) -> "Readable":
+        """The same for one that works without a running broker, too."""
+        from broker.admin import reach  # noqa: PLC0415 - only where used
+
+        return reach.read(self.settings, operation, arguments)
 
     def done(self, result: Any, words: str) -> None:
         """A change was made: words for people, the changed thing for programs."""

@@ -1,10 +1,13 @@
 """`pushbroker user`: the people whom a brand addresses."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from broker.command.base import Duration, Noun, Run, confirm, pass_run, yes_option
+from broker.command.export import private_file, write_export
 from broker.command.names import brands, users
 from broker.command.output import print_list, print_one
 from broker.command.profiles import QuietHours, for_people, often, profile_commands, show_with_profile
@@ -63,6 +66,39 @@ def remove(run: Run, brand: str, user: str, yes: bool) -> None:
 
 
 profile_commands(command, "user", users)
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+@command.command(
+    "export",
+    examples=["pushbroker user export acme ada --output ada.json", "pushbroker user export acme ada | jq .entries"],
+    json=False,
+)
+@_brand
+@_user
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it there, for nobody else to read."
+)
+@pass_run
+def export(run: Run, brand: str, user: str, output: Path | None) -> None:
+    """Write all that is known of a user as one JSON document.
+
+    Profile, devices, consents, conversations, what they were sent and what became of it, what waits for them: see
+    docs/privacy.md. Secrets are not in it.
+    """
+    parts = run.read("user.export", brand=brand, name=user)
+    try:
+        if output is None:
+            counts = write_export(iter(parts), sys.stdout)
+        else:
+            with private_file(output) as file:
+                counts = write_export(iter(parts), file)
+    finally:
+        parts.close()
+    where = "" if output is None else f" in {output}"
+    run.say(f"{sum(counts.values()):,} rows of {sum(map(bool, counts.values()))} kinds{where}")
 
 
 # -- what they say themselves ------------------------------------------------------------------------------------------
