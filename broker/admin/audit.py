@@ -31,13 +31,13 @@ _NOT: Final = (
     *("message.list", "message.show", "message.stores", "message.watch"),
     *("campaign.list", "campaign.show", "campaign.test", "campaign.figures"),
     *("command.list", "command.show", "command.watch", "link.list", "link.show", "link.test"),
-    *("segment.list", "segment.show", "restraint.show"),
+    *("segment.list", "segment.show", "restraint.show", "agent.list", "canned.list", "inbox.typing"),
 )
 _READ: Final = (
     *("user.list", "user.show", "user.export", "device.list", "device.show", "connections.list", "tail"),
     *("profile.show", "profile.consents", "profile.explain", "suppression.list", "segment.test"),
     *("message.recipients", "why", "command.devices", "config.show", "ask"),
-    *("audit.list", "audit.watch"),
+    *("audit.list", "audit.watch", "inbox.list", "inbox.show", "inbox.watch"),
 )
 _RECORDS: Final = (
     *("brand.add", "brand.set", "brand.remove", "token.issue", "token.revoke", "user.add", "user.remove"),
@@ -50,6 +50,8 @@ _RECORDS: Final = (
 _CHANGE: Final = (
     *("send", "message.send", "message.withdraw", "config.set", "command.run", "command.resume", "command.cancel"),
     *(f"campaign.{verb}" for verb in ("add", "set", "start", "pause", "resume", "stop", "remove", "retarget")),
+    *(f"inbox.{verb}" for verb in ("take", "reply", "note", "hand_back", "assign", "close", "read")),
+    *("agent.add", "agent.set", "agent.remove", "canned.set", "canned.remove"),
 )
 OPERATIONS: Final[Mapping[str, Noted]] = {
     **dict.fromkeys(_NOT, Noted.NOT),

@@ -32,6 +32,10 @@ from broker.errors import NotFound, PushbrokerError, Refused
 from broker.identity import check_name
 from broker.links.book import Book
 from broker.links.links import idle
+from broker.pull import inbox_requests
+from broker.pull.conversations import Inbox
+from broker.pull.looking import Looking, at
+from broker.store.agents import Agents
 from broker.store.audit import AuditLog, AuditReader, Entry, outcome_of
 from broker.store.conversations import Conversations
 from broker.store.database import Database, open_database, open_reader
@@ -88,6 +92,25 @@ class Context:
         path = self.settings.messages_path
         async with Messages(path, await self._reader(path)) as messages:
             yield Conversations(messages)
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[Looking]:
+        """Conversations as agents see them."""
+        async with self.conversations() as conversations:
+            typing = (lambda _: False) if self.broker is None else self.inbox.typing
+            yield Looking(conversations, self.people, typing)
+
+    @asynccontextmanager
+    async def agents(self) -> AsyncIterator[Agents]:
+        """Agents and their replies, in the same way."""
+        path = self.settings.messages_path
+        async with Messages(path, await self._reader(path)) as messages:
+            yield Agents(messages)
+
+    @property
+    def inbox(self) -> Inbox:
+        """The inbox of a running broker, or `Unreachable`."""
+        return self.running.pull.inbox
 
     async def _reader(self, path: Path) -> Database:
         return await (open_database(path, SCHEMA) if self.broker is None else open_reader(path))
@@ -444,6 +467,165 @@ async def _command_resume(context: Context, *, id: str) -> Any:
 async def _command_cancel(context: Context, *, id: str) -> Any:
     await context.running.bridge.fleet.cancel(id)
     return await _command_shown(context, id)
+
+
+# -- the inbox ---------------------------------------------------------------------------------------------------------
+
+
+@_operation("inbox.list", needs_broker=False)
+async def _inbox_list(
+    context: Context,
+    *,
+    brand: str,
+    state: inbox_requests.Which | None = None,
+    agent: str | None = None,
+    store: str | None = None,
+    before: str | None = None,
+    most: inbox_requests.Page = 50,
+) -> Any:
+    async with context.looking() as looking:
+        return await looking.listed(brand, state=state, agent=agent, store=store, before=before, most=most)
+
+
+@_operation("inbox.show", needs_broker=False)
+async def _inbox_show(context: Context, *, brand: str, conversation: str, most: inbox_requests.Entries = 200) -> Any:
+    async with context.looking() as looking:
+        return await looking.show(brand, conversation, most)
+
+
+async def _inbox_do(context: Context, brand: str, request: inbox_requests.Request) -> Any:
+    done = await context.inbox.do(brand, request)
+    return {**done["conversation"], **({"entry": done["entry"]} if "entry" in done else {})}
+
+
+def _of_agent(verb: str, request: Callable[..., inbox_requests.Request]) -> None:
+    """What an agent does with a conversation, and nothing more to say."""
+
+    async def function(context: Context, *, brand: str, conversation: str, agent: str) -> Any:
+        return await _inbox_do(context, brand, request(conversation=conversation, agent=agent))
+
+    _register(f"inbox.{verb}", function, of=function, needs_broker=True)
+
+
+_of_agent("take", inbox_requests.Take)
+_of_agent("hand_back", inbox_requests.HandBack)
+_of_agent("close", inbox_requests.Close)
+_of_agent("typing", inbox_requests.Typing)
+_of_agent("read", inbox_requests.Read)
+
+
+@_operation("inbox.reply", needs_broker=True)
+async def _inbox_reply(
+    context: Context,
+    *,
+    brand: str,
+    conversation: str,
+    agent: str,
+    text: inbox_requests.Words = "",
+    canned: str = "",
+) -> Any:
+    request = inbox_requests.Reply(conversation=conversation, agent=agent, text=text, canned=canned)
+    return await _inbox_do(context, brand, request)
+
+
+@_operation("inbox.note", needs_broker=True)
+async def _inbox_note(
+    context: Context, *, brand: str, conversation: str, agent: str, text: inbox_requests.Words
+) -> Any:
+    request = inbox_requests.Note(conversation=conversation, agent=agent, text=text)
+    return await _inbox_do(context, brand, request)
+
+
+@_operation("inbox.assign", needs_broker=True)
+async def _inbox_assign(context: Context, *, brand: str, conversation: str, to: str, agent: str = "") -> Any:
+    request = inbox_requests.Assign(conversation=conversation, to=to, agent=agent)
+    return await _inbox_do(context, brand, request)
+
+
+@_operation("inbox.watch", needs_broker=True)
+async def _inbox_watch(context: Context, *, brand: str) -> AsyncIterator[Any]:
+    await context.directory.check(brand)
+    inbox = context.inbox
+    watch = inbox.watch(brand)
+    try:
+        while True:
+            yield await watch.next()
+    finally:
+        inbox.leave(watch)
+
+
+@_operation("agent.list", needs_broker=False)
+async def _agent_list(context: Context, *, brand: str) -> Any:
+    await context.directory.check(brand)
+    async with context.agents() as agents:
+        busy = await agents.busy(brand)
+        return [
+            {
+                **msgspec.structs.asdict(one),
+                "given_at": at(one.given_at or None),
+                "conversations": busy.get(one.name, 0),
+            }
+            for one in await agents.all(brand)
+        ]
+
+
+@_operation("agent.add", needs_broker=True)
+async def _agent_add(
+    context: Context,
+    *,
+    brand: str,
+    name: str,
+    title: str = "",
+    stores: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+    most: int | None = None,
+) -> Any:
+    await context.inbox.staff.add(brand, name, title=title, stores=stores, tags=tags, most=most)
+    return await _agent(context, brand, name)
+
+
+@_operation("agent.set", needs_broker=True)
+async def _agent_set(
+    context: Context,
+    *,
+    brand: str,
+    name: str,
+    title: str | None = None,
+    stores: tuple[str, ...] | None = None,
+    tags: tuple[str, ...] | None = None,
+    most: int | None = None,
+    away: bool | None = None,
+) -> Any:
+    await context.inbox.staff.set(brand, name, title=title, stores=stores, tags=tags, most=most, away=away)
+    return await _agent(context, brand, name)
+
+
+async def _agent(context: Context, brand: str, name: str) -> Any:
+    return next(one for one in await _agent_list(context, brand=brand) if one["name"] == name)
+
+
+@_operation("agent.remove", needs_broker=True)
+async def _agent_remove(context: Context, *, brand: str, name: str) -> Any:
+    await context.inbox.staff.remove(brand, name)
+    return {"brand": brand, "name": name, "removed": True}
+
+
+@_operation("canned.list", needs_broker=False)
+async def _canned_list(context: Context, *, brand: str) -> Any:
+    await context.directory.check(brand)
+    async with context.agents() as agents:
+        return await agents.canned(brand)
+
+
+@_operation("canned.set", needs_broker=True)
+async def _canned_set(context: Context, *, brand: str, name: str, text: str, language: str = "") -> Any:
+    return await context.inbox.staff.canned_set(brand, name, text, language)
+
+
+@_operation("canned.remove", needs_broker=True)
+async def _canned_remove(context: Context, *, brand: str, name: str, language: str | None = None) -> Any:
+    count = await context.inbox.staff.canned_remove(brand, name, language)
+    return {"brand": brand, "name": name, "language": language, "removed": count}
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

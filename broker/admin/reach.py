@@ -22,6 +22,8 @@ BROKER_ONLY: Final = frozenset(
     {"status", "connections.list", "send", "tail", "message.send", "message.watch", "message.withdraw"}
     | {f"campaign.{verb}" for verb in ("add", "list", "show", "set", "test", "start", "pause", "resume", "stop")}
     | {"campaign.remove", "campaign.retarget", "campaign.figures"}
+    | {f"inbox.{verb}" for verb in ("take", "reply", "note", "hand_back", "assign", "close", "typing", "read", "watch")}
+    | {"agent.add", "agent.set", "agent.remove", "canned.set", "canned.remove"}
     | {"command.run", "command.watch", "command.resume", "command.cancel", "config.set"}
     | {"audit.watch"}
 )

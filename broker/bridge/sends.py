@@ -111,7 +111,10 @@ class Sends:
         """Take a request of the operator's, and return when it is accepted. Raises `RequestRefused`."""
         if request.dry_run:
             return await self._count(Asked(brand, sender, self._ids.next(), b"", "", b"", now_ms()), request)
-        return await (await self.begin(brand, request, sender))
+        answer = await asyncio.shield(await self.begin(brand, request, sender))
+        if not answer.ok:
+            raise RequestRefused(answer.code, answer.field, answer.message)
+        return answer
 
     async def begin(
         self,
@@ -121,21 +124,15 @@ class Sends:
         *,
         id: str = "",
         beside: Callable[[sqlite3.Connection], object] | None = None,
-    ) -> Awaitable[Answer]:
-        """Write a request down, which is sent then whatever happens. What it returns waits until it is accepted.
+    ) -> asyncio.Future[Answer]:
+        """Write a request down, which is sent then whatever happens. What it returns has the answer, once it is known.
 
         `beside` is done in the same transaction. With an id that was taken before, nothing is sent again.
         """
         requests.check(request)
         asked = Asked(brand, sender, id or self._ids.next(), b"", "", b"", now_ms())
         known = await self._added([(asked, request, _message(asked, request))], 0, beside)
-        return self._accepted(_repeated(known[0][2]) if known else asyncio.shield(self._filling[asked.id]))
-
-    async def _accepted(self, waiting: Awaitable[Answer]) -> Answer:
-        answer = await waiting
-        if not answer.ok:
-            raise RequestRefused(answer.code, answer.field, answer.message)
-        return answer
+        return asyncio.ensure_future(_repeated(known[0][2])) if known else self._filling[asked.id]
 
     async def _added(
         self,

@@ -49,7 +49,7 @@ def commands(context: click.Context, _parameter: click.Parameter, incomplete: st
 
 def _of_brand(table: str, database: str = "records.db") -> Completer:
     # The table is one of the literals below, never a user's text.
-    statement = f"SELECT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
+    statement = f"SELECT DISTINCT name FROM {table} WHERE brand = ? AND name LIKE ? ESCAPE '\\' ORDER BY name LIMIT 100"  # noqa: S608
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         # After an option whose value is being typed click has not yet sorted the arguments; the brand is the first.
@@ -65,3 +65,13 @@ devices = _of_brand("devices")
 links = _of_brand("links")
 segments = _of_brand("segments")
 campaigns = _of_brand("campaign", "messages.db")
+agents = _of_brand("agent", "messages.db")
+canned_replies = _of_brand("canned", "messages.db")
+
+
+def conversations(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of a brand's conversations that are with a person, or wait for one."""
+    statement = """SELECT id FROM conversation WHERE brand = ? AND state IN ('waiting', 'agent')
+                   AND id LIKE ? ESCAPE '\\' ORDER BY number DESC LIMIT 100"""
+    brand = context.params.get("brand") or next(iter(context.args), "")
+    return _query(context, statement, str(brand), _escaped(incomplete), database="messages.db")

@@ -164,8 +164,14 @@ class Inbox:
         row = await self.store.of(*who)
         if row is None or row.state == "closed" or row.opened_at > at:
             return
-        row, _ = await self.store.change(row.number, lambda row: _closed(moved(row.state, "close"), "customer", at))
-        was_held = self.held(*who)
+
+        def change(row: Conversation) -> Mapping[str, object]:
+            if row.state == "closed":
+                return {}  # an agent was faster
+            return _closed(moved(row.state, "close"), "customer", at)
+
+        was_held = row.state in HELD
+        row, _ = await self.store.change(row.number, change)
         self._took(row)
         self._happened("closed", row, by="customer", agents=was_held)
         await self._spread(row.brand)
@@ -326,7 +332,7 @@ class Inbox:
             said = NewEntry(id, now, "agent", agent.name, text)
             found.append(changed(db, row.number, change, said, number)[0])
 
-        accepted = await self._sends.begin(
+        await self._sends.begin(
             row.brand, send, f"{row.brand}/agent/{agent.name}", id=id, beside=beside
         )  # fmt: skip
         self._took(found[0])
@@ -334,7 +340,6 @@ class Inbox:
         self.telling.agents("replied", found[0], said=said, by=agent.name)
         if before != "agent":
             self.telling.devices("state", found[0], agent=_title(agent))
-        await accepted
         return await self._shown(found[0], number)
 
     async def _text(self, row: Conversation, agent: Agent, request: requests.Reply) -> str:
@@ -447,10 +452,13 @@ class Inbox:
                 return {}  # somebody was faster
             return _waiting(moved(row.state, "assign"), to, row.waiting_since or now_ms())
 
+        had = row.state
         row, _ = await self.store.change(row.number, change)
         self._took(row)
         if row.state == "waiting":
             self.telling.agents("assigned", row)
+            if had != row.state:
+                self.telling.devices("state", row)
 
     async def _staff_changed(self, brand: str) -> None:
         """An agent is new, back, away or gone."""

@@ -12,6 +12,9 @@ from broker.pull.moves import InboxRefused
 
 Words = Annotated[str, Meta(max_length=limits.REPLY_MAX)]
 Id = Annotated[str, Meta(max_length=64)]
+Which = Literal["automated", "waiting", "agent", "closed", "held"]
+Page = Annotated[int, Meta(ge=1, le=limits.INBOX_PAGE_MAX)]
+Entries = Annotated[int, Meta(ge=1, le=limits.ENTRIES_MAX)]
 
 
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag=str.lower):
@@ -21,18 +24,18 @@ class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_fie
 class List(_Request):
     """Conversations, the newest first."""
 
-    state: Literal["automated", "waiting", "agent", "closed", "held"] | None = None
+    state: Which | None = None
     agent: str | None = None
     store: str | None = None
     before: str | None = None
-    most: Annotated[int, Meta(ge=1, le=limits.INBOX_PAGE_MAX)] = 50
+    most: Page = 50
 
 
 class Show(_Request):
     """One with what was said."""
 
     conversation: Id
-    most: Annotated[int, Meta(ge=1, le=limits.ENTRIES_MAX)] = 200
+    most: Entries = 200
 
 
 class _Doing(_Request):

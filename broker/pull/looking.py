@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from broker.bridge.people import People
-from broker.pull.moves import InboxRefused
+from broker.pull.moves import InboxUnknown
 from broker.store.conversations import HELD, Conversation, Conversations, Entry
 
 _HIDDEN = ("number", "kind", "name", "handed_by", "reminded_at", "entries")
@@ -45,11 +45,11 @@ class Looking:
         return await self.shown(rows)
 
     async def one(self, brand: str, id: str) -> Conversation:
-        """The one with this id. Raises `InboxRefused`."""
+        """The one with this id. Raises `InboxUnknown`."""
         row = await self._store.by_id(brand, id)
         if row is None:
             what = f"{brand} has no conversation {id!r}"
-            raise InboxRefused("unknown_conversation", "conversation", what, f"pushbroker inbox list {brand}")
+            raise InboxUnknown("unknown_conversation", "conversation", what, f"pushbroker inbox list {brand}")
         return row
 
     async def show(self, brand: str, id: str, most: int) -> dict[str, Any]:

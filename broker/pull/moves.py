@@ -10,7 +10,7 @@ Nothing leads out of a closed one: who asks again begins another.
 
 from typing import Final, Literal
 
-from broker.errors import Refused
+from broker.errors import NotFound, Refused
 from broker.store.conversations import State
 
 Move = Literal["hand_over", "take", "reply", "hand_back", "assign", "close"]
@@ -43,6 +43,10 @@ class InboxRefused(Refused):
         super().__init__(message, reason=0x83, remedy=remedy)
         self.code = code
         self.field = field
+
+
+class InboxUnknown(InboxRefused, NotFound):
+    """What they name is not there."""
 
 
 def moved(state: State, move: Move, *, has: str = "", by: str = "") -> State:

@@ -10,7 +10,7 @@ from broker.bridge.people import Register
 from broker.errors import NotFound, Refused
 from broker.identity import check_name
 from broker.pull import template
-from broker.pull.moves import InboxRefused
+from broker.pull.moves import InboxUnknown
 from broker.pull.ways import Ways
 from broker.store.agents import Agent, Agents, Canned
 
@@ -40,11 +40,11 @@ class Staff:
         return self._all.get(brand, {}).get(name)
 
     def one(self, brand: str, name: str, field: str = "agent") -> Agent:
-        """One of them. Raises `InboxRefused`."""
+        """One of them. Raises `InboxUnknown`."""
         agent = self.find(brand, name)
         if agent is None:
             what = f"{brand} has no agent {name!r}" if name else "say which agent does it"
-            raise InboxRefused("unknown_agent", field, what, f"pushbroker agent add {brand} {name or 'NAME'}")
+            raise InboxUnknown("unknown_agent", field, what, f"pushbroker agent add {brand} {name or 'NAME'}")
         return agent
 
     async def given(self, agent: Agent, now: int) -> None:
@@ -141,10 +141,10 @@ class Staff:
         return count
 
     async def canned(self, brand: str, name: str, language: str) -> str:
-        """A reply's words, for somebody of this language. Raises `InboxRefused`."""
+        """A reply's words, for somebody of this language. Raises `InboxUnknown`."""
         found = {one.language: one.text for one in await self.tables.canned(brand, name)}
         text = found.get(language) or found.get("") or next(iter(found.values()), "")
         if not text:
             what = f"{brand} has no reply {name!r}"
-            raise InboxRefused("unknown_canned", "canned", what, f"pushbroker inbox canned list {brand}")
+            raise InboxUnknown("unknown_canned", "canned", what, f"pushbroker inbox canned list {brand}")
         return text

@@ -20,6 +20,7 @@ from broker.pull.looking import Looking, entry
 from broker.store.conversations import Conversation, Entry
 
 WATCHED_MAX: Final = 1000  # events that wait for a terminal that is slow
+POSTS_MAX: Final = 100
 _json: Final = msgspec.json.Encoder().encode
 
 
@@ -67,6 +68,7 @@ class Telling:
         self._unexpected = unexpected
         self._waiting: deque[Callable[[], Awaitable[object]]] = deque()
         self._arrived = asyncio.Event()
+        self._posts: set[asyncio.Task[None]] = set()  # that are not acknowledged
         self.watchers: set[Watch] = set()
 
     def agents(
@@ -95,17 +97,23 @@ class Telling:
 
     async def run(self) -> None:
         """Tell what there is to tell, for ever."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                tell = self._waiting.popleft()
-                try:
-                    await tell()
-                except Failed as error:
-                    self._log("an event of the inbox is not told", error=error.message, remedy=error.remedy)
-                except Exception as error:  # noqa: BLE001 - the next ones are told all the same
-                    self._unexpected(error)
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._waiting:
+                    await self._told(self._waiting.popleft())
+        finally:
+            for post in self._posts:
+                post.cancel()
+
+    async def _told(self, tell: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await tell()
+        except Failed as error:
+            self._log("an event of the inbox is not told", error=error.message, remedy=error.remedy)
+        except Exception as error:  # noqa: BLE001 - the next ones are told all the same
+            self._unexpected(error)
 
     async def _to_agents(self, event: str, row: Conversation, said: Entry | None, by: str, lasting: bool) -> None:
         (conversation,) = await self._looking.shown([row])
@@ -125,8 +133,16 @@ class Telling:
             await self._publish(f"{row.brand}/device/{name}/conversation", fields, lasting)
 
     async def _publish(self, topic: str, fields: Mapping[str, Any], lasting: bool) -> None:
-        if lasting:
-            if await self._post(topic, _json(fields), ttl_s=INBOX_EVENT_TTL_S) >= 0x80:
-                self._counters.inbox_events_dropped += 1
-        else:
+        """Publish; who is slow to acknowledge it does not hold up the others."""
+        if not lasting:
             self._ping(topic, _json(fields))
+            return
+        while len(self._posts) >= POSTS_MAX:
+            await asyncio.wait(self._posts, return_when=asyncio.FIRST_COMPLETED)
+        post = asyncio.create_task(self._posted(topic, _json(fields)))
+        self._posts.add(post)
+        post.add_done_callback(self._posts.discard)
+
+    async def _posted(self, topic: str, payload: bytes) -> None:
+        if await self._post(topic, payload, ttl_s=INBOX_EVENT_TTL_S) >= 0x80:
+            self._counters.inbox_events_dropped += 1

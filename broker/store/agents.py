@@ -42,6 +42,12 @@ class Agents:
                  WHERE ?1 IS NULL OR brand = ?1 ORDER BY brand, name"""
         return [_agent(row) for row in await self._read(lambda db: db.execute(sql, (brand,)).fetchall())]
 
+    async def busy(self, brand: str) -> dict[str, int]:
+        """How many conversations each of a brand's has, or is to have."""
+        sql = """SELECT agent, count(*) FROM conversation WHERE brand = ? AND state IN ('waiting', 'agent')
+                 GROUP BY agent"""
+        return dict(await self._read(lambda db: db.execute(sql, (brand,)).fetchall()))
+
     async def put(self, agent: Agent) -> None:
         """Write one down, as they are now."""
         row = msgspec.to_builtins(agent) | {name: _json(getattr(agent, name)) for name in ("stores", "tags")}

@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.live import device, populate, running, server
 from support.mqtt import Client
 
 from broker import limits
+from broker.admin.operations import Context, stream
 from broker.app import Broker
 from broker.bridge.intake import now_ms
 from broker.errors import NotFound, Refused
@@ -22,9 +23,8 @@ from broker.pull.moves import InboxRefused
 from broker.pull.question import Asker
 from broker.pull.rules import Inbox as InboxRules
 from broker.pull.rules import Rules, Wording
-from broker.pull.voices import Voices
 from broker.pull.ways import Ways
-from broker.store.conversations import Asked, Conversations
+from broker.store.conversations import Asked
 from broker.store.entries import Who
 
 NOBODY: dict[str, list[str]] = {"sun": ["03:00-03:01"]}
@@ -33,30 +33,18 @@ BOB = Asker(brand="acme", device="till-3", user="bob", store="roma")
 
 
 class Lab:
-    """An inbox in a running broker, with rules that a test may change."""
+    """A running broker's inbox."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.rules = Rules()
-        bridge = broker.bridge
-        run = broker.reactor.run
-        self.store = Conversations(bridge.messages)
-        self.inbox = Inbox(core=broker.core, bridge=bridge, store=self.store, ways=self.ways, run=run, log=broker._log)
-        self.voices = Voices(
-            inbox=self.inbox,
-            intake=bridge.intake,
-            router=broker.core.router,
-            publish=lambda message: run(lambda: broker.core.publish(message)),
-            spawn=broker._spawn,
-            counters=broker.core.counters,
-            log=broker._log,
-        )
-        bridge.desk.on("inbox", self.inbox.answer)
+        self.inbox = broker.pull.inbox
+        self.store = self.inbox.store
         self.watch = self.inbox.watch("acme")
         self._asked = 0
 
-    async def ways(self, _brand: str) -> Ways:
-        return Ways(self.rules)
+    async def rule(self, rules: Rules) -> None:
+        """These are acme's from now on."""
+        await self.broker.pull.content.set_rules("acme", json.dumps(msgspec.to_builtins(rules)))
 
     async def ask(self, asker: Asker, text: str = "un operatore, per favore", outcome: str = "person") -> str:
         """What the lane does with a question that is for a person: hands over, and books it."""
@@ -98,25 +86,11 @@ class Lab:
         return row.state, row.agent
 
 
-@asynccontextmanager
-async def opened(broker: Broker) -> AsyncIterator[Lab]:
-    lab = Lab(broker)
-    await lab.inbox.open()
-    telling = asyncio.create_task(lab.inbox.telling.run())
-    try:
-        yield lab
-    finally:
-        telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
-
-
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     async with running(tmp_path / "data") as broker:
         await populate(broker)
-        async with opened(broker) as lab:
-            yield lab
+        yield Lab(broker)
 
 
 @pytest.fixture
@@ -152,7 +126,7 @@ async def test_who_wants_a_person_waits_and_is_told_so_once(lab: Lab) -> None:
 
 
 async def test_out_of_hours_that_is_said_instead_with_when_they_are_back(lab: Lab) -> None:
-    lab.rules = Rules(hours=NOBODY)
+    await lab.rule(Rules(hours=NOBODY))
     assert await lab.ask(ADA) == "Ora non c'è nessuno. Rispondiamo qui appena torniamo: domenica 03:00."
     assert await lab.ask(ADA, "pronto?") == ""
     assert await lab.state(ADA) == ("waiting", "")
@@ -168,32 +142,33 @@ def test_when_they_are_back_is_said_as_people_say_it() -> None:
 
 async def test_the_same_question_after_a_crash_hands_over_once_and_is_told_the_same(lab: Lab) -> None:
     words = await lab.inbox.hand_over(ADA, "asked", "q1")
-    async with opened_again(lab) as again:  # the question was not booked
-        assert not again.inbox.held("acme", "user", "ada")
-        assert await again.inbox.hand_over(ADA, "asked", "q1") == words
-        assert again.inbox.held("acme", "user", "ada")
+    after = await opened_again(lab)  # the question was not booked
+    assert not after.held("acme", "user", "ada")
+    assert await after.hand_over(ADA, "asked", "q1") == words
+    assert after.held("acme", "user", "ada")
     assert len(await lab.store.held()) == 1
     await lab.ask(ADA)
-    async with opened_again(lab) as again:
-        assert again.inbox.held("acme", "user", "ada")
+    assert (await opened_again(lab)).held("acme", "user", "ada")
 
 
-@asynccontextmanager
-async def opened_again(lab: Lab) -> AsyncIterator[Lab]:
+async def opened_again(lab: Lab) -> Inbox:
     """The inbox as another process would find it."""
-    again = Lab.__new__(Lab)
-    again.__dict__.update(lab.__dict__)
     broker = lab.broker
-    again.inbox = Inbox(
-        core=broker.core, bridge=broker.bridge, store=lab.store, ways=lab.ways, run=broker.reactor.run, log=broker._log
+    inbox = Inbox(
+        core=broker.core,
+        bridge=broker.bridge,
+        store=lab.store,
+        ways=broker.pull._ways,
+        run=broker.reactor.run,
+        log=broker._log,
     )
-    await again.inbox.open()
-    yield again
+    await inbox.open()
+    return inbox
 
 
 async def test_more_than_may_wait_are_told_that_there_is_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "INBOX_OPEN_MAX", 1)
-    lab.rules = Rules(texts=Wording(nothing={"": "busy"}))
+    await lab.rule(Rules(texts=Wording(nothing={"": "busy"})))
     await lab.ask(BOB)
     assert await lab.inbox.hand_over(ADA, "asked", "q9") == "busy"
     assert not lab.inbox.held("acme", "user", "ada")
@@ -346,7 +321,7 @@ async def test_assigned_to_another_it_waits_for_them(mia: Lab) -> None:
 
 
 async def test_who_waits_is_given_to_who_has_room_and_who_is_there(lab: Lab) -> None:
-    lab.rules = Rules(inbox=InboxRules(most=1))
+    await lab.rule(Rules(inbox=InboxRules(most=1)))
     await lab.ask(ADA)
     await lab.ask(BOB)
     assert await lab.state(ADA) == ("waiting", "")
@@ -367,7 +342,7 @@ async def test_who_waits_is_given_to_who_has_room_and_who_is_there(lab: Lab) -> 
 
 
 async def test_without_round_robin_nobody_is_given_one(mia: Lab) -> None:
-    mia.rules = Rules(inbox=InboxRules(assign="none"))
+    await mia.rule(Rules(inbox=InboxRules(assign="none")))
     await mia.ask(ADA)
     assert await mia.state(ADA) == ("waiting", "")
 
@@ -403,13 +378,13 @@ async def test_agents_are_reminded_once_while_somebody_waits(mia: Lab) -> None:
 
 
 async def test_nobody_is_reminded_out_of_hours(mia: Lab) -> None:
-    mia.rules = Rules(hours=NOBODY)
+    await mia.rule(Rules(hours=NOBODY))
     await mia.ask(ADA)
     late = now_ms() + 3_600_000
     await mia.inbox.remind(late)
     (row,) = await mia.store.held()
     assert row.reminded_at is None
-    mia.rules = Rules()
+    await mia.rule(Rules())
     await mia.inbox.remind(late)
     (row,) = await mia.store.held()
     assert row.reminded_at == late
@@ -500,7 +475,7 @@ async def test_a_device_asks_for_what_was_said(mia: Lab) -> None:
 
 async def test_histories_are_read_one_at_a_time_for_each_device(mia: Lab) -> None:
     kiosk = await listening(mia.broker, "kiosk-7", "acme/device/kiosk-7/answer")
-    mia.voices._asking.add(("acme", "kiosk-7"))
+    mia.broker.pull.voices._asking.add(("acme", "kiosk-7"))
     await kiosk.publish("acme/device/kiosk-7/up/history", b"{}")
     assert (await got(kiosk))["code"] == "too_many"
 
@@ -559,17 +534,33 @@ async def test_another_brands_conversations_are_not_there(mia: Lab) -> None:
     assert (await got(tool))["conversations"] == []
 
 
+async def test_a_terminal_follows_what_happens_in_its_brand(mia: Lab) -> None:
+    context = Context(mia.broker.settings, mia.broker.directory, mia.broker)
+    events = await stream(context, "inbox.watch", {"brand": "acme"})
+    assert isinstance(events, AsyncGenerator)
+    first = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    while len(mia.inbox.telling.watchers) < 2:  # noqa: ASYNC110 - it looks its brand up first
+        await asyncio.sleep(0.01)
+    await mia.inbox.hand_over(msgspec.structs.replace(ADA, brand="rival"), "asked", "q0")
+    await mia.ask(ADA)
+    assert ((await first)["event"], (await anext(events))["entry"]["who"]) == ("waiting", "kiosk-7")
+    await events.aclose()
+    assert mia.inbox.telling.watchers == {mia.watch}
+
+
 # -- who is gone -------------------------------------------------------------------------------------------------------
 
 
 async def test_what_waits_is_there_after_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path / "data") as broker:
         await populate(broker)
-        async with opened(broker) as lab:
-            await lab.inbox.staff.add("acme", "mia", most=1)
-            await lab.ask(ADA)
-            await lab.ask(BOB)
-    async with running(tmp_path / "data") as broker, opened(broker) as lab:
+        lab = Lab(broker)
+        await lab.inbox.staff.add("acme", "mia", most=1)
+        await lab.ask(ADA)
+        await lab.ask(BOB)
+    async with running(tmp_path / "data") as broker:
+        lab = Lab(broker)
         assert lab.inbox.held("acme", "user", "ada")
         lab._asked = 2
         assert await lab.ask(ADA, "pronto?") == ""
