@@ -224,7 +224,8 @@ class Campaigner:
                 continue
             nap = NAP_S if at is None else min(NAP_S, max(0.0, (at - self._now()) / 1000))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), nap)
+                async with asyncio.timeout(nap):
+                    await self._changed.wait()
 
     async def _make(self, row: CampaignRow) -> None:
         """One run. What is refused, or a bug, ends this run and leaves a note; the next one is made all the same."""

@@ -160,7 +160,8 @@ class Dispatcher:
                 soonest = min(soonest, time.monotonic() + (self._due[0][0] - now_ms()) / 1000)
             self._changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, soonest - time.monotonic()))
+                async with asyncio.timeout(max(0.0, soonest - time.monotonic())):
+                    await self._changed.wait()
 
     async def _some(self, number: int, sending: _Sending) -> None:
         """Serve some recipients of one message."""

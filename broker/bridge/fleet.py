@@ -333,7 +333,8 @@ class Fleet:
                 await asyncio.sleep(TICK_S)
             await asyncio.sleep(REST_S)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), TICK_S if self._open else None)
+                async with asyncio.timeout(TICK_S if self._open else None):
+                    await self._changed.wait()
 
     async def _begin(self) -> None:
         """Send again what nobody has answered: a session may have been lost just before the last process ended."""

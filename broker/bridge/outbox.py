@@ -103,7 +103,8 @@ class Outbox:
         while True:
             wait_s = None if not self._next else max(0.0, min(self._next.values()) - time.monotonic())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 while await self._some():

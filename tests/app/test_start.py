@@ -266,3 +266,19 @@ async def test_records_that_are_gone(tmp_path: Path) -> None:
     for path in tmp_path.glob("away-*"):
         path.rename(tmp_path / path.name.removeprefix("away-"))
     await _is_intact(tmp_path)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_what_happens_while_it_is_told_to_stop_does_not_keep_it(tmp_path: Path, turns: int) -> None:
+    async with running(tmp_path / "data") as broker:
+        bridge = broker.bridge
+        async with asyncio.timeout(10):
+            while len(bridge._tasks) < 9:  # noqa: ASYNC110 - they begin by themselves
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # and wait
+        for part in (bridge.dispatcher, bridge.campaigns, bridge.outbox, bridge.fleet):
+            part._changed.set()  # type: ignore[attr-defined]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done, _ = await asyncio.wait([asyncio.ensure_future(bridge.stop())], timeout=10)
+        assert done
