@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
+from client_sdk.asking import Answer, Choice, ConversationEvent, History
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
 from client_sdk.credentials import Credentials
@@ -97,6 +98,7 @@ class AsyncDevice:
         self._on_withdrawn = on_withdrawn
         self._on_status = on_status
         self._loop = _Loop()
+        self._on_conversation: Callable[[ConversationEvent], None] | None = None
         self._changed = asyncio.Condition()
         self._status = Status(connected=False)
         self._closed = False
@@ -106,6 +108,7 @@ class AsyncDevice:
             perform=self._perform,
             take_off=self._take_off,
             tell=self._tell,
+            hear=self._hear_of_conversation,
             session_expiry=session_expiry,
             attempts_max=attempts,
             concurrency=concurrency,
@@ -201,7 +204,7 @@ class AsyncDevice:
         return self._core.preferences()
 
     async def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
-        """Say what the user wants: `topics=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
+        """Say what the user wants: `topics=`, `follows=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
 
         It counts on all of their devices, for what comes through the bridge. It returns at once; what was said is kept
         until the broker has it, restarts included.
@@ -215,6 +218,48 @@ class AsyncDevice:
     async def opt_out(self, *topics: str) -> None:
         """They do not, or not any more."""
         await self.set_preferences(topics=dict.fromkeys(topics, False))
+
+    async def ask(
+        self,
+        text: str = "",
+        *,
+        locale: str = "",
+        choice: Choice | str = "",
+        timeout: float = 30.0,  # noqa: ASYNC109 - as `Device.ask`
+    ) -> Answer:
+        """Ask the brand, and return its answer. As `Device.ask`."""
+        return await _waited(self._core.ask(text, locale, choice, timeout), timeout)
+
+    async def rate(self, answer: Answer, *, useful: bool) -> None:
+        """Say whether an answer was of use. As `Device.rate`."""
+        await asyncio.to_thread(lambda: self._core.rate(answer, useful=useful))
+
+    async def history(
+        self,
+        *,
+        before: int | None = None,
+        most: int = 50,
+        timeout: float = 30.0,  # noqa: ASYNC109 - as `Device.history`
+    ) -> History:
+        """The conversation so far. As `Device.history`."""
+        return await _waited(self._core.history(before, most, timeout), timeout)
+
+    def on_conversation(self, handler: Callable[[ConversationEvent], None]) -> None:
+        """Have a function hear what happens to the conversation. As `Device.on_conversation`."""
+        self._on_conversation = handler
+        self._core.listen()
+
+    def typing(self) -> None:
+        """Show the agent that the customer is writing. As `Device.typing`."""
+        self._core.typing()
+
+    async def read(self, entry: int) -> None:
+        """Show the agent that everything up to this entry was read. As `Device.read`."""
+        await asyncio.to_thread(self._core.read, entry)
+
+    async def end_conversation(self) -> None:
+        """Close the conversation: the next question begins a new one. As `Device.end_conversation`."""
+        await asyncio.to_thread(self._core.end_conversation)
 
     async def renew(self, *, timeout: float = 30.0) -> Credentials:  # noqa: ASYNC109 - as `Device.renew`
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
@@ -268,6 +313,11 @@ class AsyncDevice:
 
         self._loop.post(self._loop.spawn, work)
 
+    def _hear_of_conversation(self, event: ConversationEvent) -> None:
+        heard = self._on_conversation
+        if heard is not None:
+            self._loop.post(guard, lambda: heard(event))
+
     def _tell(self, status: Status) -> None:
         self._loop.post(self._loop.spawn, lambda: self._told(status))
 
@@ -278,6 +328,13 @@ class AsyncDevice:
         if self._on_status is not None:
             told = self._on_status
             guard(lambda: told(status))
+
+
+async def _waited(asked: Future[T], timeout_s: float) -> T:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(asked), timeout_s)
+    except TimeoutError:
+        raise Unreachable(f"no answer came within {timeout_s:g} s") from None
 
 
 class _Waits(Tracked):

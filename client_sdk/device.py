@@ -3,10 +3,12 @@
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
+from client_sdk.asking import Answer, Choice, ConversationEvent, History
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
@@ -16,6 +18,8 @@ from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message
 from client_sdk.preferences import Preferences, Wishes
+
+T = TypeVar("T")
 
 
 class Device:
@@ -61,6 +65,7 @@ class Device:
         self._on_status = on_status
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"{credentials.device}-handler", daemon=True)
+        self._on_conversation: Callable[[ConversationEvent], None] | None = None
         self._changed = threading.Condition()
         self._status = Status(connected=False)
         self._closed = False
@@ -70,6 +75,7 @@ class Device:
             perform=self._perform,
             take_off=self._take_off,
             tell=self._tell,
+            hear=self._hear,
             session_expiry=session_expiry,
             attempts_max=attempts,
             concurrency=1,
@@ -183,7 +189,7 @@ class Device:
         return self._core.preferences()
 
     def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
-        """Say what the user wants: `topics=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
+        """Say what the user wants: `topics=`, `follows=`, `quiet_hours=`, `time_zone=`, `locale=`. See `Wishes`.
 
         It counts on all of their devices, for what comes through the bridge. It returns at once; what was said is kept
         until the broker has it, restarts included.
@@ -197,6 +203,40 @@ class Device:
     def opt_out(self, *topics: str) -> None:
         """They do not, or not any more."""
         self.set_preferences(topics=dict.fromkeys(topics, False))
+
+    def ask(self, text: str = "", *, locale: str = "", choice: Choice | str = "", timeout: float = 30.0) -> Answer:
+        """Ask the brand, and return its answer: in words, or by one of the choices of an earlier answer.
+
+        It is answered now or not at all: without a connection it raises `Unreachable`, and so it does when no answer
+        came within `timeout` seconds. Raises `AskRefused`, with a code, for what is no question or is too much. What a
+        person replies later comes as a message (`Message.reply`).
+        """
+        return _waited(self._core.ask(text, locale, choice, timeout), timeout)
+
+    def rate(self, answer: Answer, *, useful: bool) -> None:
+        """Say whether an answer was of use. Returns at once; kept until the broker has it, restarts included."""
+        self._core.rate(answer, useful=useful)
+
+    def history(self, *, before: int | None = None, most: int = 50, timeout: float = 30.0) -> History:
+        """The conversation so far: the last entries, or those before entry `before`. Raises as `ask`."""
+        return _waited(self._core.history(before, most, timeout), timeout)
+
+    def on_conversation(self, handler: Callable[[ConversationEvent], None]) -> None:
+        """Have `handler` hear what happens to the conversation: its state, that the agent is typing or has read."""
+        self._on_conversation = handler
+        self._core.listen()
+
+    def typing(self) -> None:
+        """Show the agent that the customer is writing; call it once a second while they do."""
+        self._core.typing()
+
+    def read(self, entry: int) -> None:
+        """Show the agent that everything up to this entry was read. Kept until the broker has it."""
+        self._core.read(entry)
+
+    def end_conversation(self) -> None:
+        """Close the conversation: the next question begins a new one. Kept until the broker has it."""
+        self._core.end_conversation()
 
     def renew(self, *, timeout: float = 30.0) -> Credentials:
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
@@ -241,6 +281,11 @@ class Device:
 
         self._jobs.put(job)
 
+    def _hear(self, event: ConversationEvent) -> None:
+        heard = self._on_conversation
+        if heard is not None:
+            self._jobs.put(lambda: guard(lambda: heard(event)))
+
     def _tell(self, status: Status) -> None:
         with self._changed:
             self._status = status
@@ -248,3 +293,11 @@ class Device:
         if self._on_status is not None:
             told = self._on_status
             self._jobs.put(lambda: guard(lambda: told(status)))
+
+
+def _waited(asked: Future[T], timeout: float) -> T:
+    try:
+        return asked.result(timeout)
+    except TimeoutError:
+        asked.cancel()
+        raise Unreachable(f"no answer came within {timeout:g} s") from None

@@ -17,6 +17,7 @@ from typing import Any, Final, Unpack
 
 from client_sdk.address import parse_url
 from client_sdk.advice import Advice
+from client_sdk.asking import Answer, Asking, Choice, ConversationEvent, History
 from client_sdk.backoff import Backoff
 from client_sdk.credentials import Credentials
 from client_sdk.errors import PushError, Refused, Unreachable, describe
@@ -74,6 +75,7 @@ class DeviceCore:
         perform: Perform,
         take_off: Callable[[tuple[str, ...], str, Callable[[], None]], None],
         tell: Callable[[Status], None],
+        hear: Callable[[ConversationEvent], None],
         session_expiry: timedelta,
         attempts_max: int,
         concurrency: int,
@@ -115,6 +117,7 @@ class DeviceCore:
             backoff=backoff,
             will=self._state("offline"),
         )
+        self._asking = Asking(credentials.place, self.link, subscribe=self._subscribe, heard=hear)
 
     # -- from any thread -----------------------------------------------------------------------------------------------
 
@@ -207,7 +210,7 @@ class DeviceCore:
             self._renewed(incoming.payload)
             return
         ticket = Ticket(incoming.connection, incoming.packet_id, incoming.qos)
-        if self._fleet.arrived(incoming.topic, incoming.payload):
+        if self._asking.arrived(incoming) or self._fleet.arrived(incoming.topic, incoming.payload):
             self._ack(ticket)
             return
         place = self.credentials.place
@@ -340,9 +343,44 @@ class DeviceCore:
 
     def set_preferences(self, **wishes: Unpack[Wishes]) -> None:
         """Say what is wanted; kept until the broker has it. From any thread."""
-        payload = compose_wishes(**wishes)
-        number = self._memory.keep(_PREFERENCES, payload)
-        if not self.link.call(lambda: self._say(number, _PREFERENCES, payload)):
+        self._say_kept(_PREFERENCES, compose_wishes(**wishes))
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def ask(self, text: str, locale: str, choice: Choice | str, timeout_s: float) -> Future[Answer]:
+        """Ask the brand. From any thread."""
+        return self._asking.ask(text, locale, choice, timeout_s)
+
+    def history(self, before: int | None, most: int, timeout_s: float) -> Future[History]:
+        """What was said in the conversation. From any thread."""
+        return self._asking.history(before, most, timeout_s)
+
+    def listen(self) -> None:
+        """Hear what happens to the conversation. From any thread."""
+        self._asking.listen()
+
+    def rate(self, answer: Answer, *, useful: bool) -> None:
+        """Whether an answer was of use; kept until the broker has it. From any thread."""
+        self._say_of_conversation({"do": "rate", "question": answer.question, "thumb": 1 if useful else -1})
+
+    def read(self, entry: int) -> None:
+        """Everything up to this entry was read; kept until the broker has it. From any thread."""
+        self._say_of_conversation({"do": "read", "entry": entry})
+
+    def end_conversation(self) -> None:
+        """There is no more to say; kept until the broker has it. From any thread."""
+        self._say_of_conversation({"do": "close"})
+
+    def typing(self) -> None:
+        """The customer is writing. From any thread."""
+        self._asking.tell("typing", {})
+
+    def _say_of_conversation(self, said: dict[str, Any]) -> None:
+        self._say_kept("conversation", json.dumps(said).encode())
+
+    def _say_kept(self, kind: str, payload: bytes) -> None:
+        number = self._memory.keep(kind, payload)
+        if not self.link.call(lambda: self._say(number, kind, payload)):
             raise Unreachable("the device is closed")
 
     # -- what the device says ------------------------------------------------------------------------------------------
@@ -399,7 +437,7 @@ class DeviceCore:
         """Make the broker's session match what is wanted, and say that we are connected when it does."""
         if not self.link.is_up:
             return
-        wanted = self.credentials.place.filters(self._memory.followed()) | self._fleet.filters
+        wanted = self.credentials.place.filters(self._memory.followed()) | self._fleet.filters | self._asking.filters
         confirmed = self._memory.confirmed()
         missing, unwanted = sorted(wanted - confirmed - self._refused), sorted(confirmed - wanted)
         if unwanted:

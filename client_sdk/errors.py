@@ -33,6 +33,14 @@ class Rejected(Refused):
         self.field = field
 
 
+class AskRefused(Refused):
+    """The broker does not answer a question. `code` is for programs, such as 'too_long' (docs/asking.md lists them)."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message, reason=0x83)
+        self.code = code
+
+
 class Unreachable(PushError):
     """No broker was reached in time, so nothing has been sent."""
 

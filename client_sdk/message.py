@@ -9,6 +9,15 @@ from typing import Any, Final, Self
 from client_sdk.notification import Notification, parse_time
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """That a message is a person's reply, and in which conversation: entry number, and the agent's name."""
+
+    conversation: str
+    entry: int
+    agent: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Message:
     """A message as it arrived.
@@ -45,6 +54,15 @@ class Message:
         if self.notification is not None and self.notification.collapse_key:
             return self.notification.collapse_key
         return next((value for name, value in self.user_properties if name == "collapse-key"), "")
+
+    @property
+    def reply(self) -> Reply | None:
+        """What it is a reply in, where a person answers somebody who asked; None for any other message."""
+        data = self.notification.data if self.notification is not None else {}
+        conversation, entry, agent = (data.get(name) for name in ("conversation", "entry", "agent"))
+        if not isinstance(conversation, str) or not isinstance(entry, int) or not isinstance(agent, str):
+            return None
+        return Reply(conversation=conversation, entry=entry, agent=agent)
 
     def expired(self, now: datetime) -> bool:
         """Whether it is too late to show it."""

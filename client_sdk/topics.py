@@ -61,6 +61,16 @@ class Place:
         """Where the device hears what its user wants."""
         return f"{self.brand}/device/{self.device}/preferences"
 
+    @property
+    def answer_topic(self) -> str:
+        """Where the device gets the answers to what it asks."""
+        return f"{self.brand}/device/{self.device}/answer"
+
+    @property
+    def conversation_topic(self) -> str:
+        """Where the device hears what happens to its conversation."""
+        return f"{self.brand}/device/{self.device}/conversation"
+
     def up_topic(self, kind: str) -> str:
         """Where the device says something: what became of a message, what its user wants, and so on."""
         return f"{self.brand}/device/{self.device}/up/{kind}"
