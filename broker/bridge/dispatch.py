@@ -127,8 +127,7 @@ class Dispatcher:
         self._log("messages cannot be sent", error=error.message, remedy=error.remedy)
 
     async def _round(self) -> None:
-        while self._newer:
-            await self._superseded(self._newer[0])
+        if self._newer and not await self._superseded(self._newer[0]):
             del self._newer[0]
         now = now_ms()
         while self._due and self._due[0][0] <= now:
@@ -141,7 +140,7 @@ class Dispatcher:
                     raise
                 if row is not None and row.state == "open" and (row.brand, row.campaign) not in self.held:
                     self._sending[number] = _Sending(row)
-        soonest = time.monotonic() + NAP_S
+        soonest = 0.0 if self._newer else time.monotonic() + NAP_S
         for number, sending in list(self._sending.items()):
             if sending.next_at > time.monotonic():
                 soonest = min(soonest, sending.next_at)
@@ -217,14 +216,15 @@ class Dispatcher:
         waiting = [(one.message, one.recipient) for one in older if one.seq is None]
         self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
 
-    async def _superseded(self, number: int) -> None:
-        """Between two that are served, so that none of them is just being sent."""
+    async def _superseded(self, number: int) -> bool:
+        """Some of that, between those that are served, so that none of it is just being sent. False: it is all done."""
         row = await self._messages.numbered(number)
-        if row is None:
-            return
+        waiting = [] if row is None else await self._messages.unsent(row, SWEPT_MAX)
+        if row is None or not waiting:
+            return False
         why = f"{row.id} replaces it, with the collapse key {row.collapse_key!r}"
-        while waiting := await self._messages.unsent(row, SWEPT_MAX):
-            self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
+        self._books.announce(await self._messages.end(waiting, "replaced", "collapse", why, now_ms()))
+        return True
 
     def _take_back(self, brand: str, older: Sequence[Older], why: str) -> None:
         for one in older:

@@ -327,7 +327,8 @@ class Messages:
 
     async def unsent(self, message: MessageRow, most: int) -> list[tuple[int, int]]:
         """Recipients, as message and number, of older messages under its collapse key who were not sent those yet."""
-        sql = """SELECT r.message, r.number FROM message m CROSS JOIN recipient r ON r.message = m.number
+        sql = """SELECT r.message, r.number
+                 FROM message m CROSS JOIN recipient r INDEXED BY recipient_due ON r.message = m.number
                  WHERE m.brand = ? AND m.collapse_key = ? AND m.state = 'open' AND m.number < ?
                  AND r.state = 'accepted' LIMIT ?"""
         values = (message.brand, message.collapse_key, message.number, most)

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from support.library import item
-from support.live import device, populate, running, server
+from support.live import device, device_context, populate, port, running, server
 from support.mqtt import Client
 
 from broker.admin.operations import Context, perform
@@ -128,32 +133,78 @@ async def test_of_what_changes_too_often_only_the_last_waits(broker: Broker, kio
     assert "followed wipro, since" in explained[3]["parts"][0]["addressed"]
 
 
-async def test_when_it_is_time_they_get_what_is_new_unless_they_stopped(broker: Broker, kiosk: Client) -> None:
+async def test_when_it_is_time_they_get_what_is_new_unless_they_want_less(broker: Broker, kiosk: Client) -> None:
     till = await device(broker, "till-3")
     await till.subscribe("acme/user/bob", qos=1)
-    for name in ("ada", "bob"):
+    await broker.directory.user_add("acme", "eve")
+    for name in ("ada", "bob", "eve"):
         await says(broker, name, follows={"wipro": 1})
     await put(broker, wipro("12"))
     for client in (kiosk, till):
         assert json.loads((await client.expect_message()).payload)["body"] == "12"
     await put(broker, wipro("13"))
     await says(broker, follows={"wipro": None})
+    await says(broker, "eve", follows={"wipro": 3600})
     assert json.loads((await till.expect_message()).payload)["body"] == "13"
     assert (await states(broker, 2))[1] == ("dropped", "opted_out")
+    assert (await states(broker, 2, name="eve"))[1] == ("accepted", "follow_interval")
     (_, later) = await why(broker, 2)
     assert "does not follow wipro any more" in later["verdict"]
 
 
-async def test_who_wants_fewer_from_now_on_gets_fewer(broker: Broker, kiosk: Client) -> None:
-    await says(broker, follows={"wipro": 1})
-    await put(broker, wipro("12"))
-    await kiosk.expect_message()
-    await put(broker, wipro("13"))
-    await says(broker, follows={"wipro": 3600})
-    async with asyncio.timeout(10):
-        while not await rows(broker, "SELECT 1 FROM decision WHERE rule = 'follow_interval'"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    assert (await states(broker, 2))[1] == ("accepted", "follow_interval")
+class App:
+    """ada's kiosk, with paho."""
+
+    def __init__(self, broker: Broker, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        self._port = port(broker, "mqtts")
+        self._subscribed = asyncio.Event()
+        self.heard: asyncio.Queue[Any] = asyncio.Queue()
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, "kiosk-7", protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.tls_set_context(context)
+        self.client.on_message = lambda _client, _data, message: loop.call_soon_threadsafe(
+            self.heard.put_nowait, json.loads(message.payload)
+        )
+        self.client.on_subscribe = lambda *_: loop.call_soon_threadsafe(self._subscribed.set)
+
+    async def __aenter__(self) -> Self:
+        kept = Properties(PacketTypes.CONNECT)
+        kept.SessionExpiryInterval = 3600
+        where: dict[str, Any] = {"port": self._port, "clean_start": False, "properties": kept}
+        await asyncio.to_thread(self.client.connect, "localhost", **where)
+        self.client.loop_start()
+        self.client.subscribe([("acme/device/kiosk-7/answer", 1), ("acme/user/ada", 1)])
+        await self._subscribed.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.client.disconnect()
+        await asyncio.to_thread(self.client.loop_stop)
+
+    async def ask(self, question: str) -> Any:
+        self.client.publish("acme/device/kiosk-7/up/ask", question, 1)
+        return await self.heard.get()
+
+
+async def test_who_asks_to_follow_hears_of_changes_after_a_restart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "CHANGES_LOOK_S", 0.01)
+    monkeypatch.setattr(follow, "FOLLOWED_EVERY_S", 0.0)
+    async with asyncio.timeout(20):
+        async with running(tmp_path / "data") as broker:
+            await populate(broker)
+            await put(broker, wipro("12"))
+            context = await device_context(broker, "acme", "kiosk-7")
+            async with App(broker, context) as app:
+                assert (await app.ask("follow wipro"))["item"] == "wipro"
+        async with running(tmp_path / "data") as broker:
+            await put(broker, wipro("13"))
+            async with App(broker, context) as app:
+                assert (await app.heard.get())["body"] == "13"
+                assert "no more" in (await app.ask("stop wipro"))["text"]
+                await put(broker, wipro("14"))
+                assert (await app.ask("wipro"))["body"] == "14"  # and no message before it
 
 
 async def test_caps_hold(broker: Broker, kiosk: Client) -> None:
