@@ -19,31 +19,49 @@ _NAMES: Final = {"it": "italian", "en": "english", "de": "german"}
 # Without a cache of their own: `_forms` has one for all. German's own takes "ue" for "ü" and then for "u".
 _STEMMERS: Final = {language: Stemmer.Stemmer(name, 0) for language, name in _NAMES.items()}
 _WORD: Final = re.compile(r"[^\W_]+")
+_UMLAUT: Final = re.compile(r"(?<!q)([aou])e")  # as who has no ä writes it
+_LETTERS: Final = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe"})  # no accents to Unicode
+# What questions have in common; greetings, too.
 _STOP: Final = frozenset(
-    """avere avete c cerco dove esiste posso trovo vendete vorrei
-    any need want looking there please
-    brauche gibt haben habt hier mochte suche bitte
-    a ad al allo alla ai agli alle che chi ci con da dal dallo dalla dai dagli dalle de dei degli del della delle
-    dello di e ed gli ha hai ho i il in io l la le lo ma mi ne nei nel nella nelle nello o per piu quale quali quando
-    quanto se si sono su sul sulla sulle sullo ti tra un una uno vi voi
-    an and are as at be by can do does for from has have how is it me my of on or our that the this to was we what
-    when where which who will with you your
-    aber als am auf aus bei bin bis das dass dem den der des die dir doch du ein eine einem einen einer eines er es
-    euch fur hat ich ihr im ist ja kann man mein mich mir mit nach nicht noch oder sie sind so und uns vom von vor
-    was wann wie wir wird wo zu zum zur""".split()  # noqa: SIM905 - words are easier to read than a list
+    """a ad ai al alla alle allo agli anche avete c che chi ci ciao come con cortesia cosa cui d da dal dalla dalle
+    dallo dai dagli davvero de dei degli del della delle dello devo di dove e ed faccio favore fa fare fate gli
+    grazie ha hai hanno ho i il in io l la le lo ma mi ne nei nel nell nella nelle nello o per piacere piu posso
+    potete potrei puo puoi qual quale quali quando quanti quanto quest questa questo salve sapere scusa scusi se
+    sei si sia siete sono su sul sulla sulle sullo ti tra tu un una uno vi voglio voi volevo vorrei vostra
+    vostri vostro buon buonasera buongiorno dimmi dire avere fammi cerco trovo esiste vendete
+    am an and any are as at be by can could do does for from get got has have hello hey hi how if is it like me my
+    need of on or our please s some t tell thank thanks that the there they this to want was we what when where
+    which who will with would you your looking
+    aber als auf aus bei bin bis bitte brauche da danke darf das dass dem den der des die dir doch du ein eine einem
+    einen einer eines er es etwas euch euer eure fur gerne gibt gibts guten habe haben habt hallo hat hatte
+    hatten ich ihr ihre im ist ja kann kannst man mein mich mir mit mochte mochten nach nicht noch oder sagen
+    sie sind so sollte um und uns vom von vor wann was welche welcher welches wenn wie wir wird wissen wo wurde
+    wurden zu zum zur konnen konnte konnten suche hier""".split()  # noqa: SIM905 - words are easier to read than a list
 )
 
 
 @lru_cache(16_384)
 def forms(word: str, language: str) -> tuple[str, ...]:
     """What a word is looked for as: itself, and its stem in this language, or in each that we know; '': not known."""
-    stems = (_STEMMERS[language],) if language in _STEMMERS else _STEMMERS.values()
-    return tuple(dict.fromkeys((word, *(stem.stemWord(word) for stem in stems))))
+    stemmers = (_STEMMERS[language],) if language in _STEMMERS else _STEMMERS.values()
+    found = (word, _UMLAUT.sub(r"\1", word), *(stemmer.stemWord(word) for stemmer in stemmers))
+    return tuple(dict.fromkeys(map(token, reversed(found))))[::-1]
+
+
+def token(word: str) -> str:
+    """A word as one to FTS5 as well, which does not know all letters that there are."""
+    return word if word.isascii() else "0" + word.encode().hex()
+
+
+def stem(word: str, language: str) -> str:
+    """What is left of a word without its ending."""
+    return forms(word, language)[-1]
 
 
 def words(text: str) -> list[str]:
     """The words of a text, folded but not stemmed."""
     plain = unicodedata.normalize("NFKD", text.casefold()).casefold()  # letters of mathematics have capitals, too
+    plain = plain if plain.isascii() else plain.translate(_LETTERS)
     return [word[:WORD_MAX] for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))]
 
 
@@ -68,7 +86,7 @@ def index_words(brand: str, text: str, language: str) -> str:
 
 def phrase_key(brand: str, text: str, language: str) -> str:
     """What a phrase says, whatever the order and the endings of its words, for one brand."""
-    stems = sorted({forms(word, language)[-1] for word in telling_words(text)})
+    stems = sorted({stem(word, language) for word in telling_words(text)})
     return key(brand) + " ".join(stems)
 
 

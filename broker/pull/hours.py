@@ -1,7 +1,7 @@
 """Hours of the week: when an item holds, when persons answer. `{"mon-fri": ["09:00-13:00", "14:00-18:00"]}`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -45,8 +45,13 @@ def week(hours: Hours) -> list[tuple[int, int]]:
 
 def is_open(hours: Hours, zone: ZoneInfo, now: datetime) -> bool:
     """Whether it is within these hours, where the clock is that zone's. No hours: always."""
+    return not hours or within(week(hours), zone, now)
+
+
+def within(spans: Sequence[tuple[int, int]], zone: ZoneInfo, now: datetime) -> bool:
+    """Whether it is within one of these spans of a week, where the clock is that zone's."""
     minute = _minute(now.astimezone(zone))
-    return not hours or any(begin <= minute < end for begin, end in week(hours))
+    return any(begin <= minute < end for begin, end in spans)
 
 
 def next_open(hours: Hours, zone: ZoneInfo, now: datetime) -> datetime | None:

@@ -5,7 +5,8 @@ Synchronous: it is called in a thread, with a connection to content.db that has 
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import lru_cache
 from math import log
@@ -17,8 +18,8 @@ import msgspec
 from broker.pull import rules as rules_
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.commands import Command, command_of
-from broker.pull.fold import forms, key, phrase_key, telling_words, words
-from broker.pull.hours import is_open
+from broker.pull.fold import forms, key, phrase_key, stem, telling_words, token, words
+from broker.pull.hours import week, within
 from broker.pull.question import (
     Asker,
     AskServer,
@@ -37,8 +38,10 @@ from broker.pull.rules import Rules, in_language, said
 from broker.pull.template import render
 from broker.store.content import ItemRow
 
-# Looked at more closely, of those that FTS5 ranks first.
+# Looked at more closely, of those that FTS5 ranks first and that are for who asks.
 CANDIDATES: Final = 12
+# Items that are called the same, one for each store for example; more are not looked at, a microsecond each.
+NAMESAKES: Final = 2000
 # Rows that one search may rank, a microsecond each. Words that are in more items are left out of it, where there are
 # rarer ones; of items that have only such words the newest are looked at.
 RANKED: Final = 300
@@ -46,12 +49,18 @@ _PREFIX_MIN: Final = 3
 _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
 # What a word is worth where it is; one that is only begun is so in a title or a keyword.
 _WORTH: Final = {"title": 1.0, "keywords": 1.0, "beginning": 0.8, "body": 0.6}
+_UNKNOWN: Final = 0.6
 _LESS, _OTHER_LANGUAGE, _FOR_THEM = 0.9, 0.9, 0.05
 _FOLLOW: Final = "follow:"
+_UNFOLLOW: Final = "unfollow:"
 ROUTE: Final = "route:"  # and whose, and the id that the brand's server has given to a choice
 _COLUMNS: Final = ("number", "name", "language", "title", "body", "image", "link", "keywords", "stores", "tags",
                    "hours", "data", "valid_from", "valid_until")  # fmt: skip
 _ITEM: Final = ", ".join(f"i.{column}" for column in _COLUMNS)
+# What is for others, or for another time, is not to take the place of what is for who asks now.
+_FITS: Final = """(i.valid_from IS NULL OR i.valid_from <= :at) AND (i.valid_until IS NULL OR i.valid_until > :at)
+    AND (i.stores = '[]' OR instr(i.stores, :store)) AND (i.tags = '[]' OR EXISTS
+    (SELECT 1 FROM json_each(i.tags) AS t WHERE instr(:tags, json_quote(t.value))))"""
 
 
 class Item(NamedTuple):
@@ -82,6 +91,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     exact: bool = False  # the question is its title, or one of its keywords, and nothing else
     named: bool = False  # all words that any item has are in its title or keywords
+    theirs: bool = False  # it is for their store, or a tag of theirs, and not for all
     matched: dict[str, str] = {}  # each word that it has, and where
     left_out: str = ""  # why it is not for who asks, or not now
 
@@ -108,21 +118,28 @@ class Recogniser:
         self._version = -1
         self._brands: dict[str, tuple[Rules, int]] = {}  # rules, and how many items
         self._counts: dict[str, int] = {}  # in how many items a word was when it was last looked up
+        self._counted: dict[str, int] = {}  # of how many items
 
     def decide(self, db: sqlite3.Connection, asker: Asker, question: Question, now: datetime) -> Decided:
         """What becomes of a question. Raises `QuestionRefused` for a choice that was never offered."""
-        return self.explain(db, asker, question, now).decided
+        return self._look(db, asker, now).decided(question)
 
     def explain(self, db: sqlite3.Connection, asker: Asker, question: Question, now: datetime) -> Explained:
         """The same, and why."""
-        rules, items = self._brand(db, asker.brand)
-        if len(self._counts) > _COUNTS_KEPT:
-            self._counts.clear()
-        look = _Look(db, asker, rules, items, now, self._counts)
+        look = self._look(db, asker, now)
         decided = look.decided(question)
+        hits = [one.hit for one in (*look.hits, *look.left_out())]
         return Explained(
-            decided=decided, words=look.words, hits=look.shown_hits, score_min=rules.score_min, lead=rules.lead
+            decided=decided, words=look.words, hits=hits, score_min=look.rules.score_min, lead=look.rules.lead
         )
+
+    def _look(self, db: sqlite3.Connection, asker: Asker, now: datetime) -> "_Look":
+        rules, items = self._brand(db, asker.brand)
+        counted = self._counted.setdefault(asker.brand, items)
+        if len(self._counts) > _COUNTS_KEPT or abs(items - counted) > counted // 8:
+            self._counts.clear()
+            self._counted = {asker.brand: items}
+        return _Look(db, asker, rules, items, now, self._counts)
 
     def _brand(self, db: sqlite3.Connection, brand: str) -> tuple[Rules, int]:
         (version,) = db.execute("PRAGMA main.data_version").fetchone()
@@ -154,11 +171,13 @@ class _Look:
         self._db = db
         self._counts = counts
         self._asker = asker
-        self._rules = rules
+        self.rules = rules
         self._items = items
         self._now = now
+        self._at = int(now.timestamp() * 1000)
+        self._who = {"at": self._at, "store": json.dumps(asker.store), "tags": json.dumps(sorted(asker.tags))}
         self.words: list[str] = []
-        self.shown_hits: list[Hit] = []
+        self.hits: list[_Found] = []
 
     def decided(self, question: Question) -> Decided:
         """What becomes of it, by the first rule that holds."""
@@ -169,10 +188,10 @@ class _Look:
         found = command_of(text)
         if found is not None and found.verb == "stop":
             return self._stop()
-        for command in self._rules.commands:
+        for command in self.rules.commands:
             if _is_said(folded, command.words):
                 return self._brands_own(command, folded)
-        if found is not None and (done := self._command(found)) is not None:
+        if found is not None and (done := self._command(found, text)) is not None:
             return done
         self.words = telling_words(text)
         signature = " ".join(self.words)
@@ -185,8 +204,10 @@ class _Look:
     def _chosen(self, choice: str) -> Decided:
         if choice.startswith(ROUTE):
             _, route, id = (*choice.split(":", 2), "")[:3]
-            if route in self._rules.routes:
+            if route in self.rules.routes:
                 return Decided(outcome="asking", rule=f"route:{route}", action=AskServer(route, id))
+        if choice.startswith(_UNFOLLOW):
+            return self._unfollowed(choice.removeprefix(_UNFOLLOW))
         follow, every_s = choice.startswith(_FOLLOW), 0
         name = choice
         if follow:
@@ -208,7 +229,7 @@ class _Look:
                 outcome="asking", rule=f"route:{command.route}", action=AskServer(command.route), folded=folded
             )
         if command.text:
-            text = in_language(command.text, self._asker.language, self._rules.language)
+            text = in_language(command.text, self._asker.language, self.rules.language)
             return Decided(outcome="command", rule=rule, shown=self._words(text), folded=folded)
         item = self._named(command.item or command.follow)
         if item is None:
@@ -222,7 +243,7 @@ class _Look:
             outcome="command", rule="command:stop", shown=self._said("stopped"), action=OptOut(), folded="stop"
         )
 
-    def _command(self, command: Command) -> Decided | None:
+    def _command(self, command: Command, text: str) -> Decided | None:
         """What a command does; None where it is about nothing that there is: then it is a question."""
         rule, folded = f"command:{command.verb}", f"{command.verb} {command.what}".strip()
         match command.verb:
@@ -232,24 +253,56 @@ class _Look:
                 return Decided(outcome="command", rule=rule, shown=self._said("help"), folded=folded)
             case "operator":
                 return Decided(outcome="person", rule=rule, action=HandOver("asked"), folded=folded)
-        found = self._about(command.what)
+            case "unfollow" if followed := self._following(command.what):
+                if len(followed) == 1:
+                    return self._unfollowed(followed[0][0])
+                options = tuple(Option(id=f"{_UNFOLLOW}{name}", title=title) for name, title in followed)
+                return Decided(outcome="choice", rule=rule, shown=self._said("choice"), options=options, folded=folded)
+        found = self._about(command.what, text)
         if not found:
             return None
-        if len(found) > 1 and command.verb == "follow":
-            options = tuple(
-                Option(id=f"{_FOLLOW}{one.item.name}:{command.every_s}", title=self._title(one.item)) for one in found
-            )
-            return Decided(outcome="choice", rule=rule, shown=self._said("choice"), options=options, folded=folded)
-        item = found[0].item
-        if command.verb == "follow":
-            return self._followed(item, command.every_s)
-        shown = self._said("unfollowed", item)
-        return Decided(outcome="command", rule=rule, shown=shown, action=Unfollow(item.name), folded=folded)
+        if command.verb == "unfollow":  # what they do not follow: only if that is clear
+            exact = len(found) == 1 and found[0].hit.exact
+            return self._unfollowed(found[0].item.name) if exact else None
+        if len(found) == 1:
+            return self._followed(found[0].item, command.every_s)
+        options = tuple(
+            Option(id=f"{_FOLLOW}{one.item.name}:{command.every_s}", title=self._title(one.item)) for one in found
+        )
+        return Decided(outcome="choice", rule=rule, shown=self._said("choice"), options=options, folded=folded)
+
+    def _following(self, what: str) -> list[tuple[str, str]]:
+        """Which of the items that they follow these words name, whether they are there any more or not."""
+        asker = self._asker
+        sql = """SELECT f.item, coalesce(i.title, f.item) FROM records.follows f
+            LEFT JOIN item i ON i.brand = f.brand AND i.name = f.item
+            WHERE f.brand = ? AND f.kind = ? AND f.name = ? ORDER BY f.item, i.language = ?"""
+        rows = self._db.execute(sql, (asker.brand, asker.kind, asker.name, asker.language)).fetchall()
+        wanted = {stem(word, asker.language) for word in telling_words(what)}
+        there: dict[str, str] = {}
+        for name, title in rows:
+            called = {stem(word, asker.language) for word in (*words(name), *words(title))}
+            if " ".join(words(name)) == what:
+                return [(name, title)]
+            if wanted <= called:
+                there[name] = title
+        return list(there.items())[: self.rules.choices_max]
+
+    def _unfollowed(self, name: str) -> Decided:
+        item = self._named(name, for_all=True)
+        title = name if item is None else self._title(item)
+        return Decided(
+            outcome="command",
+            rule="command:unfollow",
+            shown=self._said("unfollowed", name, title),
+            action=Unfollow(name),
+            folded=f"unfollow {name}",
+        )
 
     def _followed(self, item: Item, every_s: int) -> Decided:
         """It is answered now, and later when it changes."""
         shown = self._show(item)
-        words = self._said("followed", item).body
+        words = self._said("followed", item.name, self._title(item)).body
         body = f"{shown.body}\n\n{words}" if shown.body else words
         return Decided(
             outcome="command",
@@ -260,21 +313,23 @@ class _Look:
             folded=f"follow {item.name}",
         )
 
-    def _about(self, what: str) -> list[_Found]:
+    def _about(self, what: str, text: str) -> list[_Found]:
         """The items that these words name: one, if it is clear which."""
-        named = self._named(what)
-        if named is not None:
-            return [_Found(Hit(item=named.name, language=named.language, title=named.title, score=1.0), named)]
+        written = next((word for word in text.split()[1:2] if " ".join(words(word)) == what), what)
+        for name in (written, written.lower(), what.replace(" ", "-")):
+            if (named := self._named(name)) is not None:
+                hit = Hit(item=named.name, language=named.language, title=named.title, score=1.0, exact=True)
+                return [_Found(hit, named)]
         self.words = telling_words(what)
-        hits = [one for one in self._hits() if one.hit.score >= self._rules.score_min]
-        return _leading(hits, self._rules.lead)[: self._rules.choices_max]
+        hits = [one for one in self._looked_up() if one.hit.score >= self.rules.score_min]
+        return _leading(hits, self.rules.lead)[: self.rules.choices_max]
 
     def _for_a_person(self, folded: str) -> str | None:
         asker = self._asker
-        for rule in self._rules.hand_over:
+        for rule in self.rules.hand_over:
             if not (rule.words or rule.tags or rule.stores):
                 continue
-            word = next((word for word in rule.words if _has(folded, word)), None)
+            word = next((word for word in rule.words if _has(folded, word, asker.language)), None)
             if (
                 (word is not None or not rule.words)
                 and (not rule.tags or asker.tags.intersection(rule.tags))
@@ -286,8 +341,8 @@ class _Look:
     # -- search ------------------------------------------------------------------------------------------------------
 
     def _searched(self) -> Decided:
-        rules = self._rules
-        hits = self._hits()
+        rules = self.rules
+        hits = self._looked_up()
         good = [one for one in hits if one.hit.score >= rules.score_min]
         best = hits[0].hit.score if hits else 0.0
         if not good:
@@ -301,7 +356,7 @@ class _Look:
 
     def _otherwise(self, why: str) -> Decided:
         """What becomes of what has no answer."""
-        what, _, route = self._rules.otherwise.partition(":")
+        what, _, route = self.rules.otherwise.partition(":")
         if what == "person":
             return Decided(
                 outcome="person", rule=why, action=HandOver("low_score" if why == "low_score" else "not_found")
@@ -310,58 +365,96 @@ class _Look:
             return Decided(outcome="asking", rule=f"route:{route}", action=AskServer(route))
         return Decided(outcome="nothing", rule=why, shown=self._said("nothing"))
 
-    def _hits(self) -> list[_Found]:
+    def _looked_up(self) -> list[_Found]:
         """The items that the question is called, or else those with words of it; best first.
 
         Each once, in the language that suits best.
         """
         if not self.words or not self._items:
             return []
+        best: dict[str, _Found] = {}
+        for one in self._called(_FITS) or self._having(_FITS):
+            if one.item.name not in best or best[one.item.name].hit.score < one.hit.score:
+                best[one.item.name] = one
+        self.hits = sorted(best.values(), key=lambda one: (-one.hit.score, not one.hit.theirs, one.item.number))
+        return self.hits
+
+    def left_out(self) -> list[_Found]:
+        """Those that would be among them, but are for others, or for another time."""
+        if not self.words or not self._items:
+            return []
+        named = {one.item.name for one in self.hits}
+        found = self._called("TRUE", left_out=True)
+        if not any(one.hit.exact for one in self.hits):
+            found += self._having("TRUE", left_out=True)
+        kept = {one.item.number: one for one in reversed(found) if one.item.name not in named}
+        return sorted(kept.values(), key=lambda one: -one.hit.score)[:CANDIDATES]
+
+    def _called(self, fits: str, *, left_out: bool = False) -> list[_Found]:
+        """The items of which it is the title, or a keyword, as a whole."""
         asker = self._asker
         phrase = phrase_key(asker.brand, " ".join(self.words), asker.language)
-        sql = f"""SELECT {_ITEM} FROM phrase p JOIN item i ON i.number = p.item WHERE p.phrase = ?
-            LIMIT {CANDIDATES}"""  # noqa: S608 - our own words
-        found = [self._found(Item(*row), 1.0, exact=True) for row in self._db.execute(sql, (phrase,))]
-        if all(one.hit.left_out for one in found):
-            asked = _Asked(self.words, asker, self._items, self._db, self._counts)
-            for row in asked.candidates():
-                matched = asked.matched(row[:3])
-                score = _LESS * asked.share(matched)
-                found.append(self._found(Item(*row[3:]), score, matched=matched, named=asked.names(matched)))
-        best: dict[str, _Found] = {}
-        for one in found:
-            if not one.hit.left_out and (one.item.name not in best or best[one.item.name].hit.score < one.hit.score):
-                best[one.item.name] = one
-        hits = sorted(best.values(), key=lambda one: (-one.hit.score, one.item.number))
-        left_out = sorted((one.hit for one in found if one.hit.left_out), key=lambda hit: -hit.score)
-        self.shown_hits = [*(one.hit for one in hits), *left_out]
-        return hits
+        sql = f"""SELECT {_ITEM} FROM (SELECT item FROM phrase WHERE phrase = :phrase LIMIT {NAMESAKES}) p
+            JOIN item i ON i.number = p.item WHERE {fits} ORDER BY i.language NOT IN (:language, '')"""  # noqa: S608 - our words
+        found = []
+        with closing(self._db.execute(sql, {**self._who, "phrase": phrase, "language": self._language})) as rows:
+            for item in map(Item._make, rows):
+                why = self._left_out(item)
+                if bool(why) is left_out:
+                    found.append(self._found(item, 1.0, why, exact=True))
+                    if len(found) == CANDIDATES:
+                        break
+        return found
+
+    def _having(self, fits: str, *, left_out: bool = False) -> list[_Found]:
+        """The items with words of it."""
+        asked = _Asked(self.words, self._asker, self._items, self._db, self._counts)
+        for query in asked.queries():
+            found = []
+            with closing(self._db.execute(asked.sql(query, fits), {**self._who, "query": query.text})) as rows:
+                for row in rows:
+                    item = Item._make(row[3:])
+                    why = self._left_out(item)
+                    if bool(why) is not left_out:
+                        continue
+                    matched = asked.matched(row[:3])
+                    score = _LESS * asked.share(matched)
+                    found.append(self._found(item, score, why, matched=matched, named=asked.names(matched)))
+                    if len(found) == CANDIDATES:
+                        break
+            if found:
+                return found
+        return []
+
+    @property
+    def _language(self) -> str:
+        return self._asker.language or self.rules.language
 
     def _found(
         self,
         item: Item,
         score: float,
+        left_out: str,
         *,
         matched: Mapping[str, str] | None = None,
         exact: bool = False,
         named: bool = False,
     ) -> _Found:
         """An item with its score, as it suits who asks."""
-        language = self._asker.language or self._rules.language
-        left_out = self._left_out(item)
-        if item.language and language and item.language != language:
+        if item.language and self._language and item.language != self._language:
             score *= _OTHER_LANGUAGE
-        if (item.stores != "[]" or item.tags != "[]") and not left_out:
+        theirs = item.stores != "[]" or item.tags != "[]"
+        if theirs and not left_out:
             score = min(1.0, score + _FOR_THEM)
         hit = Hit(
             item=item.name, language=item.language, title=item.title, score=round(score, 3), exact=exact,
-            named=named, matched=dict(matched or {}), left_out=left_out,
+            named=named, theirs=theirs and not left_out, matched=dict(matched or {}), left_out=left_out,
         )  # fmt: skip
         return _Found(hit, item)
 
     def _left_out(self, item: Item) -> str:
         """Why an item is not for who asks, or not now; '' if it is."""
-        asker, at = self._asker, self._now.timestamp() * 1000
+        asker, at = self._asker, self._at
         if item.valid_from is not None and at < item.valid_from:
             return "it does not hold yet"
         if item.valid_until is not None and at >= item.valid_until:
@@ -370,16 +463,16 @@ class _Look:
             return "it is for other stores"
         if item.tags != "[]" and not asker.tags.intersection(_listed(item.tags)):
             return "it is for who has other tags"
-        if item.hours != "{}" and not is_open(_mapped(item.hours), ZoneInfo(self._rules.time_zone), self._now):
+        if item.hours != "{}" and not within(_week(item.hours), ZoneInfo(self.rules.time_zone), self._now):
             return "it holds at other hours"
         return ""
 
-    def _named(self, name: str) -> Item | None:
-        """The item of this name that suits who asks, if there is one for them now."""
+    def _named(self, name: str, *, for_all: bool = False) -> Item | None:
+        """The item of this name that suits who asks, if there is one for them now, or for anybody at any time."""
         sql = f"SELECT {_ITEM} FROM item i WHERE i.brand = ? AND i.name = ?"  # noqa: S608 - our own words
         items = [Item(*row) for row in self._db.execute(sql, (self._asker.brand, name))]
-        languages = (self._asker.language, self._rules.language, "")
-        there = [item for item in items if not self._left_out(item)]
+        languages = (self._asker.language, self.rules.language, "")
+        there = [item for item in items if for_all or not self._left_out(item)]
         return min(
             there,
             key=lambda item: languages.index(item.language) if item.language in languages else len(languages),
@@ -398,10 +491,9 @@ class _Look:
     def _title(self, item: Item) -> str:
         return render(item.title, self._asker, _mapped(item.data)) or item.name
 
-    def _said(self, what: str, item: Item | None = None) -> Shown:
-        template = said(self._rules, what, self._asker.language)
-        data = {"item": item.name, "title": self._title(item)} if item is not None else {}
-        return Shown(item=item.name if item is not None else "", body=render(template, self._asker, data))
+    def _said(self, what: str, item: str = "", title: str = "") -> Shown:
+        template = said(self.rules, what, self._asker.language)
+        return Shown(item=item, body=render(template, self._asker, {"item": item, "title": title}))
 
     def _words(self, text: str) -> Shown:
         return Shown(body=render(text, self._asker, {}))
@@ -421,6 +513,13 @@ def show(item: Item | ItemRow, asker: Asker) -> Shown:
     )
 
 
+class _Query(NamedTuple):
+    """FTS5's expression, and whether it may take the time to rank what it finds."""
+
+    text: str
+    ranked: bool
+
+
 class _Asked:
     """The words of a question, as they are looked for in the index."""
 
@@ -429,15 +528,21 @@ class _Asked:
     ) -> None:
         self._db = db
         self._before = key(asker.brand)
-        self._forms = {word: [self._before + form for form in forms(word, asker.language)] for word in asked}
         self._counts = counts
-        self._rows = {word: sum(map(self._count, group)) for word, group in self._forms.items()}
-        # A rare word says more than a frequent one; one that no item has, half of what a rare one does.
+        self._forms: dict[str, list[str]] = {}
+        self._rows: dict[str, int] = {}
+        for word in asked:
+            for language in dict.fromkeys((asker.language, "")):  # one that nobody has may be of another language
+                self._forms[word] = [self._before + form for form in forms(word, language)]
+                self._rows[word] = sum(map(self._count, self._forms[word]))
+                if self._rows[word]:
+                    break
+        # A word that one item has counts twice as much as one that all have, and that much more than one of none.
         self._weights = {
-            word: log(1 + items / (1 + min(rows, items))) if rows else log(1 + items) / 2
+            word: 1 + log(1 + items / (1 + min(rows, items))) / log(1 + items) if rows else _UNKNOWN
             for word, rows in self._rows.items()
         }
-        self._all = sum(self._weights.values()) or 1.0
+        self._all = sum(self._weights.values())
         last = asked[-1]
         self._begun = last if len(last) >= _PREFIX_MIN and not self._rows[last] else ""
 
@@ -449,13 +554,13 @@ class _Asked:
             known = self._counts[form] = int(row[0]) if row is not None else 0
         return known
 
-    def candidates(self) -> list[tuple[Any, ...]]:
-        """The folded columns and the item of those that are worth a closer look: one search mostly, two at most."""
+    def queries(self) -> Iterator["_Query"]:
+        """How those are found that are worth a closer look: one search mostly, two at most."""
         known = sorted(
             (word for word in self._forms if self._rows[word] or word == self._begun), key=lambda word: self._rows[word]
         )
         if not known:
-            return []
+            return
         rare: list[str] = []
         rows = 0
         for word in known:
@@ -463,26 +568,23 @@ class _Asked:
             if rare and rows > RANKED:
                 break
             rare.append(word)
-        ranked = self._rows[rare[0]] <= RANKED
         query = " OR ".join(map(self._group, rare))
         if frequent := known[len(rare) :]:
-            together = " AND ".join((f"({query})", *map(self._group, frequent)))
-            if found := self._matching(together, ranked=ranked):
-                return found
-        return self._matching(query, ranked=ranked)
+            yield _Query(" AND ".join((f"({query})", *map(self._group, frequent))), ranked=False)
+        yield _Query(query, ranked=self._rows[rare[0]] <= RANKED)
 
     def _group(self, word: str) -> str:
         quoted = [f'"{form}"' for form in self._forms[word] if self._counts[form]]
         if word == self._begun:
-            quoted.append(f'"{self._before}{word}" *')
+            quoted.append(f'"{self._before}{token(word)}" *')
         return f"({' OR '.join(quoted)})"
 
-    def _matching(self, query: str, *, ranked: bool) -> list[tuple[Any, ...]]:
-        order = "rank" if ranked else "t.rowid DESC"
-        weights = "AND rank MATCH 'bm25(4.0, 4.0, 1.0)'" if ranked else ""
-        sql = f"""SELECT t.title, t.keywords, t.body, {_ITEM} FROM item_text t JOIN item i ON i.number = t.rowid
-            WHERE item_text MATCH ? {weights} ORDER BY {order} LIMIT {CANDIDATES}"""  # noqa: S608 - our own words
-        return self._db.execute(sql, (query,)).fetchall()
+    def sql(self, query: "_Query", fits: str) -> str:
+        """The folded columns and the item of each that matches: best first, or newest first."""
+        order = "rank" if query.ranked else "t.rowid DESC"
+        weights = "AND rank MATCH 'bm25(4.0, 4.0, 1.0)'" if query.ranked else ""
+        return f"""SELECT t.title, t.keywords, t.body, {_ITEM} FROM item_text t JOIN item i ON i.number = t.rowid
+            WHERE item_text MATCH :query {weights} AND {fits} ORDER BY {order}"""  # noqa: S608 - our own words
 
     def matched(self, folded: Sequence[str]) -> dict[str, str]:
         """Which words of the question an item has, and where: in the best place of each."""
@@ -493,7 +595,7 @@ class _Asked:
                 found[word] = "title"
             elif not keywords.isdisjoint(group):
                 found[word] = "keywords"
-            elif word == self._begun and any(one.startswith(self._before + word) for one in (*title, *keywords)):
+            elif word == self._begun and any(one.startswith(self._before + token(word)) for one in (*title, *keywords)):
                 found[word] = "beginning"
             elif not body.isdisjoint(group):
                 found[word] = "body"
@@ -511,10 +613,15 @@ class _Asked:
 
 
 def _leading(hits: list[_Found], lead: float) -> list[_Found]:
-    """The best, and those that are nearly as good; what is called so is ahead of what is not."""
-    for better in ("exact", "named"):
-        if there := [one for one in hits if getattr(one.hit, better)]:
-            return there
+    """The best, and those that are nearly as good; what is called so is ahead of what is not.
+
+    Of those that are called just so, those in their language and for them are ahead of others.
+    """
+    if exact := [one for one in hits if one.hit.exact]:
+        first = exact[0].hit
+        return [one for one in exact if (one.hit.score, one.hit.theirs) == (first.score, first.theirs)]
+    if named := [one for one in hits if one.hit.named]:
+        return named
     return [one for one in hits if hits[0].hit.score - one.hit.score < lead]
 
 
@@ -527,8 +634,13 @@ def _is_said(folded: str, phrases: Sequence[str]) -> bool:
     return False
 
 
-def _has(folded: str, phrase: str) -> bool:
-    return f" {_plain(phrase)} " in f" {folded} "
+def _has(folded: str, phrase: str, language: str) -> bool:
+    return f" {_stems(_plain(phrase), language)} " in f" {_stems(folded, language)} "
+
+
+@lru_cache(4096)
+def _stems(folded: str, language: str) -> str:
+    return " ".join(stem(word, language) for word in folded.split())
 
 
 @lru_cache(4096)
@@ -539,6 +651,11 @@ def _plain(phrase: str) -> str:
 @lru_cache(2048)
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
+
+
+@lru_cache(2048)
+def _week(text: str) -> list[tuple[int, int]]:
+    return week(json.loads(text))
 
 
 @lru_cache(2048)

@@ -14,6 +14,8 @@ from support.library import AT, Library, item, library
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.commands import Command, command_of
 from broker.pull.question import AskServer, Decided, Follow, HandOver, OptIn, OptOut, Unfollow
+from broker.store.entries import Who
+from broker.store.follows import FollowTable
 
 SHOP = (
     item("torta-cioccolato", "Torta al cioccolato", keywords=["sacher"], body="Con panna. {{ data.price | number }} €",
@@ -177,6 +179,65 @@ async def test_what_is_for_them_comes_before_what_is_for_all(shop: Library) -> N
     assert [one.id for one in (await shop.ask("sconto", store="milano")).options] == ["sconto-milano", "sconto"]
 
 
+async def test_namesakes_of_other_stores_do_not_hide_their_own(shop: Library) -> None:
+    chain = [item(f"parcheggio-{n}", "Parcheggio", body=f"{n}", stores=[f"store-{n}"]) for n in range(40)]
+    await shop.put(*chain)
+    for text in ("parcheggio", "parcheggio del negozio"):
+        assert (await shop.ask(text, store="store-3")).shown.body == "3"
+        assert (await shop.ask(text, store="milano")).outcome == "nothing"
+    left_out = (await shop.explain("parcheggio", store="milano")).hits
+    assert {one.left_out for one in left_out} == {"it is for other stores"}
+
+
+async def test_what_holds_at_other_hours_does_not_hide_what_holds_now(shop: Library) -> None:
+    times = [f"{hour:02}:{minute:02}-{hour:02}:{minute + 29}" for hour in range(24) for minute in (0, 30)]
+    await shop.put(*(item(f"menu-{n}", "Menù", body=at, hours={"mon": [at]}) for n, at in enumerate(times)))
+    assert (await shop.ask("menu")).shown.body == "11:00-11:29"
+    assert (await shop.ask("il menu di oggi")).shown.body == "11:00-11:29"
+
+
+async def test_of_what_is_called_the_same_theirs_is_answered(shop: Library) -> None:
+    await shop.put(item("sconto", "Sconto"), item("sconto-vip", "Sconto", tags=["vip"]))
+    await shop.put(item("discount", "Sconto", language="en"))
+    assert item_of(await shop.ask("sconto", tags=frozenset({"vip"}))) == "sconto-vip"
+    assert item_of(await shop.ask("sconto")) == "sconto"
+
+
+async def follow(shop: Library, *items: str) -> None:
+    table = FollowTable(shop.records)
+    async with shop.records.transaction():
+        for one in items:
+            await table.begin(Who("acme", "user", "ada"), one, 0, AT, "brand")
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("stop gone-item", Unfollow("gone-item")),  # that is not there any more
+        ("stop gone item", Unfollow("gone-item")),
+        ("ferma Panettone", Unfollow("natale")),  # that does not hold now
+        ("stop torta", None),  # which of two?
+        ("stop torta-mele", Unfollow("torta-mele")),
+        ("stopp mele", Unfollow("torta-mele")),
+        ("stop wipro", Unfollow("wipro")),  # that they do not follow: it is said all the same
+    ],
+)
+async def test_what_is_followed_can_be_ended_whatever_became_of_it(shop: Library, text: str, action: Any) -> None:
+    await shop.put(item("natale", "Panettone", valid_until=AT))
+    await follow(shop, "gone-item", "natale", "torta-mele", "torta-cioccolato")
+    decided = await shop.ask(text)
+    assert decided.action == action
+    if action is None:
+        assert [one.id for one in decided.options] == ["unfollow:torta-cioccolato", "unfollow:torta-mele"]
+        assert (await shop.ask("", choice=decided.options[0].id)).action == Unfollow("torta-cioccolato")
+
+
+async def test_what_is_followed_may_be_said_by_its_name(shop: Library) -> None:
+    await shop.put(item("Apple-Pie", "Dolce della nonna"))
+    assert (await shop.ask("segui Apple-Pie")).action == Follow("Apple-Pie", 0)
+    assert (await shop.ask("segui torta mele ogni giorno")).action == Follow("torta-mele", 86400)
+
+
 RULES: dict[str, Any] = {
     "commands": [
         {"words": ["ciao", "buongiorno"], "text": {"it": "Ciao {{ user.title }}!", "": "Hello!"}},
@@ -202,6 +263,7 @@ RULES: dict[str, Any] = {
         ("stop", (), "command:stop", OptOut()),  # no brand may take that from anybody
         ("reso", (), "command:reso", HandOver("rule")),
         ("vorrei fare un reclamo", (), "hand_over:reclamo", HandOver("rule")),
+        ("ho due reclami", (), "hand_over:reclamo", HandOver("rule")),
         ("torta", ("vip",), "hand_over:torta", HandOver("rule")),
         ("torta", (), "search", None),
         ("fattura", (), "not_found", HandOver("not_found")),
