@@ -18,7 +18,8 @@ class To:
     """Whom a message is for: all of these together, each of them once.
 
     `topics` are what users opted in to; `stores` the devices that stand there; `segment` the name of a saved one;
-    `condition` such as 'topic:news AND store:milano AND NOT tag:staff'.
+    `condition` such as 'topic:news AND store:milano AND NOT tag:staff'; `following` an item of content. Of all those it is
+    for whom the condition `only` is true, such as 'language:it'.
     """
 
     users: Sequence[str] = ()
@@ -27,6 +28,8 @@ class To:
     topics: Sequence[str] = ()
     segment: str = ""
     condition: str = ""
+    following: str = ""
+    only: str = ""
 
     def fields(self) -> dict[str, Any]:
         """As the broker reads it. Raises `ValueError` when it is for nobody."""
@@ -35,10 +38,11 @@ class To:
             if isinstance(names, str):
                 raise ValueError(f"{name}= is a list: To({name}=[{names!r}])")
         fields = {name: list(names) for name, names in lists.items() if names}
-        words = {name: word for name in ("segment", "condition") if (word := getattr(self, name))}
+        words = {name: word for name in ("segment", "condition", "following") if (word := getattr(self, name))}
         if not fields and not words:
-            raise ValueError("it is for nobody: To(users=['ada']), or devices, stores, topics, segment or condition")
-        return {**fields, **words}
+            more = "devices, stores, topics, segment, condition or following"
+            raise ValueError(f"it is for nobody: To(users=['ada']), or {more}")
+        return {**fields, **words, **({"only": self.only} if self.only else {})}
 
 
 class PushOptions(TypedDict, total=False):

@@ -57,14 +57,20 @@ def test_a_payload() -> None:
 
 
 def test_everything_else() -> None:
-    to = To(devices=["k"], stores=["m"], topics=["news"], segment="best", condition="tag:vip")
+    to = To(
+        devices=["k"], stores=["m"], topics=["news"], segment="best", condition="tag:vip", following="wipro",
+        only="language:it",
+    )  # fmt: skip
     at = datetime(2026, 11, 23, 9, tzinfo=UTC)
     options: dict[str, Any] = {
         "kind": "transactional", "idempotency_key": "k1", "local_time": "09:00", "throttle_per_s": 200.0,
         "dry_run": True, "receipts": "each", "campaign": "c", "variant": "a",
     }  # fmt: skip
     windows = {"ttl": timedelta(days=2), "idempotency_window": timedelta(hours=1), "not_before": at}
-    addressed = {"devices": ["k"], "stores": ["m"], "topics": ["news"], "segment": "best", "condition": "tag:vip"}
+    addressed = {
+        "devices": ["k"], "stores": ["m"], "topics": ["news"], "segment": "best", "condition": "tag:vip",
+        "following": "wipro", "only": "language:it",
+    }  # fmt: skip
     assert asked(to, title="x", **options, **windows) == {
         "to": addressed, "notification": {"title": "x"}, **options,
         "ttl_s": 172800, "idempotency_s": 3600, "not_before": "2026-11-23T09:00:00.000Z",
