@@ -18,8 +18,8 @@ class To:
     """Whom a message is for: all of these together, each of them once.
 
     `topics` are what users opted in to; `stores` the devices that stand there; `segment` the name of a saved one;
-    `condition` such as 'topic:news AND store:milano AND NOT tag:staff'; `following` an item of content. Of all those it is
-    for whom the condition `only` is true, such as 'language:it'.
+    `condition` such as 'topic:news AND store:milano AND NOT tag:staff'; `following` an item of content. Of all
+    those it is for whom the condition `only` is true, such as 'language:it'.
     """
 
     users: Sequence[str] = ()
