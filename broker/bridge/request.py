@@ -300,6 +300,19 @@ def request_id_of(payload: bytes) -> str:
     return said[:128] if isinstance(said, str) else ""
 
 
+def at_fault(error: msgspec.ValidationError) -> tuple[Code, str, str]:
+    """What is wrong with something: a code, the field, and words."""
+    found = _AT.match(str(error))
+    assert found is not None  # it matches everything
+    words, path = found["words"], (found["path"] or "").lstrip(".")
+    if (which := _FIELD.match(words)) is not None:
+        field = (f"{path}.{which[2]}" if path else which[2])[:300]
+        if which[1].startswith("missing"):
+            return Code.MISSING_FIELD, field, f"{field} is missing"
+        return Code.UNKNOWN_FIELD, field, f"there is no field {field}"
+    return Code.BAD_VALUE, path[:300], words[:300]
+
+
 def _checked(decode: Any, payload: bytes) -> Any:
     try:
         return decode(payload)
@@ -355,7 +368,7 @@ def check(request: SendRequest) -> None:
             raise RequestRefused(Code.BAD_VALUE, "content_type", f"a notification's is {RICH}: leave it out")
         for name, value in shown.data.items():
             try:
-                deep = _deep(msgspec.json.decode(value))
+                deep = too_deep(msgspec.json.decode(value))
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise RequestRefused(Code.BAD_VALUE, "notification.data", f"{name[:64]} is no JSON: {error}") from None
             if deep:
@@ -372,7 +385,7 @@ def check(request: SendRequest) -> None:
     encode_payload(request)
 
 
-def _deep(value: Any) -> bool:
+def too_deep(value: Any) -> bool:
     """Whether more is within each other than others can be expected to read."""
     level = [value]
     for _ in range(limits.DATA_DEPTH_MAX + 1):

@@ -110,6 +110,7 @@ def schemas(settings: Settings) -> Iterator[Check]:
         "records": settings.records_path,
         "journal": settings.journal_path,
         "messages": settings.messages_path,
+        "content": settings.content_path,
     }
     for name, path in databases.items():
         if not os.access(path, os.R_OK):

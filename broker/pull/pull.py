@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +108,7 @@ class Pull:
     async def _begin(self) -> None:
         while True:
             try:
+                await self._content_gone()
                 if await self.content.any():  # else it is started by the first question
                     await self._looker.start()
                 await self.questions.resume()
@@ -116,6 +118,12 @@ class Pull:
                 await asyncio.sleep(RETRY_S)
         self._tasks.append(asyncio.create_task(self.changes.run()))
         await self.inbox.run()
+
+    async def _content_gone(self) -> None:
+        """Forget the content of brands that were removed while nobody ran, or shortly before a crash."""
+        there = {brand.name for brand in await self._bridge.people.records.brands(datetime.now(UTC))}
+        for brand in await self.content.brands() - there:
+            await self.content.brand_gone(brand)
 
     async def stop(self) -> None:
         """End all that goes on by itself. What was not booked is, at the next start."""

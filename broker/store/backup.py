@@ -1,7 +1,7 @@
 """A backup of a data directory: a directory with copies of what a broker needs, made while one runs or not.
 
     manifest.json   when, of what, by which version; size and SHA-256 of each file     pushbroker.toml   if there is one
-    records.db, journal.db, messages.db   each as of one moment
+    records.db, journal.db, messages.db, content.db   each as of one moment
     certs/   the authority and its key, the server's certificate
 
 It is complete or not there: it is made beside its place, and moved there when all of it is on the disk. It holds
@@ -104,7 +104,7 @@ def _copied(data: Path, part: Path, progress: Progress) -> Iterator[tuple[str, E
     # The journal first: those whom it names are in the records then, unless they were removed since. And what happens
     # is in the journal until it is in the books: what these have more of is passed over at the start. The other way
     # round, what was applied in between would be in neither, and sent a second time.
-    for schema in ("journal", "messages", "records"):
+    for schema in ("journal", "messages", "content", "records"):
         source, copy = data / DATABASES[schema], part / DATABASES[schema]
         progress(f"checking {source.name}", 0, 0)
         found = check_database(source, schema)

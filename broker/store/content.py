@@ -4,14 +4,16 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
+from broker.limits import ITEMS_MAX, ITEMS_REMOVED_AT_ONCE
 from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database
 from broker.store.messages import transaction
 
 T = TypeVar("T")
+Outcome = Literal["new", "changed", "same", "full"]  # full: the brand has as many as it may
 
 SCHEMA: Final = "content"
 
@@ -52,10 +54,14 @@ class Changed(NamedTuple):
     at: int
 
 
+# An item, and what finds its words if they are needed.
+Written = tuple[ItemRow, Callable[[], Words]]
+
 _FIELDS: Final = ItemRow.__struct_fields__
+_COLUMNS: Final = ", ".join(_FIELDS)
 _SET: Final = ", ".join(f"{field} = :{field}" for field in _FIELDS)
 _VALUES: Final = ", ".join(f":{field}" for field in _FIELDS)
-_INSERT: Final = f"INSERT INTO item ({', '.join(_FIELDS)}, changed_at) VALUES ({_VALUES}, :at)"  # noqa: S608
+_INSERT: Final = f"INSERT INTO item ({_COLUMNS}, changed_at) VALUES ({_VALUES}, :at)"  # noqa: S608
 
 
 class Content:
@@ -92,22 +98,101 @@ class Content:
         with guarded(self.path):
             return await self._db.call(lambda db: transaction(db, work))
 
-    async def put(self, items: Sequence[tuple[ItemRow, Words]], at: int) -> int:
-        """Add items, or replace those of the same name and language. Returns how many were new or are different now.
+    async def put(self, items: Sequence[Written], at: int, *, dry_run: bool = False) -> list[Outcome]:
+        """Add items, or replace those of the same name and language. Returns what became of each.
 
-        Who follows one of those is to be told.
+        Who follows one that is new or different now is to be told. dry_run: all of it is undone.
         """
-        return await self.write(lambda db: sum(_put(db, row, words, at) for row, words in items))
+        if dry_run:
+            return await self.read(lambda db: _undone(db, lambda db: _put_all(db, items, at)))
+        return await self.write(lambda db: _put_all(db, items, at))
+
+    async def change(
+        self,
+        brand: str,
+        name: str,
+        language: str | None,
+        change: Callable[[list[ItemRow]], Sequence[Written]],
+        at: int,
+    ) -> list[Outcome]:
+        """Replace the items of this name, in this language or in all, by what `change` makes of them."""
+        return await self.write(lambda db: _put_all(db, change(_named(db, brand, name, language)), at))
+
+    async def named(self, brand: str, name: str, language: str | None = None) -> list[ItemRow]:
+        """The items of this name, in this language or in all."""
+        return await self.read(lambda db: _named(db, brand, name, language))
+
+    async def page(
+        self, brand: str, after: tuple[str, str], most: int, language: str | None = None
+    ) -> list[tuple[ItemRow, int]]:
+        """Items behind the one with this name and language, in their order, each with when it was changed."""
+        sql = f"""SELECT {_COLUMNS}, changed_at FROM item
+            WHERE brand = ? AND (name, language) > (?, ?) AND language = coalesce(?, language)
+            ORDER BY name, language LIMIT ?"""  # noqa: S608 - our own words
+        return await self._rows(sql, brand, *after, language, most)
+
+    async def search(self, brand: str, match: str, most: int, language: str | None = None) -> list[tuple[ItemRow, int]]:
+        """Items that match an expression of FTS5's, the best first, each with when it was changed."""
+        columns = ", ".join(f"i.{field}" for field in _FIELDS)
+        sql = f"""SELECT {columns}, i.changed_at FROM item_text t JOIN item i ON i.number = t.rowid
+            WHERE item_text MATCH ? AND i.brand = ? AND i.language = coalesce(?, i.language)
+            ORDER BY t.rank LIMIT ?"""  # noqa: S608 - our own words
+        return await self._rows(sql, match, brand, language, most)
+
+    async def _rows(self, sql: str, *values: object) -> list[tuple[ItemRow, int]]:
+        rows = await self.read(lambda db: db.execute(sql, values).fetchall())
+        return [(_row(row[:-1]), row[-1]) for row in rows]
+
+    async def count(self) -> int:
+        """How many items there are, of all brands."""
+        row = await self.read(lambda db: db.execute("SELECT count(*) FROM item").fetchone())
+        return int(row[0])
+
+    async def remove(self, brand: str, names: Sequence[tuple[str, str | None]]) -> int:
+        """Remove items, each in one language or in all. Returns how many there were."""
+
+        def work(db: sqlite3.Connection) -> int:
+            numbers = [
+                number
+                for name, language in names
+                for (number,) in db.execute(
+                    "SELECT number FROM item WHERE brand = ? AND name = ? AND language = coalesce(?, language)",
+                    (brand, name, language),
+                )
+            ]
+            _remove(db, numbers)
+            db.executemany(
+                """DELETE FROM changed WHERE brand = ?1 AND name = ?2
+                   AND NOT EXISTS (SELECT 1 FROM item WHERE brand = ?1 AND name = ?2)""",
+                [(brand, name) for name, _ in names],
+            )
+            return len(set(numbers))
+
+        return await self.write(work)
+
+    async def brands(self) -> set[str]:
+        """Those that have any content."""
+        sql = "SELECT DISTINCT brand FROM item UNION SELECT brand FROM rules UNION SELECT brand FROM changed"
+        return await self.read(lambda db: {brand for (brand,) in db.execute(sql)})
+
+    async def brand_gone(self, brand: str) -> None:
+        """Remove all of a brand's, in parts: others' changes wait for none of them for long."""
+
+        def part(db: sqlite3.Connection) -> bool:
+            rows = db.execute("SELECT number FROM item WHERE brand = ? LIMIT ?", (brand, ITEMS_REMOVED_AT_ONCE))
+            numbers = [number for (number,) in rows.fetchall()]
+            _remove(db, numbers)
+            if not numbers:
+                db.execute("DELETE FROM rules WHERE brand = ?", (brand,))
+                db.execute("DELETE FROM changed WHERE brand = ?", (brand,))
+            return bool(numbers)
+
+        while await self.write(part):
+            pass
 
     async def any(self) -> bool:
         """Whether there is an item of anybody's."""
         return bool(await self.read(lambda db: db.execute("SELECT 1 FROM item LIMIT 1").fetchone()))
-
-    async def named(self, brand: str, name: str) -> list[ItemRow]:
-        """An item in all its languages."""
-        sql = f"SELECT {', '.join(_FIELDS)} FROM item WHERE brand = ? AND name = ? ORDER BY language"  # noqa: S608
-        rows = await self.read(lambda db: db.execute(sql, (brand, name)).fetchall())
-        return [ItemRow(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
 
     async def changed(self, after: tuple[str, str], before: int, most: int) -> list[Changed]:
         """Items that changed before then and of which nobody was told yet, in the order of brand and name."""
@@ -132,30 +217,78 @@ class Content:
         await self.write(lambda db: db.execute(sql, (brand, rules)))
 
 
-def _put(db: sqlite3.Connection, row: ItemRow, words: Words, at: int) -> bool:
+def _put_all(db: sqlite3.Connection, items: Sequence[Written], at: int) -> list[Outcome]:
+    counts: dict[str, int] = {}  # of each brand that gets new ones
+    return [_put(db, row, words, at, counts) for row, words in items]
+
+
+def _put(db: sqlite3.Connection, row: ItemRow, words: Callable[[], Words], at: int, counts: dict[str, int]) -> Outcome:
     values = msgspec.structs.asdict(row)
-    named = (row.brand, row.name, row.language)
-    had = db.execute(
-        f"SELECT number, {', '.join(_FIELDS)} FROM item WHERE brand = ? AND name = ? AND language = ?",  # noqa: S608
-        named,
+    found = db.execute(
+        f"SELECT number, {_COLUMNS} FROM item WHERE brand = ? AND name = ? AND language = ?",  # noqa: S608
+        (row.brand, row.name, row.language),
     ).fetchone()
-    if had is None:
+    if found is None:
+        if row.brand not in counts:
+            counts[row.brand] = db.execute("SELECT count(*) FROM item WHERE brand = ?", (row.brand,)).fetchone()[0]
+        if counts[row.brand] >= ITEMS_MAX:
+            return "full"
+        counts[row.brand] += 1
         number = db.execute(_INSERT, {**values, "at": at}).lastrowid
-        db.execute("INSERT INTO item_text (rowid, title, keywords, body) VALUES (?, ?, ?, ?)", (number, *words[:3]))
-    elif had[1:] == tuple(values.values()):
-        return False
+        assert number is not None  # it was inserted
+        _index(db, number, words())
     else:
-        number = had[0]
+        number, had = found[0], _row(found[1:])
+        if had == row:
+            return "same"
         db.execute(f"UPDATE item SET {_SET}, changed_at = :at WHERE number = :number",  # noqa: S608
                    {**values, "at": at, "number": number})  # fmt: skip
-        db.execute("UPDATE item_text SET title = ?, keywords = ?, body = ? WHERE rowid = ?", (*words[:3], number))
-        db.execute("DELETE FROM phrase WHERE item = ?", (number,))
-    db.executemany("INSERT INTO phrase VALUES (?, ?)", [(phrase, number) for phrase in words.phrases])
+        if (had.title, had.keywords, had.body) != (row.title, row.keywords, row.body):
+            _unindex(db, number)
+            _index(db, number, words())
     db.execute(
         "INSERT INTO changed VALUES (?, ?, ?) ON CONFLICT (brand, name) DO UPDATE SET at = excluded.at",
         (row.brand, row.name, at),
     )
-    return True
+    return "new" if found is None else "changed"
+
+
+def _index(db: sqlite3.Connection, number: int, words: Words) -> None:
+    db.execute("INSERT INTO item_text (rowid, title, keywords, body) VALUES (?, ?, ?, ?)", (number, *words[:3]))
+    db.executemany("INSERT INTO phrase VALUES (?, ?)", [(phrase, number) for phrase in words.phrases])
+
+
+def _unindex(db: sqlite3.Connection, number: int) -> None:
+    db.execute("DELETE FROM item_text WHERE rowid = ?", (number,))
+    db.execute("DELETE FROM phrase WHERE item = ?", (number,))
+
+
+def _remove(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        _unindex(db, number)
+        db.execute("DELETE FROM item WHERE number = ?", (number,))
+
+
+def _named(db: sqlite3.Connection, brand: str, name: str, language: str | None) -> list[ItemRow]:
+    rows = db.execute(
+        f"""SELECT {_COLUMNS} FROM item WHERE brand = ? AND name = ? AND language = coalesce(?, language)
+            ORDER BY language""",  # noqa: S608 - our own words
+        (brand, name, language),
+    )
+    return [_row(row) for row in rows]
+
+
+def _row(values: Sequence[Any]) -> ItemRow:
+    return ItemRow(**dict(zip(_FIELDS, values, strict=True)))
+
+
+def _undone(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """What `work` would return."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        return work(db)
+    finally:
+        db.execute("ROLLBACK")
 
 
 def connect(content: Path, records: Path) -> sqlite3.Connection:

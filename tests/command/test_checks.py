@@ -40,7 +40,8 @@ def test_all_is_well(settings: Settings) -> None:
     assert [state for state, _ in bad(checks.schemas(settings))] == [
         "skipped",
         "skipped",
-    ]  # no journal, no messages before the first start
+        "skipped",
+    ]  # no journal, no messages, no content before the first start
 
 
 def test_rights(settings: Settings) -> None:

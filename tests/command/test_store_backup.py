@@ -137,6 +137,7 @@ def test_check_beside_a_broker(data: Path) -> None:
         ("records", "ok"),
         ("journal", "ok"),
         ("messages", "ok"),
+        ("content", "ok"),
         ("certs", "ok"),
     ]
     assert found[0]["tables"]["brands"] == 1
@@ -169,7 +170,7 @@ def test_check_of_what_is_no_database(data: Path, content: bytes | None) -> None
     done = pushbroker("store", "check", "--data", data)
     assert done.code == 1
     assert re.search(r"^(missing|damaged) +journal ", done.out, flags=re.MULTILINE)
-    assert "4 things looked at" in done.err
+    assert "5 things looked at" in done.err
     assert "1 not well" in done.err
     assert "Traceback" not in done.err
 

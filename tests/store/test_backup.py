@@ -21,11 +21,11 @@ from broker.config import CONFIG_FILE_NAME
 from broker.errors import Failed, NotFound, Refused
 from broker.store import backup as module
 from broker.store.backup import check_backup, copy_database, make_backup, read_manifest
-from broker.store.check import State
+from broker.store.check import DATABASES, State
 from broker.store.lock import RESTORING
 
 NAMES = {
-    *("records.db", "journal.db", "messages.db", "pushbroker.toml"),
+    *("records.db", "journal.db", "messages.db", "content.db", "pushbroker.toml"),
     *("certs/ca.crt", "certs/ca.key", "certs/server.crt", "certs/server.key"),
 }
 
@@ -56,9 +56,9 @@ def test_it_has_all_that_a_broker_needs(data: Path, to: Path) -> None:
     assert set(copies) == {*NAMES, "manifest.json"}
     assert CONFIG_FILE_NAME in NAMES
     originals = files(data)
-    for name in NAMES - {"records.db", "journal.db", "messages.db"}:
+    for name in NAMES - set(DATABASES.values()):
         assert copies[name][1] == originals[name][1]
-    for name in ("records.db", "journal.db", "messages.db"):
+    for name in DATABASES.values():
         assert content(to / name) == content(data / name)
     assert beside(to) == ["backup"]
 
@@ -93,11 +93,14 @@ def test_a_certificate_that_is_being_written_is_left_out(data: Path, tmp_path: P
 
 
 def test_no_broker_has_run_yet(data: Path, tmp_path: Path) -> None:
-    for name in ("journal.db", "messages.db"):
+    for name in ("journal.db", "messages.db", "content.db"):
         (data / name).unlink()
     (data / "pushbroker.toml").unlink()
     make_backup(data, tmp_path / "backup", version="")
-    assert set(read_manifest(tmp_path / "backup").files) == NAMES - {"journal.db", "messages.db", "pushbroker.toml"}
+    assert set(read_manifest(tmp_path / "backup").files) == {
+        "records.db",
+        *(name for name in NAMES if name.startswith("certs/")),
+    }
 
 
 def test_what_a_crash_left_in_the_log_is_in_it(data: Path, tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_a_backup_that_fails_leaves_the_one_before(data: Path, to: Path) -> None
     assert beside(to) == ["backup"]
 
 
-@pytest.mark.parametrize("name", ["records.db", "journal.db", "messages.db"])
+@pytest.mark.parametrize("name", sorted(DATABASES.values()))
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_database_is_not_backed_up(data: Path, tmp_path: Path, name: str, damage: str) -> None:
     (data / name).write_bytes(DAMAGES[damage]((data / name).read_bytes()))

@@ -35,14 +35,16 @@ def test_the_names_are_those_of_the_settings(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     assert settings.records_path == tmp_path / DATABASES["records"]
     assert settings.journal_path == tmp_path / DATABASES["journal"]
+    assert settings.messages_path == tmp_path / DATABASES["messages"]
+    assert settings.content_path == tmp_path / DATABASES["content"]
     assert settings.certs_path == tmp_path / module.CERTS
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_what_is_whole(data: Path, full: bool) -> None:
-    records, journal, messages, certs = check_data(data, full=full)
-    assert [records.name, journal.name, messages.name, certs.name] == ["records", "journal", "messages", "certs"]
-    assert all(finding.state is State.OK and finding.well and not finding.remedy for finding in (records, journal))
+    records, journal, messages, library, certs = found = check_data(data, full=full)
+    assert [one.name for one in found] == ["records", "journal", "messages", "content", "certs"]
+    assert all(one.state is State.OK and one.well and not one.remedy for one in (records, journal, messages, library))
     assert certs.well
     assert records.schema == len(module._migrations("records"))
     assert records.bytes == (data / "records.db").stat().st_size
@@ -194,3 +196,12 @@ def test_what_may_not_be_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = check_database(path, "records")
     assert found.state is State.UNREADABLE
     assert "sudo" in found.remedy
+
+
+def test_words_that_are_not_those_of_the_rows(data: Path) -> None:
+    """An item that no question would find."""
+    execute(data / "content.db", "DELETE FROM item_text_content WHERE id = 3")
+    assert check_database(data / "content.db", "content").well
+    finding = check_database(data / "content.db", "content", full=True)
+    assert (finding.state, finding.words) == (State.DAMAGED, "the words of item_text are not those of its rows")
+    assert "store restore" in finding.remedy

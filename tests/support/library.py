@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from broker.pull.fold import index_words, phrases
+from broker.pull.library import words_of
 from broker.pull.question import Asker, Decided, Question
 from broker.pull.recognise import Explained, Recogniser
-from broker.store.content import Content, ItemRow, Words, connect
+from broker.store.content import Content, ItemRow, Outcome, Written, connect
 from broker.store.records import Records
 
 NOW = datetime(2026, 11, 23, 11, 0, tzinfo=UTC)  # a Monday
 AT = int(NOW.timestamp() * 1000)
 
 
-def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> tuple[ItemRow, Words]:
+def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> Written:
     """An item with its words. Lists and mappings are written as JSON."""
     usual: dict[str, Any] = {
         "language": "it", "body": "", "image": "", "link": "", "keywords": [], "stores": [], "tags": [], "hours": {},
@@ -27,9 +27,7 @@ def item(name: str, title: str = "", brand: str = "acme", **given: Any) -> tuple
     fields = {**usual, **given}
     encoded = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in fields.items()}
     row = ItemRow(brand=brand, name=name, title=title or name, **encoded)
-    texts = (row.title, " ".join(fields["keywords"]), row.body)
-    title, keywords, body = (index_words(brand, text, row.language) for text in texts)
-    return row, Words(title, keywords, body, phrases(brand, (row.title, *fields["keywords"]), row.language))
+    return row, lambda: words_of(row)
 
 
 class Library:
@@ -41,7 +39,7 @@ class Library:
         self.records = records
         self.recogniser = Recogniser()
 
-    async def put(self, *items: tuple[ItemRow, Words]) -> int:
+    async def put(self, *items: Written) -> list[Outcome]:
         return await self.content.put(items, AT)
 
     async def explain(self, text: str, *, choice: str = "", now: datetime = NOW, **who: Any) -> Explained:

@@ -11,7 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from support.library import item
+
 from broker.store.check import DATABASES
+from broker.store.content import Content
 from broker.store.database import open_database
 
 ROWS = 60
@@ -52,6 +55,7 @@ def make_data(data: Path) -> Path:
     asyncio.run(make())
     fill_records(data / "records.db")
     fill_journal(data / "journal.db")
+    asyncio.run(fill_content(data / "content.db"))
     (data / "certs").mkdir(mode=0o700)
     for name, mode in (("ca.crt", 0o644), ("ca.key", 0o600), ("server.crt", 0o644), ("server.key", 0o640)):
         path = data / "certs" / name
@@ -75,6 +79,12 @@ def fill_records(path: Path, first: int = 0, count: int = ROWS) -> None:
                 "INSERT INTO tokens (id, brand, name, hash, created_at) VALUES (?, ?, '', ?, 0)",
                 (f"t{n}", f"b{n}", os.urandom(32)),
             )
+
+
+async def fill_content(path: Path) -> None:
+    """Items of one brand."""
+    async with await Content.open(path) as content:
+        await content.put([item(f"item-{n}", brand="b0", body=f"word{n} " * 20) for n in range(ROWS)], 0)
 
 
 def killed(data: Path, to: Path) -> Path:
