@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from support import forked
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LEFTOVERS_GRACE_S = 5.0
@@ -71,6 +72,7 @@ def _nothing_left_behind() -> Iterator[None]:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = set(_running_children()) | set(_running_threads())
     yield
+    forked.stop()
     deadline = time.monotonic() + _LEFTOVERS_GRACE_S
     while True:
         left = (set(_running_children()) | set(_running_threads())) - before

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support import forked
+
 PUSHBROKER = Path(sys.executable).with_name("pushbroker")
+_TIMEOUT_S = 60
 
 
 @dataclass
@@ -35,16 +38,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def pushbroker(*args: object, stdin: str = "", **env: str) -> Done:
     """Run a command to its end."""
-    done = subprocess.run(
-        [PUSHBROKER, *map(str, args)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(**env),
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Done(*forked.run([str(arg) for arg in args], stdin, environment(**env), _TIMEOUT_S))
 
 
 def without_rights(*args: object, **env: str) -> Done:
@@ -54,7 +48,7 @@ def without_rights(*args: object, **env: str) -> Done:
         [*drop, PUSHBROKER, *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=_TIMEOUT_S,
         env=environment(**env),
         check=False,
     )

@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from support import forked
+
 PUSHBROKER = str(Path(sys.executable).with_name("pushbroker"))
 
 
@@ -73,13 +75,7 @@ class OurBroker:
 
     def command(self, *arguments: str) -> Any:
         """Run `pushbroker …` on this broker's data and return its JSON."""
-        done = subprocess.run(
-            [PUSHBROKER, *arguments, "--json"],
-            env={"PATH": "/usr/bin:/bin", "PUSHBROKER_DATA": str(self.data)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        env = {"PATH": "/usr/bin:/bin", "PUSHBROKER_DATA": str(self.data)}
+        code, out, err = forked.run([*arguments, "--json"], "", env, 30)
+        assert code == 0, out + err
+        return json.loads(out)
