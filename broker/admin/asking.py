@@ -114,7 +114,7 @@ def why(found: Explained) -> str:
     """The rule by which it was decided, as a sentence."""
     decided = found.decided
     kind, _, what = decided.rule.partition(":")
-    good = [hit.score for hit in found.hits if not hit.left_out]
+    good = [hit for hit in found.hits if not hit.left_out]
     match kind:
         case "choice":
             return "It is an option that was offered."
@@ -127,14 +127,19 @@ def why(found: Explained) -> str:
         case "keyword":
             return "It is what an item is called, title or keyword, and nothing else."
         case "low_score":
-            return f"No item has enough of it: {good[0]:.2f} at best, and at least {found.score_min:.2f} is wanted."
+            return f"No item has enough of it: {good[0].score:.2f} at best, and {found.score_min:.2f} is wanted."
         case "not_found":
             return "No item that is for them now has a word of it."
+    named = [hit for hit in good if hit.named]
     if decided.outcome == "choice":
+        if named:
+            return "Several items have all of it that any item has, in title or keywords."
         return f"Several items have about as much of it: the first is not {found.lead:.2f} ahead of all others."
+    if named:
+        return "One item has all of it that any item has, in title or keywords."
     if len(good) == 1:
         return f"One item has enough of it: {found.score_min:.2f} is wanted."
-    return f"One item has enough of it, and is {good[0] - good[1]:.2f} ahead: {found.lead:.2f} is wanted."
+    return f"One item has enough of it, and is {good[0].score - good[1].score:.2f} ahead: {found.lead:.2f} is wanted."
 
 
 async def ready(content: Path) -> None:

@@ -60,7 +60,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for number, option in enumerate(found["choices"], 1):
         yield f"  {number}. {printable(option['title'])}  {click.style(printable(option['id']), dim=True)}"
     if found["action"]:
-        yield f"  and: {', '.join(f'{name} {value}' for name, value in found['action'].items() if value != '')}"
+        (_, does), *more = found["action"].items()
+        yield printable(" ".join((f"  then: {does}", *(f"{name}={value}" for name, value in more if value != ""))))
     if found["held"]:
         yield ""
         yield f"But their conversation is with a person ({found['held']}): what they ask goes there until it is closed."

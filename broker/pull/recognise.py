@@ -327,8 +327,6 @@ class _Look:
     def _for_a_person(self, folded: str) -> str | None:
         asker = self._asker
         for rule in self.rules.hand_over:
-            if not (rule.words or rule.tags or rule.stores):
-                continue
             word = next((word for word in rule.words if _has(folded, word, asker.language)), None)
             if (
                 (word is not None or not rule.words)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from broker.errors import Refused
 from broker.identity import check_name
 from broker.limits import RULES_MAX, TEXT_MAX
 from broker.pull import template
+from broker.pull.fold import words
 from broker.pull.hours import check_hours
 
 Text = Annotated[str, Meta(max_length=TEXT_MAX)]
@@ -172,6 +174,11 @@ def check(rules: Rules) -> None:
             raise Refused(
                 f"a route cannot be called {name}", reason=0x83, remedy="Use another name: that topic is taken."
             )
+    for phrase in chain.from_iterable([one.words for one in rules.commands] + [one.words for one in rules.hand_over]):
+        if not words(phrase):
+            raise Refused(f"there is no word in {phrase!r}", reason=0x83, remedy="Use letters or digits.")
+    if For() in rules.hand_over:
+        raise Refused("a hand_over rule says nothing", reason=0x83, remedy="Give it words, tags or stores.")
     for command in rules.commands:
         done = (command.item, command.text, command.follow, command.route, command.hand_over)
         if sum(map(bool, done)) != 1:

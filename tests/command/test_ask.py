@@ -68,6 +68,21 @@ def test_programs_get_all_of_it(ask: Callable[..., Done]) -> None:
     assert followed["action"] == {"does": "follow", "item": "wipro", "every_s": 86400}
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("torta", "Several items have all of it that any item has, in title or keywords."),
+        ("la mia torta sacher", "One item has all of it that any item has, in title or keywords."),
+        ("cioccolato fondente", "Several items have about as much of it: the first is not 0.25 ahead of all others."),
+        ("fattura", "No item that is for them now has a word of it."),
+        ("torta fattura scontrino ricevuta partita iva", "No item has enough of it: 0."),
+        ("operatore", "It is the command 'operator', and nothing else."),
+    ],
+)
+def test_why_is_said_in_a_sentence(ask: Callable[..., Done], text: str, why: str) -> None:
+    assert ask(text, "--as", "ada", "--json").json["why"].startswith(why)
+
+
 def test_the_device_says_where_and_who(ask: Callable[..., Done]) -> None:
     assert ask("orari", "--as", "ada", "--json").json["outcome"] == "nothing"
     found = ask("orari", "--device", "kiosk-7", "--json").json

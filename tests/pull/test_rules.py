@@ -1,12 +1,17 @@
 """How a brand answers: what its rules may be."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.errors import Refused
 from broker.pull.rules import Rules, in_language, of, parse, said
+from broker.pull.template import check
+
+DOCUMENT = Path(__file__).parents[2] / "docs/asking.md"
 
 FULL: dict[str, Any] = {
     "language": "it", "time_zone": "Europe/Rome", "hours": {"mon-fri": ["09:00-18:00"]}, "score_min": 0.3, "lead": 0.2,
@@ -24,6 +29,14 @@ def test_rules_are_read_as_they_are_written() -> None:
     assert of("") == Rules()
 
 
+def test_the_rules_and_the_template_of_the_document_are_ones() -> None:
+    blocks = re.findall(r"^```(\w*)\n(.+?)^```", DOCUMENT.read_text(), flags=re.MULTILINE | re.DOTALL)
+    rules, template = (text for kind, text in blocks if kind != "console")
+    assert parse(rules.encode()).otherwise == "person"
+    check(template)
+    assert all(f"`{field}`" in DOCUMENT.read_text() for field in Rules.__struct_fields__)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -34,6 +47,9 @@ def test_rules_are_read_as_they_are_written() -> None:
         {"otherwise": "route:none"},
         {"otherwise": "shrug"},
         {"commands": [{"words": ["x"]}]},
+        {"commands": [{"words": ["*"], "item": "x"}]},
+        {"hand_over": [{"words": ["?!"]}]},
+        {"hand_over": [{}]},
         {"commands": [{"words": [], "item": "x"}]},
         {"commands": [{"words": ["x"], "item": "a", "hand_over": True}]},
         {"commands": [{"words": ["x"], "route": "none"}]},
