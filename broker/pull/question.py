@@ -108,6 +108,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[Option, ...] = ()
     action: Action | None = None
     score: float = 0.0  # of the best hit, 0 to 1
+    nearest: str = ""  # which item that was, where none was good enough
     folded: str = ""  # the question's words as they were looked for
 
 

@@ -326,7 +326,9 @@ class Questions:
                 said = await self._servers.ask(action, case.fact.id, asker, case.fact.text)
                 if isinstance(said.action, HandOver):
                     said = await self._handed_over(case, said.action, said)
-                return msgspec.structs.replace(said, folded=decided.folded)
+                return msgspec.structs.replace(
+                    said, folded=decided.folded, score=decided.score, nearest=decided.nearest
+                )
         return decided
 
     async def _handed_over(self, case: _Case, action: HandOver, decided: Decided) -> Decided:
@@ -400,6 +402,7 @@ class Questions:
             rule=decided.rule,
             item=decided.shown.item,
             score=decided.score,
+            nearest=decided.nearest,
             answer=answer,
             took_us=None if asking else int((time.monotonic() - case.began) * 1e6),
         )

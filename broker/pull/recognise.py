@@ -344,7 +344,9 @@ class _Look:
         good = [one for one in hits if one.hit.score >= rules.score_min]
         best = hits[0].hit.score if hits else 0.0
         if not good:
-            return msgspec.structs.replace(self._otherwise("low_score" if hits else "not_found"), score=best)
+            nearest = hits[0].item.name if hits else ""
+            otherwise = self._otherwise("low_score" if hits else "not_found")
+            return msgspec.structs.replace(otherwise, score=best, nearest=nearest)
         leading = _leading(good, rules.lead)[: rules.choices_max]
         rule = "keyword" if leading[0].hit.exact else "search"
         if len(leading) == 1:

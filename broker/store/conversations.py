@@ -36,6 +36,7 @@ class Asked(msgspec.Struct, kw_only=True):
     score: float
     answer: str  # while the brand's server is asked: how to answer
     took_us: int | None
+    nearest: str = ""
 
 
 class Place(NamedTuple):
@@ -146,9 +147,9 @@ _BEGIN: Final = """INSERT INTO conversation
 _SAY: Final = """INSERT INTO entry (conversation, number, id, at, author, who, text)
   SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'customer', value ->> 4, value ->> 5 FROM json_each(?)"""
 _ASK: Final = """INSERT INTO question
-    (conversation, entry, brand, store, at, folded, outcome, rule, item, score, answer, took_us)
+    (conversation, entry, brand, store, at, folded, outcome, rule, item, score, answer, took_us, nearest)
   SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-    value ->> 8, value ->> 9, value ->> 10, value ->> 11 FROM json_each(?)"""
+    value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12 FROM json_each(?)"""
 
 
 class Conversations:
@@ -183,7 +184,7 @@ class Conversations:
     async def asking(self) -> list[Asked]:
         """The questions for which the brand's server was asked when the last process ended."""
         sql = """SELECT e.id, c.id, c.brand, c.kind, c.name, e.who, q.store, c.language, q.at, e.text, q.folded,
-                q.outcome, q.rule, q.item, q.score, q.answer, q.took_us
+                q.outcome, q.rule, q.item, q.score, q.answer, q.took_us, q.nearest
             FROM question q JOIN entry e ON (e.conversation, e.number) = (q.conversation, q.entry)
             JOIN conversation c ON c.number = q.conversation WHERE q.outcome = 'asking' ORDER BY q.at"""
         rows = await self.messages.read(lambda db: db.execute(sql).fetchall())
@@ -403,7 +404,7 @@ def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
     db.execute(_SAY, (_array([(*places[one.id], one.id, one.at, one.device, one.text) for one in fresh]),))
     questions = [
         (*places[one.id], one.brand, one.store, one.at, one.folded, one.outcome, one.rule, one.item, one.score,
-         one.answer, one.took_us)
+         one.answer, one.took_us, one.nearest)
         for one in fresh
     ]  # fmt: skip
     db.execute(_ASK, (_array(questions),))

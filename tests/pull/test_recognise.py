@@ -280,6 +280,9 @@ async def test_a_brand_has_rules_of_its_own(
 
 async def test_changed_rules_and_items_are_seen_at_once(shop: Library) -> None:
     assert (await shop.ask("fattura")).outcome == "nothing"
+    assert (await shop.ask("fattura")).nearest == ""
+    far = await shop.ask("torta fattura elettronica azienda spedizione")
+    assert (far.outcome, far.nearest.split("-")[0]) == ("nothing", "torta")
     await shop.put(item("fattura", "Fattura"))
     assert item_of(await shop.ask("fattura")) == "fattura"
     await shop.content.set_rules("acme", '{"commands": [{"words": ["fattura"], "text": {"": "no"}}]}')

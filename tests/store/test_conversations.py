@@ -156,3 +156,8 @@ async def test_all_of_a_brand_is_forgotten(conversations: Conversations) -> None
     await conversations.forget("acme")
     assert await rows(conversations, "SELECT brand FROM conversation") == [("rival",)]
     assert await rows(conversations, "SELECT brand FROM question") == [("rival",)]
+
+
+async def test_the_nearest_item_is_kept_where_none_was_good_enough(conversations: Conversations) -> None:
+    await conversations.book([asked(1, outcome="nothing", item="", score=0.2, nearest="torta")], 1)
+    assert await rows(conversations, "SELECT score, nearest FROM question") == [(0.2, "torta")]

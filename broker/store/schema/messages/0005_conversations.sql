@@ -57,6 +57,7 @@ CREATE TABLE question (
   rule         TEXT NOT NULL,              -- by which it was decided
   item         TEXT NOT NULL DEFAULT '',
   score        REAL NOT NULL DEFAULT 0,    -- of the best hit, 0 to 1
+  nearest      TEXT NOT NULL DEFAULT '',   -- which item that was, where none was good enough
   answer       TEXT NOT NULL,              -- as the device got it, JSON
   took_us      INTEGER,                    -- until it was answered, by whomever
   person_at    INTEGER,                    -- when a person first replied to it
