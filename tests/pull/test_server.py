@@ -257,6 +257,36 @@ async def test_of_too_many_at_a_time_the_others_are_answered_at_once(
     assert (await servers.ask(AskServer("search"), "q8", ADA, "torta")).shown.body == "di nuovo"
 
 
+@only_5
+async def test_a_device_is_answered_by_it_and_takes_its_choice(broker: Broker, servers: Servers, shop: Shop) -> None:
+    rules = {**RULES, "commands": [{"words": ["cerca *"], "route": "search"}]}
+    await broker.pull.content.set_rules("acme", json.dumps(rules))
+    shop.answer = lambda asked: {
+        "question": asked["question"],
+        "text": f"{asked['text']}{asked['choice']}",
+        "choices": [{"id": "torta:12", "title": "12 pezzi"}],
+    }
+    kiosk = await device(broker, "kiosk-7")
+    await kiosk.subscribe("acme/device/kiosk-7/answer", qos=1)
+
+    async def ask(question: str) -> Any:
+        await kiosk.publish("acme/device/kiosk-7/up/ask", question.encode(), qos=1)
+        return json.loads((await kiosk.expect_message()).payload)
+
+    said = await ask("cerca torta")
+    assert (said["kind"], said["by"], said["body"]) == ("answer", "server", "cerca torta")
+    (choice,) = said["choices"]
+    assert (await ask(json.dumps({"choice": choice["id"]})))["body"] == "torta:12"
+    await broker.bridge.intake.until(broker.core.fact_head)
+    sql = "SELECT outcome, rule, folded FROM question ORDER BY entry"
+    async with asyncio.timeout(10):
+        while (  # noqa: ASYNC110 - in another thread
+            booked := await broker.bridge.messages.read(lambda db: db.execute(sql).fetchall())
+        ) != [("server", "route:search", "cerca torta"), ("server", "route:search", "")]:
+            await asyncio.sleep(0.01)
+    assert len(booked) == 2
+
+
 async def test_the_documented_examples_answer(broker: Broker, servers: Servers, tmp_path: Path) -> None:
     token = await broker.directory.token_issue("acme")
     python, shell = re.findall(r"```(?:python|sh)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -268,7 +298,7 @@ async def test_the_documented_examples_answer(broker: Broker, servers: Servers, 
         try:
             async with asyncio.timeout(30):
                 while (  # noqa: ASYNC110 - nothing tells
-                    said := await servers.ask(AskServer("search"), "q1", ADA, "torta")
+                    said := await servers.ask(AskServer("search"), "q1", ADA, "cerca torta")
                 ).outcome == "nothing":
                     await asyncio.sleep(0.02)  # it is starting
             return said
