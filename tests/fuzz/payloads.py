@@ -22,9 +22,14 @@ from broker.bridge.books import Books
 from broker.bridge.facts import Saying
 from broker.bridge.receipts import Receipt, Receipts
 from broker.config import Settings
+from broker.counters import Counters
 from broker.errors import PushbrokerError, Refused
 from broker.identity import Identity, Role
 from broker.message import Message
+from broker.pull import inbox_requests
+from broker.pull.moves import InboxRefused
+from broker.pull.voices import Voices
+from broker.store.entries import Who
 from broker.trust.certificates import alternative_names, load_certificate, requested_key
 from broker.trust.secrets import normal_code
 from broker.wire.topics import check_topic_name
@@ -94,7 +99,52 @@ def _code(data: bytes) -> None:
     assert code is None or normal_code(code) == code
 
 
-_KINDS = [_csr, _certificate, _receipt, _operation, _code]
+def _asked_by_an_agent(data: bytes) -> None:
+    """A request to a brand's inbox."""
+    try:
+        assert isinstance(inbox_requests.parse(data), inbox_requests.REQUESTS)
+    except InboxRefused as error:
+        told = msgspec.json.decode(inbox_requests.refusal(data, error.code, error.field, error.message))
+        assert told["code"] in ("bad_json", "bad_value")
+        assert told["message"]
+
+
+class _Conversations:
+    """Notes what is done with them."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+        self.store = self
+
+    async def seen(self, who: Who, number: int) -> None:
+        assert 0 <= number < 1 << 53
+        self.done.append(who)
+
+    async def end(self, who: Who, _at: int) -> None:
+        self.done.append(who)
+
+    async def rate(self, brand: str, kind: str, name: str, question: str, thumb: int) -> bool:
+        assert (len(question) <= 64, thumb) in ((True, 1), (True, -1))
+        self.done.append(Who(brand, "user", name))
+        return kind == "user"
+
+
+def _said_of_a_conversation(data: bytes) -> None:
+    """What a device says on its `up/conversation`."""
+    conversations, counters = _Conversations(), Counters()
+    heard = cast("Any", SimpleNamespace(on=lambda *_: None, serve=lambda *_: None))
+    nothing = cast("Any", lambda *_, **__: None)
+    voices = Voices(
+        inbox=cast("Any", conversations), intake=heard, router=heard, publish=nothing, spawn=nothing,
+        counters=counters, log=nothing,
+    )  # fmt: skip
+    with suppress(StopIteration):  # nothing in it waits
+        voices.handle(Saying("acme", "kiosk-7", "ada", "milano", "conversation", data, 0)).send(None)
+    assert len(conversations.done) + counters.inbox_refused == 1
+    assert conversations.done in ([], [Who("acme", "user", "ada")])
+
+
+_KINDS = [_csr, _certificate, _receipt, _operation, _code, _asked_by_an_agent, _said_of_a_conversation]
 
 
 def _pem(what: str, data: bytes) -> bytes:
@@ -129,6 +179,20 @@ def seeds() -> Iterator[bytes]:
         yield b"\x03" + bytes((at,)) + b'{"topic": "a/b", "payload": "eA==", "qos": 1, "ttl_s": 5, "filters": ["a/#"]}'
     yield b"\x047K3QD-00000-00000-00000"
     yield b"\x04 7k3qdoiilloooo-1234567"
+    for do in inbox_requests.REQUESTS:
+        given = {field.encode_name: "x" for field in msgspec.structs.fields(do) if field.required}
+        yield b"\x05" + msgspec.json.encode({"do": do.__struct_config__.tag, "request_id": "r", **given})
+    yield b'\x05{"do": "show", "conversation": "c1", "most": 1e99}'
+    yield b'\x06{"do": "read", "entry": 3}'
+    yield b'\x06{"do": "rate", "question": "q1", "thumb": -1}'
+    yield b'\x06{"do": "close"}'
 
 
-TARGET = Target("payloads", "requests, receipts, codes, operations", run, seeds, bytes_max=1024, runs_in_ci=2000)
+TARGET = Target(
+    "payloads",
+    "requests, receipts, codes, operations, what agents and devices say of conversations",
+    run,
+    seeds,
+    bytes_max=1024,
+    runs_in_ci=2000,
+)
