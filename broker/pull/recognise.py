@@ -44,8 +44,9 @@ CANDIDATES: Final = 12
 NAMESAKES: Final = 2000
 # Rows that one search may rank, a microsecond each. Words that are in more items are left out of it, where there are
 # rarer ones; of items that have only such words the newest are looked at.
-RANKED: Final = 300
+RANKED: Final = 150
 _PREFIX_MIN: Final = 3
+_BEGUN_MAX: Final = 100  # words that one may be the beginning of: 20 us
 _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
 # What a word is worth where it is; one that is only begun is so in a title or a keyword.
 _WORTH: Final = {"title": 1.0, "keywords": 1.0, "beginning": 0.8, "body": 0.6}
@@ -391,19 +392,24 @@ class _Look:
         return sorted(kept.values(), key=lambda one: -one.hit.score)[:CANDIDATES]
 
     def _called(self, fits: str, *, left_out: bool = False) -> list[_Found]:
-        """The items of which it is the title, or a keyword, as a whole."""
+        """The items of which it is the title, or a keyword, as a whole: in their language, or else in others."""
         asker = self._asker
         phrase = phrase_key(asker.brand, " ".join(self.words), asker.language)
-        sql = f"""SELECT {_ITEM} FROM (SELECT item FROM phrase WHERE phrase = :phrase LIMIT {NAMESAKES}) p
-            JOIN item i ON i.number = p.item WHERE {fits} ORDER BY i.language NOT IN (:language, '')"""  # noqa: S608 - our words
-        found = []
-        with closing(self._db.execute(sql, {**self._who, "phrase": phrase, "language": self._language})) as rows:
-            for item in map(Item._make, rows):
-                why = self._left_out(item)
-                if bool(why) is left_out:
-                    found.append(self._found(item, 1.0, why, exact=True))
-                    if len(found) == CANDIDATES:
-                        break
+        values = {**self._who, "phrase": phrase, "language": self._language}
+        found: list[_Found] = []
+        for other in ("", "NOT"):
+            sql = f"""SELECT {_ITEM} FROM (SELECT item FROM phrase WHERE phrase = :phrase LIMIT {NAMESAKES}) p
+                JOIN item i ON i.number = p.item
+                WHERE i.language {other} IN (:language, '') AND {fits}"""  # noqa: S608 - our own words
+            with closing(self._db.execute(sql, values)) as rows:
+                for item in map(Item._make, rows):
+                    why = self._left_out(item)
+                    if bool(why) is left_out:
+                        found.append(self._found(item, 1.0, why, exact=True))
+                        if len(found) == CANDIDATES:
+                            break
+            if found:
+                break
         return found
 
     def _having(self, fits: str, *, left_out: bool = False) -> list[_Found]:
@@ -537,14 +543,16 @@ class _Asked:
                 self._rows[word] = sum(map(self._count, self._forms[word]))
                 if self._rows[word]:
                     break
+        last = asked[-1]
+        self._begun = ""
+        if len(last) >= _PREFIX_MIN and not self._rows[last] and (rows := self._beginning(last)):
+            self._begun, self._rows[last] = last, rows
         # A word that one item has counts twice as much as one that all have, and that much more than one of none.
         self._weights = {
             word: 1 + log(1 + items / (1 + min(rows, items))) / log(1 + items) if rows else _UNKNOWN
             for word, rows in self._rows.items()
         }
         self._all = sum(self._weights.values())
-        last = asked[-1]
-        self._begun = last if len(last) >= _PREFIX_MIN and not self._rows[last] else ""
 
     def _count(self, form: str) -> int:
         """In how many items a word is, about; 0 only if it is in none."""
@@ -554,11 +562,16 @@ class _Asked:
             known = self._counts[form] = int(row[0]) if row is not None else 0
         return known
 
+    def _beginning(self, word: str) -> int:
+        """In how many items words are that begin so, about; 0 also if these are too many words to say anything."""
+        first = self._before + token(word)
+        sql = f"SELECT doc FROM item_word WHERE term > ? AND term < ? LIMIT {_BEGUN_MAX + 1}"  # noqa: S608 - our own
+        rows = self._db.execute(sql, (first, first + "\x7f")).fetchall()
+        return sum(doc for (doc,) in rows) if len(rows) <= _BEGUN_MAX else 0
+
     def queries(self) -> Iterator["_Query"]:
         """How those are found that are worth a closer look: one search mostly, two at most."""
-        known = sorted(
-            (word for word in self._forms if self._rows[word] or word == self._begun), key=lambda word: self._rows[word]
-        )
+        known = sorted((word for word in self._forms if self._rows[word]), key=lambda word: self._rows[word])
         if not known:
             return
         rare: list[str] = []
@@ -588,24 +601,22 @@ class _Asked:
 
     def matched(self, folded: Sequence[str]) -> dict[str, str]:
         """Which words of the question an item has, and where: in the best place of each."""
-        title, keywords, body = (set(text.split()) for text in folded)
+        title, keywords, body = (f" {text} " for text in folded)
         found: dict[str, str] = {}
         for word, group in self._forms.items():
-            if not title.isdisjoint(group):
-                found[word] = "title"
-            elif not keywords.isdisjoint(group):
-                found[word] = "keywords"
-            elif word == self._begun and any(one.startswith(self._before + token(word)) for one in (*title, *keywords)):
+            if not self._rows[word]:
+                continue
+            for place, text in (("title", title), ("keywords", keywords), ("body", body)):
+                if any(f" {form} " in text for form in group):
+                    found[word] = place
+                    break
+            if word == self._begun and f" {self._before}{token(word)}" in title + keywords:
                 found[word] = "beginning"
-            elif not body.isdisjoint(group):
-                found[word] = "body"
         return found
 
     def names(self, matched: Mapping[str, str]) -> bool:
         """Whether that is all of it that is known here, in what an item is called."""
-        return all(
-            matched.get(word, "body") in ("title", "keywords") for word, rows in self._rows.items() if rows
-        ) and bool(matched)
+        return all(matched.get(word, "body") != "body" for word, rows in self._rows.items() if rows) and bool(matched)
 
     def share(self, matched: Mapping[str, str]) -> float:
         """How much of the question that is, from 0 to 1."""

@@ -54,6 +54,8 @@ def item_of(decided: Decided) -> str:
         ("opening hours", "en", "orari"),
         ("wipro", "de", "wipro"),
         ("wip", "it", "wipro"),  # still being typed
+        ("torta cioc", "it", "torta-cioccolato"),
+        ("le mele del negozio", "it", "torta-mele"),
         ("gutscheine", "it", "gutschein"),  # another language is better than none
         ("cannella", "it", "torta-mele"),  # in the body
         ("torta", "it", "choice"),
@@ -180,7 +182,7 @@ async def test_what_is_for_them_comes_before_what_is_for_all(shop: Library) -> N
 
 
 async def test_namesakes_of_other_stores_do_not_hide_their_own(shop: Library) -> None:
-    chain = [item(f"parcheggio-{n}", "Parcheggio", body=f"{n}", stores=[f"store-{n}"]) for n in range(40)]
+    chain = [item(f"parcheggio-{n}", "Parcheggio", body=f"{n}", stores=[f"store-{n}"]) for n in range(200)]
     await shop.put(*chain)
     for text in ("parcheggio", "parcheggio del negozio"):
         assert (await shop.ask(text, store="store-3")).shown.body == "3"
