@@ -13,6 +13,8 @@ _PHRASES: Final[dict[Verb, tuple[str, ...]]] = {
     "help": ("help", "aiuto", "comandi", "hilfe"),
     "operator": ("operator", "human", "person", "agent", "operatore", "persona", "mitarbeiter", "mensch"),
 }
+# To a person: they may go. To the automation these are words like others.
+_CLOSING: Final = ("close", "chiudi", "schliessen", "beenden")
 _WHOLE: Final = {phrase: verb for verb, phrases in _PHRASES.items() for phrase in phrases}
 _BEGINNINGS: Final[dict[Verb, tuple[str, ...]]] = {
     "follow": ("follow", "segui", "folge"),
@@ -50,6 +52,11 @@ def command_of(text: str) -> Command | None:
     if verb == "follow":
         rest, every_s = _often(rest)
     return Command(verb, rest, every_s) if rest else None
+
+
+def closes(text: str) -> bool:
+    """Whether somebody who talks to a person has no more to say."""
+    return " ".join(words(text)) in _CLOSING
 
 
 def _often(rest: str) -> tuple[str, int]:

@@ -151,13 +151,25 @@ class Inbox:
             self._happened("waiting", row)
         return ways.handed_over(asker, here)
 
+    async def farewell(self, brand: str, kind: str, name: str) -> str:
+        """What they are told who close their conversation; it ends when that is in the books."""
+        row = self._held.get(brand, {}).get((kind, name))
+        if row is None:
+            return ""  # an agent was faster
+        return (await self._ways(brand)).words("closed", await self._asker(row))
+
     async def said(self, place: Place) -> None:
         """The customer has said something, which is in the books; an agent is to hear of it."""
         row, said = await self.store.numbered(place.conversation), await self.store.entry(place)
-        if row is not None and said is not None and row.state in HELD:
-            self._took(row)
-            self._typing.pop(row.id, None)
+        if row is None or said is None:
+            return
+        self._took(row)
+        self._typing.pop(row.id, None)
+        if row.state in HELD:
             self.telling.agents("said", row, said=said, by="customer")
+        elif row.state == "closed":
+            self._happened("closed", row, by="customer", said=said)
+            await self._spread(row.brand)
 
     async def end(self, who: Who, at: int) -> None:
         """The customer has closed their conversation, then."""
@@ -349,9 +361,18 @@ class Inbox:
         if not request.canned:
             return request.text
         canned = await self.staff.canned(row.brand, request.canned, row.language)
+        asker = await self._asker(row)
+        text = template.render(canned, asker, {"agent": _title(agent), "conversation": row.id}).strip()
+        if not text or len(text) > limits.REPLY_MAX:
+            what = f"the reply {request.canned} is empty, or longer than {limits.REPLY_MAX:,} characters, for them"
+            raise InboxRefused("bad_canned", "canned", what)
+        return text
+
+    async def _asker(self, row: Conversation) -> Asker:
+        """The customer, for templates."""
         profile = await self.people.profiles.profile(Who(row.brand, row.kind, row.name))
         (shown,) = await self.looking.shown([row])
-        asker = Asker(
+        return Asker(
             brand=row.brand,
             device="" if row.kind == "user" else row.name,
             user=row.name if row.kind == "user" else "",
@@ -361,11 +382,6 @@ class Inbox:
             tags=frozenset(profile.tags),
             attributes=profile.attributes,
         )
-        text = template.render(canned, asker, {"agent": _title(agent), "conversation": row.id}).strip()
-        if not text or len(text) > limits.REPLY_MAX:
-            what = f"the reply {request.canned} is empty, or longer than {limits.REPLY_MAX:,} characters, for them"
-            raise InboxRefused("bad_canned", "canned", what)
-        return text
 
     async def _done(self, event: str, row: Conversation, change: Change, done: NewEntry) -> dict[str, Any]:
         """Make a move, and tell of it."""

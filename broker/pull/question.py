@@ -96,7 +96,11 @@ class AskServer(msgspec.Struct, frozen=True, tag=True):
     choice: str = ""
 
 
-Action = Follow | Unfollow | OptOut | OptIn | HandOver | AskServer
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """They have no more to say to the person who has their conversation."""
+
+
+Action = Close | Follow | Unfollow | OptOut | OptIn | HandOver | AskServer
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):

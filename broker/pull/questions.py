@@ -29,10 +29,12 @@ from broker.limits import (
 )
 from broker.message import Message
 from broker.pull.asking import Code, QuestionRefused, parse, reply_topic
+from broker.pull.commands import closes
 from broker.pull.question import (
     Answer,
     Asker,
     AskServer,
+    Close,
     Decided,
     Follow,
     HandOver,
@@ -45,7 +47,7 @@ from broker.pull.question import (
     Unfollow,
 )
 from broker.session.session import Session
-from broker.store.conversations import ASKING, Asked, Conversations, Place
+from broker.store.conversations import ASKING, CLOSING, Asked, Conversations, Place
 from broker.wire.packets import Properties
 from broker.wire.publish import forwarded, properties_of
 
@@ -56,7 +58,7 @@ _KINDS: Final[dict[Outcome, _Kind]] = {"choice": "choice", "person": "person", "
 _encode: Final = msgspec.json.Encoder().encode
 
 # Whoever asks next sees what these have changed.
-_CHANGES: Final = (Follow, Unfollow, OptOut, OptIn, HandOver)
+_CHANGES: Final = (Close, Follow, Unfollow, OptOut, OptIn, HandOver)
 
 Look = Callable[[Sequence[Questioned], int], Awaitable[list[tuple[Asker, Decided] | Exception]]]
 
@@ -70,6 +72,10 @@ class Persons(Protocol):
 
     async def hand_over(self, asker: Asker, why: str, question: str) -> str:
         """From now on that is so; no matter how often this is called. Returns what the customer is told, or ''."""
+        ...
+
+    async def farewell(self, brand: str, kind: str, name: str) -> str:
+        """What the customer is told who closes their conversation; it ends when that is in the books."""
         ...
 
     async def said(self, place: Place) -> None:
@@ -259,15 +265,16 @@ class Questions:
         found = dict(zip((case.who for case in wanted), await self._found(wanted), strict=True))
         answered: list[tuple[_Case, Answer]] = []
         for who, case in batch.items():
-            result = found.get(who, _HELD)
+            result = found.get(who) or (_CLOSED if closes(case.fact.text) else _HELD)
             if case.answer is not None:
                 answered.append((case, case.answer))
             elif isinstance(result, Exception):
                 answered.append((case, self._failed(case, result)))
-            elif isinstance(result, Decided):
-                answered.append((case, self._finish(case, result)))
             else:
-                case.asker, decided = result
+                if isinstance(result, Decided):
+                    decided = result
+                else:
+                    case.asker, decided = result
                 if decided.action is None:
                     answered.append((case, self._finish(case, decided)))
                 else:
@@ -312,6 +319,9 @@ class Questions:
         """Do what is decided; returns what is to be said."""
         asker, action = case.asker, decided.action
         match action:
+            case Close():
+                words = await self._persons.farewell(*case.who)
+                return msgspec.structs.replace(decided, shown=Shown(body=words), action=None)
             case Follow():
                 await self._follows.follow(asker, action.item, action.every_s, f"device/{asker.device}")
             case Unfollow():
@@ -438,7 +448,7 @@ class Questions:
         for case in cases:
             self._open.pop(case.fact.id, None)
         for row in rows:
-            if row.outcome == "person" and row.id in places:
+            if (row.outcome == "person" or row.rule == CLOSING) and row.id in places:
                 await self._persons.said(places[row.id])
 
     async def resume(self) -> None:
@@ -468,6 +478,7 @@ class _Asking(msgspec.Struct, frozen=True, kw_only=True):
 
 _decode_asking: Final = msgspec.json.Decoder(_Asking).decode
 _HELD: Final = Decided(outcome="person", rule="held")
+_CLOSED: Final = Decided(outcome="command", rule=CLOSING, action=Close())
 
 
 def _unknown(fact: Questioned) -> Asker:

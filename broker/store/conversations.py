@@ -10,6 +10,7 @@ import msgspec
 from broker.store.messages import Messages, applied_in
 
 ASKING: Final = "asking"
+CLOSING: Final = "command:close"  # the rule by which a customer ends their conversation: it is closed with that
 
 State = Literal["automated", "waiting", "agent", "closed"]
 # With a person, or for one.
@@ -141,9 +142,12 @@ _BEGIN: Final = """INSERT INTO conversation
   SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, 'automated', value ->> 6,
     value ->> 7, value ->> 8 FROM json_each(?) WHERE true
   ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET entries = entries + excluded.entries,
-    changed_at = max(changed_at, excluded.changed_at), store = excluded.store, language = excluded.language,
+    changed_at = max(changed_at, excluded.changed_at), store = excluded.store,
+    language = coalesce(nullif(excluded.language, ''), language),
     waiting_since = iif(state IN ('waiting', 'agent'), coalesce(waiting_since, excluded.opened_at), NULL)
   RETURNING brand, kind, name, number, entries"""
+_END: Final = """UPDATE conversation SET state = 'closed', waiting_since = NULL, closed_at = ?, closed_by = 'customer'
+  WHERE number = ?"""
 _SAY: Final = """INSERT INTO entry (conversation, number, id, at, author, who, text)
   SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'customer', value ->> 4, value ->> 5 FROM json_each(?)"""
 _ASK: Final = """INSERT INTO question
@@ -162,7 +166,7 @@ class Conversations:
         """Write questions down, each once, with the number of the last fact. Returns where those stand that are new."""
 
         def work(db: sqlite3.Connection) -> dict[str, Place]:
-            places = _booked(db, asked)
+            places = _booked_in_turn(db, asked)
             applied_in(db, up_to)
             return places
 
@@ -331,7 +335,7 @@ def _open(db: sqlite3.Connection, opening: Opening) -> int:
         """INSERT INTO conversation (id, brand, kind, name, store, language, state, opened_at, changed_at)
            VALUES (?, ?, ?, ?, ?, ?, 'automated', ?, ?)
            ON CONFLICT (brand, kind, name) WHERE state <> 'closed' DO UPDATE SET
-             store = excluded.store, language = excluded.language
+             store = excluded.store, language = coalesce(nullif(excluded.language, ''), language)
            RETURNING number""",
         (*opening, opening.at),
     ).fetchone()
@@ -375,6 +379,19 @@ def changed(
     return _listed(db, "WHERE c.number = ?", number)[0], place
 
 
+def _booked_in_turn(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
+    """Write questions down; what comes after one that ends a conversation begins another."""
+    places: dict[str, Place] = {}
+    begin = 0
+    for end, one in enumerate(asked, 1):
+        if one.rule == CLOSING:
+            places |= _booked(db, asked[begin:end])
+            begin = end
+            if one.id in places:
+                db.execute(_END, (one.at, places[one.id].conversation))
+    return places | _booked(db, asked[begin:])
+
+
 def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
     """Write down those questions that are not there yet.
 
@@ -390,7 +407,7 @@ def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
             all_[0].conversation,
             *who,
             all_[-1].store,
-            all_[-1].language,
+            next((one.language for one in reversed(all_) if one.language), ""),
             all_[0].at,
             max(one.at for one in all_),
             len(all_),

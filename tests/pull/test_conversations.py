@@ -419,6 +419,19 @@ async def test_a_device_reads_rates_and_closes(mia: Lab) -> None:
         await mia.do("take")
 
 
+async def test_a_customer_closes_with_a_word(mia: Lab) -> None:
+    kiosk = await listening(mia.broker, "kiosk-7", "acme/device/kiosk-7/answer")
+    await mia.ask(ADA)
+    await kiosk.publish("acme/device/kiosk-7/up/ask", b"Chiudi")
+    answer = await got(kiosk)
+    assert (answer["kind"], answer["text"]) == ("answer", "Questa conversazione è chiusa. Chiedi di nuovo quando vuoi.")
+    closed = await mia.event("closed")
+    assert (closed["by"], closed["entry"]["text"], closed["conversation"]["closed_by"]) == (
+        "customer", "Chiudi", "customer"
+    )  # fmt: skip
+    assert not mia.inbox.held("acme", "user", "ada")
+
+
 async def test_what_cannot_be_understood_changes_nothing(mia: Lab) -> None:
     kiosk = await device(mia.broker, "till-3")
     await mia.ask(ADA)

@@ -104,6 +104,10 @@ class Lab:
         self.done.append(("hand_over", asker.name, why))
         return "Somebody comes."
 
+    async def farewell(self, brand: str, kind: str, name: str) -> str:
+        self.people.discard((brand, kind, name))
+        return "bye"
+
     async def said(self, place: Place) -> None:
         self.done.append(("said", *place))
 
@@ -300,6 +304,25 @@ async def test_with_a_person_nothing_is_looked_up(lab: Lab) -> None:
     assert await lab.rows() == [("and at noon?", "person", "held", "")]
     assert lab.done == [("said", 1, 1)]
     assert lab.batches == []
+
+
+async def test_who_says_so_to_a_person_has_closed_their_conversation(lab: Lab) -> None:
+    lab.people.add(("acme", "user", "ada"))
+    lab.say("good-bye")
+    lab.say("Schließen!")
+    lab.say("close")  # the automation has them again
+    lab.answers["close"] = Decided(outcome="answered", rule="search", shown=Shown(body="We close at six."))
+    answers = [await lab.answer() for _ in range(3)]
+    assert [(one.kind, one.text) for one in answers] == [
+        ("person", ""),
+        ("answer", "bye"),
+        ("answer", "We close at six."),
+    ]
+    await lab.book()
+    sql = "SELECT state, closed_by, entries FROM conversation"
+    rows = await lab.store.messages.read(lambda db: db.execute(sql).fetchall())
+    assert rows == [("closed", "customer", 2), ("automated", "", 1)]
+    assert lab.done == [("said", 1, 1), ("said", 1, 2)]
 
 
 async def test_what_follows_a_hand_over_goes_to_the_person(lab: Lab) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.store.conversations import Asked, Conversations, NewEntry, Opening, Place, changed
+from broker.store.conversations import CLOSING, Asked, Conversations, NewEntry, Opening, Place, changed
 from broker.store.messages import Messages
 
 AT = 1_795_000_000_000
@@ -161,3 +161,24 @@ async def test_all_of_a_brand_is_forgotten(conversations: Conversations) -> None
 async def test_the_nearest_item_is_kept_where_none_was_good_enough(conversations: Conversations) -> None:
     await conversations.book([asked(1, outcome="nothing", item="", score=0.2, nearest="torta")], 1)
     assert await rows(conversations, "SELECT score, nearest FROM question") == [(0.2, "torta")]
+
+
+async def test_who_is_not_looked_up_keeps_their_language(conversations: Conversations) -> None:
+    await conversations.book([asked(1), asked(2, language="")], 1)
+    await conversations.hand_over(OPENING._replace(language=""), lambda _: {})
+    row = await conversations.numbered(1)
+    assert row is not None
+    assert row.language == "it"
+
+
+async def test_what_ends_a_conversation_is_its_last_word(conversations: Conversations) -> None:
+    closing = asked(2, rule=CLOSING, outcome="command")
+    for _ in range(2):
+        places = await conversations.book([asked(1), closing, asked(3), asked(4, name="bob")], 1)
+    assert places == {}
+    sql = "SELECT id, state, entries, closed_by FROM conversation"
+    assert await rows(conversations, sql) == [
+        ("c1", "closed", 2, "customer"),
+        ("c3", "automated", 1, ""),
+        ("c4", "automated", 1, ""),
+    ]
