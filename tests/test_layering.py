@@ -32,7 +32,7 @@ ARROWS = {
     "committer": BASE | {"wire", "route", "session"},
     "app": BELOW_APP | {"admission", "committer", "links", "pull"},
     "admin": BELOW_APP | {"app", "links", "pull"},
-    "command": BELOW_APP | {"app", "admin", "bench", "client_sdk"},
+    "command": BELOW_APP | {"app", "admin", "bench", "client_sdk", "pull"},
     "client_sdk": set(),
     "__init__": set(),
     "__main__": {"command"},

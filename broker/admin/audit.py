@@ -32,6 +32,7 @@ _NOT: Final = (
     *("campaign.list", "campaign.show", "campaign.test", "campaign.figures"),
     *("command.list", "command.show", "command.watch", "link.list", "link.show", "link.test"),
     *("segment.list", "segment.show", "restraint.show", "agent.list", "canned.list", "inbox.typing"),
+    *("content.list", "content.show", "content.rules"),
 )
 _READ: Final = (
     *("user.list", "user.show", "user.export", "device.list", "device.show", "connections.list", "tail"),
@@ -49,6 +50,7 @@ _RECORDS: Final = (
 )
 _CHANGE: Final = (
     *("send", "message.send", "message.withdraw", "config.set", "command.run", "command.resume", "command.cancel"),
+    *("content.put", "content.set", "content.remove", "content.prune", "content.rules_set"),
     *(f"campaign.{verb}" for verb in ("add", "set", "start", "pause", "resume", "stop", "remove", "retarget")),
     *(f"inbox.{verb}" for verb in ("take", "reply", "note", "hand_back", "assign", "close", "read")),
     *("agent.add", "agent.set", "agent.remove", "canned.set", "canned.remove"),
@@ -62,7 +64,20 @@ OPERATIONS: Final[Mapping[str, Noted]] = {
 
 # Secrets, what was said or sent, and what is known of somebody: of these stands only that they were given.
 HIDDEN: Final = frozenset(
-    {"password", "payload", "request", "text", "content", "definition", "csr_pem", "user_properties", "title", "reason"}
+    {
+        "password",
+        "payload",
+        "request",
+        "text",
+        "content",
+        "definition",
+        "csr_pem",
+        "user_properties",
+        "title",
+        "reason",
+        "items",
+        "rules",
+    }
 )
 # Of these the names stand, and not the values.
 KEYS: Final = frozenset({"attributes", "args", "changes"})

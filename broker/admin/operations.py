@@ -30,13 +30,18 @@ from broker.bridge.people import People
 from broker.config import Settings
 from broker.errors import NotFound, PushbrokerError, Refused
 from broker.identity import check_name
+from broker.limits import ITEMS_AT_ONCE, ITEMS_PAGE_MAX
 from broker.links.book import Book
 from broker.links.links import idle
 from broker.pull import inbox_requests
+from broker.pull import rules as rules_
 from broker.pull.conversations import Inbox
+from broker.pull.library import Library
+from broker.pull.library import unknown as unknown_item
 from broker.pull.looking import Looking, at
 from broker.store.agents import Agents
 from broker.store.audit import AuditLog, AuditReader, Entry, outcome_of
+from broker.store.content import Content
 from broker.store.conversations import Conversations
 from broker.store.database import Database, open_database, open_reader
 from broker.store.entries import Device
@@ -112,6 +117,17 @@ class Context:
         """The inbox of a running broker, or `Unreachable`."""
         return self.running.pull.inbox
 
+    @asynccontextmanager
+    async def library(self, *, reading: bool = False) -> AsyncIterator[Library]:
+        """What brands have to say; who only reads has a connection of their own."""
+        path = self.settings.content_path
+        if self.broker is not None and not reading:
+            yield Library(self.broker.pull.content)
+            return
+        opened = await Content.open(path) if self.broker is None else Content(path, await open_reader(path))
+        async with opened as content:
+            yield Library(content)
+
     async def _reader(self, path: Path) -> Database:
         return await (open_database(path, SCHEMA) if self.broker is None else open_reader(path))
 
@@ -180,7 +196,7 @@ def _operation(name: str, *, needs_broker: bool) -> Callable[[Function], Functio
 
 
 for _method in (
-    *("brand_add", "brand_list", "brand_show", "brand_set", "brand_remove"),
+    *("brand_add", "brand_list", "brand_show", "brand_set"),
     *("token_issue", "token_list", "token_revoke"),
     *("user_add", "user_list", "user_show", "user_remove"),
     *("store_add", "store_list", "store_show", "store_remove"),
@@ -189,6 +205,15 @@ for _method in (
     *("cert_issue", "cert_renew", "cert_list", "cert_revoke"),
 ):
     _of_directory(_method)
+
+
+@_operation("brand.remove", needs_broker=False)
+async def _brand_remove(context: Context, *, name: str) -> Any:
+    removed = await context.directory.brand_remove(name)
+    async with context.library() as library:
+        await library.content.brand_gone(name)  # a brand that is added anew under this name begins empty
+    return removed
+
 
 _OF_PEOPLE: Final[dict[str, Callable[..., Any]]] = {
     "profile.show": People.show,
@@ -221,7 +246,9 @@ async def _ca(context: Context) -> dict[str, Any]:
 
 @_operation("status", needs_broker=True)
 async def _status(context: Context) -> Any:
-    return {"pid": os.getpid(), "data": str(context.settings.data), **context.running.status()}
+    status = context.running.status()
+    content = {"items": await context.running.pull.content.count()}
+    return {"pid": os.getpid(), "data": str(context.settings.data), **status, "content": content}
 
 
 @_operation("connections.list", needs_broker=True)
@@ -626,6 +653,85 @@ async def _canned_set(context: Context, *, brand: str, name: str, text: str, lan
 async def _canned_remove(context: Context, *, brand: str, name: str, language: str | None = None) -> Any:
     count = await context.inbox.staff.canned_remove(brand, name, language)
     return {"brand": brand, "name": name, "language": language, "removed": count}
+
+
+# -- content -----------------------------------------------------------------------------------------------------------
+
+_Items = Annotated[tuple[Any, ...], msgspec.Meta(max_length=ITEMS_AT_ONCE)]
+_Named = Annotated[tuple[tuple[str, str], ...], msgspec.Meta(max_length=ITEMS_AT_ONCE)]
+_ItemPage = Annotated[int, msgspec.Meta(ge=1, le=ITEMS_PAGE_MAX)]
+
+
+@_operation("content.put", needs_broker=False)
+async def _content_put(context: Context, *, brand: str, items: _Items, dry_run: bool = False) -> Any:
+    await context.directory.check(brand)
+    async with context.library() as library:
+        return await library.put(brand, items, dry_run=dry_run)
+
+
+@_operation("content.set", needs_broker=False)
+async def _content_set(
+    context: Context, *, brand: str, name: str, language: str | None = None, changes: dict[str, Any]
+) -> Any:
+    await context.directory.check(brand)
+    async with context.library() as library:
+        await library.set(brand, name, language, changes)
+        return await library.show(brand, name, language)
+
+
+@_operation("content.list", needs_broker=False)
+async def _content_list(
+    context: Context,
+    *,
+    brand: str,
+    search: str = "",
+    language: str | None = None,
+    after: str = "",
+    most: _ItemPage = 100,
+) -> Any:
+    await context.directory.check(brand)
+    async with context.library(reading=True) as library:
+        return await library.list(brand, search=search, language=language, after=after, most=most)
+
+
+@_operation("content.show", needs_broker=False)
+async def _content_show(context: Context, *, brand: str, name: str, language: str | None = None) -> Any:
+    await context.directory.check(brand)
+    async with context.library(reading=True) as library:
+        return await library.show(brand, name, language)
+
+
+@_operation("content.remove", needs_broker=False)
+async def _content_remove(context: Context, *, brand: str, name: str, language: str | None = None) -> Any:
+    await context.directory.check(brand)
+    async with context.library() as library:
+        if not (removed := await library.remove(brand, [(name, language)])):
+            raise unknown_item(brand, name, language)
+        return {"brand": brand, "name": name, "removed": removed}
+
+
+@_operation("content.prune", needs_broker=False)
+async def _content_prune(context: Context, *, brand: str, items: _Named) -> Any:
+    """Remove items, each as its name and language, that a file of all of them does not have."""
+    await context.directory.check(brand)
+    async with context.library() as library:
+        return {"removed": await library.remove(brand, items)}
+
+
+@_operation("content.rules", needs_broker=False)
+async def _content_rules(context: Context, *, brand: str) -> Any:
+    await context.directory.check(brand)
+    async with context.library(reading=True) as library:
+        return rules_.of(await library.content.rules(brand))
+
+
+@_operation("content.rules_set", needs_broker=False)
+async def _content_rules_set(context: Context, *, brand: str, rules: bytes) -> Any:
+    await context.directory.check(brand)
+    checked = rules_.parse(rules)
+    async with context.library() as library:
+        await library.content.set_rules(brand, msgspec.json.encode(checked).decode())
+    return checked
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

@@ -75,3 +75,6 @@ def conversations(context: click.Context, _parameter: click.Parameter, incomplet
                    AND id LIKE ? ESCAPE '\\' ORDER BY number DESC LIMIT 100"""
     brand = context.params.get("brand") or next(iter(context.args), "")
     return _query(context, statement, str(brand), _escaped(incomplete), database="messages.db")
+
+
+items = _of_brand("item", "content.db")

@@ -12,8 +12,10 @@ from broker.bridge.intake import QUESTION
 from broker.errors import Failed
 from broker.message import Message
 from broker.pull import rules
+from broker.pull.content_requests import ContentRequests
 from broker.pull.conversations import Inbox
 from broker.pull.follow import Changes, Follows
+from broker.pull.library import Library
 from broker.pull.looker import Looker
 from broker.pull.questions import ASKS, Questions
 from broker.pull.server import Servers
@@ -74,6 +76,7 @@ class Pull:
             log=self._log,
         )
         bridge.desk.on("inbox", self.inbox.answer)
+        bridge.desk.on("content", ContentRequests(Library(self.content)).answer)
         self.servers = Servers(core=core, run=self._run, rules=self.content.rules, history=store)
         self.changes = Changes(
             content=self.content,

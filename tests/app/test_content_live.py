@@ -1,0 +1,93 @@
+"""A brand's server keeps its content over MQTT."""
+
+import json
+from typing import Any
+
+from support.live import server
+from support.mqtt import Client
+
+from broker import limits
+from broker.app import Broker
+
+CAKE = {"name": "cake", "language": "it", "title": "Torta", "data": {"price": 3.5}}
+
+
+async def shop_of(broker: Broker, brand: str = "acme") -> Client:
+    shop = await server(broker, brand)
+    await shop.subscribe(f"{brand}/content/answer", qos=1)
+    return shop
+
+
+async def asked(shop: Client, request: Any, brand: str = "acme") -> Any:
+    payload = request if isinstance(request, bytes) else json.dumps(request).encode()
+    await shop.publish(f"{brand}/content", payload, qos=1)
+    answer = await shop.expect_message()
+    assert answer.topic == f"{brand}/content/answer".encode()
+    return json.loads(answer.payload)
+
+
+async def test_items_are_put_changed_got_and_removed(broker: Broker) -> None:
+    shop = await shop_of(broker)
+    tart = {"name": "tart", "title": "Crostata"}
+    put = {"put": [CAKE, {"name": "b b", "title": "B"}, tart], "request_id": "r1"}
+    answer = await asked(shop, put)
+    assert {**answer, "message": "", "refused": []} == {
+        "ok": False, "request_id": "r1", "code": "some_refused", "field": "put[1].name", "message": "",
+        "changed": 2, "new": 2, "same": 0, "refused": [],
+    }  # fmt: skip
+    assert answer["message"].startswith("1 of 3 items were refused; the others are taken")
+    assert [(bad["index"], bad["name"], bad["field"], bad["code"]) for bad in answer["refused"]] == [
+        (1, "b b", "name", "bad_value")
+    ]
+    again = await asked(shop, {"put": [CAKE, tart]})
+    assert again == {"ok": True, "request_id": "", "changed": 0, "new": 0, "same": 2}
+    assert (await asked(shop, {"set": {"name": "cake", "data": {"price": 4, "left": 2}}}))["changed"] == 1
+    got = await asked(shop, {"get": "cake"})
+    assert (got["ok"], got["items"]) == (True, [{**CAKE, "data": {"price": 4, "left": 2}}])
+    assert (await asked(shop, {"remove": ["cake", {"name": "tart", "language": "de"}, "none"]}))["changed"] == 1
+    assert (await asked(shop, {"get": "cake"}))["code"] == "not_found"
+    assert await broker.pull.content.count() == 1
+
+
+WRONG: tuple[tuple[Any, str, str], ...] = (
+    (b"not JSON", "bad_json", ""),
+    (b"\xff", "bad_json", ""),
+    (b'{"put": ' + b"[" * 100_000, "bad_json", ""),
+    ([], "bad_value", ""),
+    ({}, "bad_value", ""),
+    ({"put": [], "remove": []}, "bad_value", ""),
+    ({"putt": []}, "unknown_field", "putt"),
+    ({"put": {}}, "bad_value", "put"),
+    ({"put": [{}] * (limits.ITEMS_AT_ONCE + 1)}, "bad_value", "put"),
+    ({"set": {"data": {}}}, "missing_field", "name"),
+    ({"set": {"name": 5}}, "bad_value", "name"),
+    ({"set": {"name": "cake", "price": 4}}, "unknown_field", "price"),
+    ({"set": {"name": "none", "data": {}}}, "not_found", "name"),
+    ({"set": {"name": "cake", "link": "file:///"}}, "bad_value", "link"),
+    ({"remove": [5]}, "bad_value", "remove[0]"),
+)
+
+
+async def test_what_is_no_request_is_told_why(broker: Broker) -> None:
+    shop = await shop_of(broker)
+    await asked(shop, {"put": [CAKE]})
+    for request, code, field in WRONG:
+        answer = await asked(shop, request)
+        assert (answer["ok"], answer["code"], answer["field"]) == (False, code, field), request
+        assert answer["message"]
+    assert (await asked(shop, {"get": "cake"}))["items"] == [CAKE]
+
+
+async def test_not_all_that_is_refused_is_told(broker: Broker) -> None:
+    shop = await shop_of(broker)
+    answer = await asked(shop, {"put": [{"name": str(number)} for number in range(limits.ITEMS_AT_ONCE)]})
+    assert len(answer["refused"]) == limits.ITEMS_REFUSED_TOLD
+    assert answer["message"].startswith("1000 of 1000 items were refused")
+
+
+async def test_each_brand_has_its_own(broker: Broker) -> None:
+    shop, rival = await shop_of(broker), await shop_of(broker, "rival")
+    await asked(shop, {"put": [CAKE]})
+    assert (await asked(rival, {"get": "cake"}, "rival"))["code"] == "not_found"
+    assert (await asked(rival, {"remove": ["cake"]}, "rival"))["changed"] == 0
+    assert (await asked(shop, {"get": "cake"}))["ok"] is True
