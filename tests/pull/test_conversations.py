@@ -26,6 +26,7 @@ from broker.pull.rules import Rules, Wording
 from broker.pull.ways import Ways
 from broker.store.conversations import Asked
 from broker.store.entries import Who
+from broker.wire.packets import Properties
 
 NOBODY: dict[str, list[str]] = {"sun": ["03:00-03:01"]}
 ADA = Asker(brand="acme", device="kiosk-7", user="ada", store="milano", language="it", title="Ada L.")
@@ -259,6 +260,42 @@ async def test_a_reply_that_may_not_be_leaves_nothing(mia: Lab) -> None:
     assert [one["author"] for one in entries] == ["customer", "system"]
     sql = "SELECT count(*) FROM message"
     assert await mia.broker.bridge.messages.read(lambda db: db.execute(sql).fetchone()) == (0,)
+
+
+async def test_entry_and_message_of_a_reply_are_there_together_or_not_at_all(
+    mia: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mia.ask(ADA)
+    reserve = mia.store.reserve
+
+    async def meanwhile(conversation: int, id: str) -> int:
+        await mia.inbox.end(Who("acme", "user", "ada"), now_ms())
+        return await reserve(conversation, id)
+
+    monkeypatch.setattr(mia.store, "reserve", meanwhile)
+    with pytest.raises(InboxRefused, match="is closed"):
+        await mia.do("reply", text="Ciao")
+    sql = "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM entry WHERE author = 'agent')"
+    assert await mia.broker.bridge.messages.read(lambda db: db.execute(sql).fetchone()) == (0, 0)
+
+
+async def test_a_reply_outlives_the_broker_and_comes_once(tmp_path: Path) -> None:
+    lasting: dict[str, Any] = {"clean_start": False, "properties": Properties(session_expiry=3600)}
+    async with running(tmp_path / "data") as broker:
+        await populate(broker)
+        lab = Lab(broker)
+        await lab.inbox.staff.add("acme", "mia")
+        kiosk = await device(broker, "kiosk-7", **lasting)
+        await kiosk.subscribe("acme/user/ada", qos=1)
+        await kiosk.close()
+        await lab.ask(ADA)
+        id = (await lab.do("reply", text="Ciao"))["entry"]["id"]
+    async with running(tmp_path / "data") as broker:
+        lab = Lab(broker)
+        kiosk = await device(broker, "kiosk-7", **lasting)
+        assert (await got(kiosk))["body"] == "Ciao"
+        assert (await entry_with(lab, "delivered_at"))["message"] == id
+        await kiosk.silent()
 
 
 async def test_a_reply_that_is_ready_is_filled_in(mia: Lab) -> None:
