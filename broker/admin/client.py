@@ -3,7 +3,7 @@
 import http.client
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,10 @@ class Stream:
         return self.next_within(None)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up. Who waits for the next thing on another thread hears that nothing comes any more."""
+        if self._connection.sock is not None:
+            with suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 

@@ -16,7 +16,41 @@ _STATES: Final = ("held", "automated", "waiting", "agent", "closed", "all")
 _COLUMNS: Final = ("id", "state", "agent", "with", "title", "store", "why", "waiting_since", "unread", "last")
 _PAGE: Final = 500
 
-command = Noun("inbox", help="The inbox: customers who wait for a person, and what agents do with them.")
+
+@click.group("inbox", cls=Noun, invoke_without_command=True)
+@click.option(
+    "--brand", metavar="BRAND", shell_complete=brands, help="Whose. Without this, the only one that there is."
+)
+@click.option(
+    "--as", "agent", envvar="PUSHBROKER_AGENT", metavar="AGENT", shell_complete=agents,
+    help="Who you are. Without this $PUSHBROKER_AGENT, or the only agent that the brand has.",
+)  # fmt: skip
+@pass_run
+@click.pass_context
+def command(context: click.Context, run: Run, brand: str | None, agent: str | None) -> None:
+    """The inbox: customers who wait for a person, and what agents do with them.
+
+    Without a command it opens on the whole terminal, live: pushbroker inbox --brand acme --as mia
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "There is no terminal for the inbox: use pushbroker inbox list BRAND, or another command."
+        )
+    if brand is None:
+        names = [one["name"] for one in run.call("brand.list")]
+        if len(names) != 1:
+            raise click.UsageError(f"Say whose inbox with --brand; there are {len(names)} brands.")
+        brand = str(names[0])
+    who = _who(run, brand, agent)
+    if who not in {one["name"] for one in run.call("agent.list", brand=brand)}:
+        raise click.UsageError(f"{brand} has no agent {who!r}: pushbroker agent add {brand} {who}")
+    from broker.command.inbox_screen import InboxScreen  # noqa: PLC0415 - 300 ms that only a terminal needs
+
+    InboxScreen(run, brand, who).run()
+
+
 _brand = click.argument("brand", shell_complete=brands)
 _conversation = click.argument("conversation", shell_complete=conversations)
 _agent = click.option(
