@@ -203,8 +203,8 @@ TABLES: Final = (
           f"""SELECT c.id AS conversation, x.number, x.id, x.at, x.author, x.who, x.text FROM conversation c
               CROSS JOIN entry x ON x.conversation = c.number WHERE c.brand = :brand AND {_WHO}"""),
     Table("messages", "question",
-          "conversation entry brand store at folded outcome rule item score nearest answer took_us person_at thumb", _GONE,
-          "questions",
+          "conversation entry brand store at folded outcome rule item score nearest answer took_us person_at thumb",
+          _GONE, "questions",
           f"""SELECT c.id AS conversation, x.entry, x.at, x.store, x.outcome, x.rule, x.item, x.score, x.answer,
                 x.took_us, x.person_at, x.thumb FROM conversation c
               CROSS JOIN question x ON x.conversation = c.number WHERE c.brand = :brand AND {_WHO}"""),
