@@ -5,6 +5,7 @@ Synchronous: it is called in a thread, with a connection to content.db that has 
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -48,6 +49,7 @@ RANKED: Final = 150
 _PREFIX_MIN: Final = 3
 _BEGUN_MAX: Final = 100  # words that one may be the beginning of: 20 us
 _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
+_COUNTED_S: Final = 10.0  # how many items there are is known so long: 100,000 are counted in 5 ms
 # What a word is worth where it is; one that is only begun is so in a title or a keyword.
 _WORTH: Final = {"title": 1.0, "keywords": 1.0, "beginning": 0.8, "body": 0.6}
 _UNKNOWN: Final = 0.6
@@ -117,9 +119,10 @@ class Recogniser:
 
     def __init__(self) -> None:
         self._version = -1
-        self._brands: dict[str, tuple[Rules, int]] = {}  # rules, and how many items
+        self._rules: dict[str, Rules] = {}
+        self._items: dict[str, tuple[int, float]] = {}  # how many a brand has, and when they were counted
         self._counts: dict[str, int] = {}  # in how many items a word was when it was last looked up
-        self._counted: dict[str, int] = {}  # of how many items
+        self._nowhere: set[str] = set()  # words that are in none, until something changes
 
     def decide(self, db: sqlite3.Connection, asker: Asker, question: Question, now: datetime) -> Decided:
         """What becomes of a question. Raises `QuestionRefused` for a choice that was never offered."""
@@ -135,25 +138,52 @@ class Recogniser:
         )
 
     def _look(self, db: sqlite3.Connection, asker: Asker, now: datetime) -> "_Look":
-        rules, items = self._brand(db, asker.brand)
-        counted = self._counted.setdefault(asker.brand, items)
-        if len(self._counts) > _COUNTS_KEPT or abs(items - counted) > counted // 8:
-            self._counts.clear()
-            self._counted = {asker.brand: items}
-        return _Look(db, asker, rules, items, now, self._counts)
-
-    def _brand(self, db: sqlite3.Connection, brand: str) -> tuple[Rules, int]:
         (version,) = db.execute("PRAGMA main.data_version").fetchone()
         if version != self._version:
             self._version = version
-            self._brands.clear()
-            for word in [word for word, count in self._counts.items() if not count]:
-                del self._counts[word]
-        known = self._brands.get(brand)
+            self._rules.clear()
+            self._nowhere.clear()
+        items = self._counted(db, asker.brand)
+        if len(self._counts) + len(self._nowhere) > _COUNTS_KEPT:
+            self._counts.clear()
+            self._nowhere.clear()
+        if (rules := self._rules.get(asker.brand)) is None:
+            row = db.execute("SELECT rules FROM rules WHERE brand = ?", (asker.brand,)).fetchone()
+            rules = self._rules[asker.brand] = rules_.of(row[0] if row else "")
+        return _Look(db, asker, rules, items, now, _Counts(db, self._counts, self._nowhere))
+
+    def _counted(self, db: sqlite3.Connection, brand: str) -> int:
+        """How many items a brand has, or had a moment ago. When these are others, so are the counts of their words."""
+        had, at = self._items.get(brand, (0, 0.0))
+        now = time.monotonic()
+        if had and now < at + _COUNTED_S:
+            return had
+        (items,) = db.execute("SELECT count(*) FROM item WHERE brand = ?", (brand,)).fetchone()
+        self._items[brand] = items, now
+        if abs(items - had) > had // 8:
+            self._counts.clear()
+        return int(items)
+
+
+class _Counts:
+    """In how many items words are, about: as it was when they were last looked up."""
+
+    def __init__(self, db: sqlite3.Connection, counts: dict[str, int], nowhere: set[str]) -> None:
+        self._db = db
+        self._counts = counts
+        self._nowhere = nowhere
+
+    def of(self, form: str) -> int:
+        """0 only if it is in none."""
+        if form in self._nowhere:
+            return 0
+        known = self._counts.get(form)
         if known is None:
-            row = db.execute("SELECT rules FROM rules WHERE brand = ?", (brand,)).fetchone()
-            (count,) = db.execute("SELECT count(*) FROM item WHERE brand = ?", (brand,)).fetchone()
-            known = self._brands[brand] = rules_.of(row[0] if row else ""), count
+            row = self._db.execute("SELECT doc FROM item_word WHERE term = ?", (form,)).fetchone()
+            if row is None:
+                self._nowhere.add(form)
+                return 0
+            known = self._counts[form] = int(row[0])
         return known
 
 
@@ -167,7 +197,7 @@ class _Look:
         rules: Rules,
         items: int,
         now: datetime,
-        counts: dict[str, int],
+        counts: _Counts,
     ) -> None:
         self._db = db
         self._counts = counts
@@ -529,9 +559,7 @@ class _Query(NamedTuple):
 class _Asked:
     """The words of a question, as they are looked for in the index."""
 
-    def __init__(
-        self, asked: Sequence[str], asker: Asker, items: int, db: sqlite3.Connection, counts: dict[str, int]
-    ) -> None:
+    def __init__(self, asked: Sequence[str], asker: Asker, items: int, db: sqlite3.Connection, counts: _Counts) -> None:
         self._db = db
         self._before = key(asker.brand)
         self._counts = counts
@@ -540,7 +568,7 @@ class _Asked:
         for word in asked:
             for language in dict.fromkeys((asker.language, "")):  # one that nobody has may be of another language
                 self._forms[word] = [self._before + form for form in forms(word, language)]
-                self._rows[word] = sum(map(self._count, self._forms[word]))
+                self._rows[word] = sum(map(counts.of, self._forms[word]))
                 if self._rows[word]:
                     break
         last = asked[-1]
@@ -553,14 +581,6 @@ class _Asked:
             for word, rows in self._rows.items()
         }
         self._all = sum(self._weights.values())
-
-    def _count(self, form: str) -> int:
-        """In how many items a word is, about; 0 only if it is in none."""
-        known = self._counts.get(form)
-        if known is None:
-            row = self._db.execute("SELECT doc FROM item_word WHERE term = ?", (form,)).fetchone()
-            known = self._counts[form] = int(row[0]) if row is not None else 0
-        return known
 
     def _beginning(self, word: str) -> int:
         """In how many items words are that begin so, about; 0 also if these are too many words to say anything."""
@@ -587,7 +607,7 @@ class _Asked:
         yield _Query(query, ranked=self._rows[rare[0]] <= RANKED)
 
     def _group(self, word: str) -> str:
-        quoted = [f'"{form}"' for form in self._forms[word] if self._counts[form]]
+        quoted = [f'"{form}"' for form in self._forms[word] if self._counts.of(form)]
         if word == self._begun:
             quoted.append(f'"{self._before}{token(word)}" *')
         return f"({' OR '.join(quoted)})"

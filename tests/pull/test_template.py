@@ -29,6 +29,7 @@ DATA = {"price": 3.5, "from": "2026-12-24", "items": "none", "many": ["a", "b"]}
         ("{{ data.many | join(', ') | upper }}", "A, B"),
         ("{{ user.nothing | default('guest') }}", "guest"),
         ("<b>{{ user.title }}</b> & co", "<b>Ada</b> & co"),
+        ("{{ data.price | round }} {{ data.price | round(1) }} {{ data.items | round }}", "4 3.5 none"),
         ("{{ data.many > 3 }}", ""),  # what cannot be compared is left out
     ],
 )
@@ -63,6 +64,29 @@ def test_what_is_too_deep_is_refused(text: str) -> None:
 def test_what_users_say_of_themselves_is_never_a_template() -> None:
     evil = Asker(brand="acme", device="k", user="eve", title="{{ 7 * 7 }}", attributes={"size": "{% for %}"})
     assert render("{{ user.title }} {{ user.attributes.size }}", evil, {"x": "{{ 1 }}"}) == "{{ 7 * 7 }} {% for %}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ data.long | join(data.long) | join(data.long) | join(data.long) | length }}",
+        "{{ data.lots | join(data.long) | length }}",
+        "{{ 5 | round(999999999, 'ceil') }}",
+        "{{ data.number | round(data.number) }}",
+        "{{ data.price | number(999999999) | length }}",
+        "{{ data.day | date('%999999999d') | length }}",
+    ],
+)
+@pytest.mark.parametrize("begin", ["", "{% if data %}{% endif %}"])
+def test_no_filter_takes_more_than_it_is_worth(text: str, begin: str) -> None:
+    data = {"long": "x" * 10_000, "lots": ["x"] * 10_000, "number": -999_999_999, "price": 1, "day": "2026-12-24"}
+    check(begin + text)
+    assert len(render(begin + text, ADA, data)) < 15
+
+
+def test_what_says_too_much_is_refused() -> None:
+    with pytest.raises(Refused, match="too much"):
+        check("{{ data.price }} and " * 1000)
 
 
 def test_what_comes_out_is_bounded() -> None:
