@@ -1,5 +1,8 @@
 """A kiosk on a terminal: enrols itself once, then shows what is sent to it, and does what its operator tells it.
 
+What is typed is asked: the brand answers, or offers choices, of which one is taken by its number; "operator" asks for a
+person, whose replies come as any message.
+
 python examples/kiosk.py --url mqtts://localhost:8883 --dir /var/lib/kiosk --ca ca.crt --code XXXXX-XXXXX-XXXXX-XXXXX
 python examples/kiosk.py --dir /var/lib/kiosk
 """
@@ -9,9 +12,10 @@ import signal
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-from client_sdk import Credentials, Device, Message, NotEnrolled, PushError, Status, enrol
+from client_sdk import Answer, ConversationEvent, Credentials, Device, Message, NotEnrolled, PushError, Status, enrol
 
 WIDTH = 60
 
@@ -31,6 +35,35 @@ def box(message: Message) -> str:
     rows = [f"│ {clean(line):<{WIDTH}} │" for line in lines]
     top = f"┌─ {clean(title)} " if title else "┌"
     return "\n".join([top.ljust(WIDTH + 3, "─") + "┐", *rows, "└" + "─" * (WIDTH + 2) + "┘"])
+
+
+def said(answer: Answer) -> str:
+    """An answer as a person should see it."""
+    if answer.kind == "person" and not answer.text:
+        return "(somebody has that)"
+    return "\n".join(clean(line) for line in answer.text.splitlines())
+
+
+def ask(device: Device) -> None:
+    """Ask what is typed, until nothing more is."""
+    offered: Answer | None = None
+    with suppress(PushError):  # then the first question says what is wrong
+        device.wait_connected(timeout=30)
+    for line in sys.stdin:
+        words = line.strip()
+        if not words:
+            continue
+        try:
+            number = int(words) if offered and words.isdecimal() else 0
+            if offered and 0 < number <= len(offered.choices):
+                answer = device.ask(choice=offered.choices[number - 1])
+            else:
+                answer = device.ask(words)
+        except (PushError, ValueError) as error:
+            print(error, flush=True)
+            continue
+        offered = answer if answer.choices else None
+        print(said(answer), flush=True)
 
 
 def main() -> int:
@@ -56,6 +89,8 @@ def main() -> int:
         for replaced in message.replaces:
             print(f"in place of {replaced}", flush=True)
         print(box(message), flush=True)
+        if message.reply:
+            device.read(message.reply.entry)
         message.displayed()  # the broker knows that it was delivered; only we know that it can be seen
         seen += 1
         if seen == options.until:
@@ -79,6 +114,12 @@ def main() -> int:
             raise ValueError(f"the volume goes from 0 to 10, not to {volume}")
         print(f"volume {volume}", flush=True)
 
+    def hear(event: ConversationEvent) -> None:
+        if event.event == "typing":
+            print(f"{clean(event.agent)} is writing ...", flush=True)
+        elif event.event == "state":
+            print(f"(the conversation is {clean(f'{event.state} {event.agent}'.strip())})", flush=True)
+
     def tell(status: Status) -> None:
         print("connected" if status.connected else f"offline: {status.error}", flush=True)
 
@@ -94,7 +135,9 @@ def main() -> int:
         device.on_command("reload", reload)
         device.on_command("message", display)
         device.on_config(configure)
+        device.on_conversation(hear)
         with device:
+            threading.Thread(target=ask, args=(device,), daemon=True).start()
             for topic in options.follow:
                 device.follow(topic)
             if options.opt_in:

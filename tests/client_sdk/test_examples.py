@@ -1,5 +1,6 @@
 """The two example programs, as a reader of the README would run them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ def broker(tmp_path: Path) -> Iterator[OurBroker]:
 def start(example: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(EXAMPLES / example), *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,6 +100,26 @@ def test_pushed_and_withdrawn(broker: OurBroker, tmp_path: Path) -> None:
     kiosk.send_signal(signal.SIGTERM)
     kiosk.communicate(timeout=20)
     assert (kiosk.returncode, server.returncode) == (0, 0)
+
+
+def test_asked_and_answered(broker: OurBroker, tmp_path: Path) -> None:
+    cakes = [{"name": f"cake-{name}", "title": f"Cake with {name}"} for name in ("apples", "cream")]
+    (tmp_path / "cakes.json").write_text(json.dumps(cakes))
+    broker.command("content", "import", "acme", str(tmp_path / "cakes.json"))
+    broker.command("agent", "add", "acme", "mia")
+    code = broker.command("device", "code", "acme", "kiosk-7", "--user", "ada")["code"]
+    where = ("--url", broker.url, "--ca", broker.ca)
+    kiosk = start("kiosk.py", *where, "--dir", tmp_path / "kiosk", "--code", code, "--until", "1")
+    assert kiosk.stdin
+    print("cake\n2\noperator", file=kiosk.stdin, flush=True)
+    assert "1. Cake with apples\n2. Cake with cream" in read_until(kiosk, "2. Cake with cream")
+    read_until(kiosk, "Cake with cream")
+    read_until(kiosk, "Somebody will answer you here.")
+    (waiting,) = broker.command("inbox", "list", "acme")
+    broker.command("inbox", "reply", "acme", waiting["id"], "Which one?", "--agent", "mia")
+    shown, _ = kiosk.communicate(timeout=20)
+    assert "Which one?" in shown
+    assert kiosk.returncode == 0
 
 
 def test_a_revoked_kiosk_says_what_to_do_and_goes_on(broker: OurBroker, tmp_path: Path) -> None:
