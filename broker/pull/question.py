@@ -123,7 +123,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: Literal["answer", "choice", "person", "nothing", "refused"]
     by: Literal["automation", "server", "agent"] = "automation"
     text: str = ""
-    conversation: str = ""
     item: str = ""
     language: str = ""
     title: str = ""
