@@ -38,6 +38,7 @@ from broker.listen.reactor import Reactor
 from broker.listen.tls import TLSSocket
 from broker.listen.websocket import WebRules
 from broker.message import Message, Promise
+from broker.pull.erasure import Erasures
 from broker.pull.pull import Pull
 from broker.route.access import ENROL_REQUEST
 from broker.session.bounds import Limits
@@ -183,6 +184,21 @@ class Broker:
         self.pull = Pull(core=self.core, bridge=self.bridge, run=self._do, spawn=self._spawn, log=self._log)
         await self.pull.open(settings.content_path, settings.records_path)
         stack.push_async_callback(self.pull.close)
+        self.erasures = Erasures(
+            core=self.core,
+            bridge=self.bridge,
+            register=self.directory,
+            journal=self.journal,
+            files=(
+                ("messages", settings.messages_path),
+                ("journal", settings.journal_path),
+                ("records", settings.records_path),
+            ),
+            gone=self.pull.inbox.gone,
+            run=self._do,
+            log=self._log,
+        )
+        await self.erasures.open()
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
@@ -191,6 +207,7 @@ class Broker:
         self.committer.start()
         self.bridge.start()
         self.pull.start()
+        self._spawn(self.erasures.run())
         self.links = Links(Book(self.directory.records, self.directory.now), self.core, self.reactor.run, self._log)
         self._context = self._tls_context()
         for listener, sock in sockets:

@@ -202,6 +202,10 @@ class Journal(Protocol):
         """Find out whether the store takes a commit again after one has failed. Raises `Failed` when it does not."""
         ...
 
+    async def rewrite(self) -> None:
+        """Write its files anew, so that nothing is left in them of what was deleted."""
+        ...
+
     async def close(self) -> None:
         """Let go of the store."""
         ...

@@ -230,6 +230,12 @@ NOT_BEFORE_MAX_S: Final = 90 * 86400
 IDEMPOTENCY_S: Final = 86400
 IDEMPOTENCY_MAX_S: Final = 7 * 86400
 
+# -- erasing a person --------------------------------------------------------------------------------------------------
+ERASED_AT_ONCE: Final = 500  # rows in one transaction: 10 ms
+# A database of up to so many bytes is written anew at once, which holds up who writes into it for half a second; a
+# larger one before the broker listens again.
+REWRITTEN_BYTES_MAX: Final = 64 << 20
+
 # -- links to other brokers --------------------------------------------------------------------------------------------
 # Each has a thread and a connection of its own, and holds at worst LINK_HELD_BYTES_MAX and a packet of what came, and
 # OUT_BYTES_MAX and a packet of what goes: 10 MiB. 32 are 320 MiB.

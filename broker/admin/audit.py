@@ -35,7 +35,7 @@ _NOT: Final = (
     *("content.list", "content.show", "content.rules"),
 )
 _READ: Final = (
-    *("user.list", "user.show", "user.export", "device.list", "device.show", "connections.list", "tail"),
+    *("user.list", "user.show", "user.export", "user.traces", "device.list", "device.show", "connections.list", "tail"),
     *("profile.show", "profile.consents", "profile.explain", "suppression.list", "segment.test"),
     *("message.recipients", "why", "command.devices", "config.show", "ask"),
     *("audit.list", "audit.watch", "inbox.list", "inbox.show", "inbox.watch"),
@@ -50,6 +50,7 @@ _RECORDS: Final = (
 )
 _CHANGE: Final = (
     *("send", "message.send", "message.withdraw", "config.set", "command.run", "command.resume", "command.cancel"),
+    "user.erase",
     *("content.put", "content.set", "content.remove", "content.prune", "content.rules_set"),
     *(f"campaign.{verb}" for verb in ("add", "set", "start", "pause", "resume", "stop", "remove", "retarget")),
     *(f"inbox.{verb}" for verb in ("take", "reply", "note", "hand_back", "assign", "close", "read")),
@@ -81,6 +82,8 @@ HIDDEN: Final = frozenset(
 )
 # Of these the names stand, and not the values.
 KEYS: Final = frozenset({"attributes", "args", "changes"})
+# Of these it does not even stand whom they are about: nothing of that is to be left.
+UNNAMED: Final = frozenset({"user.erase", "user.traces"})
 # Which argument says whom or what an operation is about, by the first part of its name.
 _TARGETS: Final = {
     "brand": ("brand", "name"),
@@ -120,6 +123,9 @@ def done(actor: str, operation: str, arguments: Mapping[str, Any]) -> Done:
     else:
         kind, field = _TARGETS.get(noun, ("", ""))
         target = f"{kind}/{given.pop(field)}" if field in given else ""
+    if operation in UNNAMED:
+        given = {name: value for name, value in given.items() if name != "name"}
+        target = ""
     if noun in ("inbox", "conversation") and given.get("agent") and operation != "inbox.list":
         given["by"] = actor
         actor = f"agent:{given.pop('agent')}"

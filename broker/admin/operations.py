@@ -33,7 +33,7 @@ from broker.identity import check_name
 from broker.limits import ITEMS_AT_ONCE, ITEMS_PAGE_MAX
 from broker.links.book import Book
 from broker.links.links import idle
-from broker.pull import inbox_requests
+from broker.pull import erasure, inbox_requests
 from broker.pull import rules as rules_
 from broker.pull.conversations import Inbox
 from broker.pull.library import Library
@@ -881,6 +881,22 @@ async def _why(context: Context, *, id: str, who: str) -> Any:
 async def _user_export(context: Context, *, brand: str, name: str) -> AsyncIterator[Any]:
     async for part in persons.exported(context, brand, name):
         yield part
+
+
+@_operation("user.traces", needs_broker=False)
+async def _user_traces(context: Context, *, brand: str, name: str) -> Any:
+    return await persons.traces(context, brand, name)
+
+
+@_operation("user.erase", needs_broker=True)
+async def _user_erase(
+    context: Context, *, brand: str, name: str, devices: erasure.Devices = "remove"
+) -> AsyncIterator[Any]:
+    proof = await context.running.erasures.erase(brand, name, devices=devices, actor=context.actor)
+    while not proof.done():
+        yield {"erasing": True}
+        await asyncio.wait([proof], timeout=messages.WATCH_S)
+    yield {"proof": proof.result()}
 
 
 # -- the audit log -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.admin.messages import at
 from broker.store import personal
-from broker.store.database import open_database, open_reader
+from broker.store.database import Database, open_database, open_reader
 from broker.store.personal import Person
 
 if TYPE_CHECKING:
@@ -38,6 +38,21 @@ async def exported(context: "Context", brand: str, name: str) -> AsyncIterator[d
     yield {"end": True, "counts": counts}
 
 
+async def traces(context: "Context", brand: str, name: str) -> dict[str, Any]:
+    """How much there is of somebody who is there, or was."""
+    await context.directory.check(brand)
+    devices = await context.directory.records.devices(brand, user=name)
+    person = Person(brand=brand, user=name, devices=tuple(device.name for device in devices))
+    counts: dict[str, int] = {}
+    for schema, path in databases(context):
+        db = await _open(context, schema, path)
+        try:
+            counts |= await db.call(lambda connection, schema=schema: personal.counted(connection, schema, person))  # type: ignore[misc]
+        finally:
+            await db.close()
+    return {"devices": list(person.devices), "counts": counts}
+
+
 def databases(context: "Context") -> list[tuple[str, Path]]:
     """Each with its file, those that are there."""
     settings = context.settings
@@ -52,14 +67,18 @@ def databases(context: "Context") -> list[tuple[str, Path]]:
 async def _read(
     context: "Context", schema: str, path: Path, person: Person
 ) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    # The records are open here, even where no broker runs.
-    live = context.broker is not None or schema == "records"
-    db = await (open_reader(path) if live else open_database(path, schema))
+    db = await _open(context, schema, path)
     try:
         async for found in personal.read(db, schema, person):
             yield found
     finally:
         await db.close()
+
+
+async def _open(context: "Context", schema: str, path: Path) -> Database:
+    # The records are open here, even where no broker runs.
+    live = context.broker is not None or schema == "records"
+    return await (open_reader(path) if live else open_database(path, schema))
 
 
 def _for_readers(row: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ BROKER_ONLY: Final = frozenset(
     | {f"inbox.{verb}" for verb in ("take", "reply", "note", "hand_back", "assign", "close", "typing", "read", "watch")}
     | {"agent.add", "agent.set", "agent.remove", "canned.set", "canned.remove"}
     | {"command.run", "command.watch", "command.resume", "command.cancel", "config.set"}
-    | {"audit.watch"}
+    | {"audit.watch", "user.erase"}
 )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from broker.command.base import Duration, Noun, Run, confirm, pass_run, yes_option
+from broker.command.base import Duration, Noun, Run, confirm, counted, pass_run, yes_option
 from broker.command.export import private_file, write_export
 from broker.command.names import brands, users
-from broker.command.output import print_list, print_one
+from broker.command.output import print_json, print_list, print_one
 from broker.command.profiles import QuietHours, for_people, often, profile_commands, show_with_profile
 
 command = Noun("user", help="Users: the people whom a brand addresses.")
@@ -62,7 +62,11 @@ def remove(run: Run, brand: str, user: str, yes: bool) -> None:
     run.call("user.show", brand=brand, name=user)
     confirm(f"Remove user {user} of {brand}?", yes=yes)
     run.call("user.remove", brand=brand, name=user)
-    run.done({"brand": brand, "name": user, "removed": True}, f"user {user} of {brand} removed")
+    run.done(
+        {"brand": brand, "name": user, "removed": True},
+        f"user {user} of {brand} removed. What they were sent and what they said stays for as long as it is kept. "
+        f"For all traces: pushbroker user erase {brand} {user}",
+    )
 
 
 profile_commands(command, "user", users)
@@ -99,6 +103,57 @@ def export(run: Run, brand: str, user: str, output: Path | None) -> None:
         parts.close()
     where = "" if output is None else f" in {output}"
     run.say(f"{sum(counts.values()):,} rows of {sum(map(bool, counts.values()))} kinds{where}")
+
+
+@command.command(
+    "erase",
+    examples=[
+        "pushbroker user erase acme ada --dry-run",
+        "pushbroker user erase acme ada --yes --json > proof.json",
+        "pushbroker user erase acme ada --devices keep",
+        "pushbroker user erase acme ada --verify",
+    ],
+)
+@_brand
+@_user
+@click.option(
+    "--devices",
+    type=click.Choice(["remove", "keep"]),
+    default="remove",
+    show_default=True,
+    help="What becomes of their devices: they are theirs alone, or others use them, too.",
+)
+@click.option("--dry-run", is_flag=True, help="Say how much there is of them, and do nothing.")
+@click.option("--verify", is_flag=True, help="Look whether anything is left of somebody who was erased.")
+@yes_option
+@pass_run
+def erase(run: Run, brand: str, user: str, devices: str, dry_run: bool, verify: bool, yes: bool) -> int:
+    """Erase all that is known of a user, and print what proves it.
+
+    Nothing is left of them but figures: records, conversations, messages, what waits and what is retained. It goes on
+    after a restart. Backups are not changed: see docs/privacy.md.
+    """
+    found = run.call("user.traces", brand=brand, name=user)
+    if dry_run or verify:
+        print_one(run, found if run.json else {"devices": found["devices"], **found["counts"]})
+        if verify:
+            run.say(f"something is left of {user}" if found["counts"] else f"nothing is left of {user}")
+        return 1 if verify and found["counts"] else 0
+    names = found["devices"]
+    theirs = (
+        f", and remove {counted(len(names), 'device')} ({', '.join(names)})" if devices == "remove" and names else ""
+    )
+    confirm(f"Erase all that is known of user {user} of {brand}{theirs}? There is no way back.", yes=yes)
+    stream = run.stream("user.erase", brand=brand, name=user, devices=devices)
+    try:
+        proof = next(part["proof"] for part in stream if "proof" in part)
+    finally:
+        stream.close()
+    print_json(proof)
+    run.say("erased. Backups made before still have it: see docs/privacy.md")
+    if proof["files_at_next_start"]:
+        run.say(f"pieces may be left in large files until the next start: {', '.join(proof['files_at_next_start'])}")
+    return 0
 
 
 # -- what they say themselves ------------------------------------------------------------------------------------------

@@ -265,6 +265,23 @@ class Core(Ledger):
         self.log.take_back(topic, seq)
         return not self.log.holds(seq)
 
+    def forget_retained(self, filter: bytes) -> int:
+        """Take away what is retained under topics that match; nobody is told. Returns how many."""
+        gone = [message.topic for message in self.retained.walk(filter, 0.0) if message is not None]
+        for topic in gone:
+            self._retain(Message(topic, b"", retain=True))
+        return len(gone)
+
+    def end_sessions(self, path: str, user: str) -> None:
+        """End the sessions of a device that a user had; it may connect again, and gets none of what waited."""
+        for session in list(self.sessions_of(path)):
+            if session.identity.user == user:
+                if session.channel is not None:
+                    session.channel.close(Reason.ADMINISTRATIVE_ACTION)
+                session.will = None
+                if self.sessions.get(session.key) is session:
+                    self.end(session)
+
     def drops_oldest(self, topic: bytes) -> bool:
         """Whether a full session gives up its oldest message for a new one on `topic`, as its brand wants it."""
         return topic.partition(b"/")[0] in self.drop_oldest

@@ -228,6 +228,11 @@ class Ledger:
         else:
             self._after.append((work, needed))
 
+    def settled(self, work: Callable[[], object]) -> None:
+        """Do `work` once all that is to be written so far is on the disk, and facts that were applied are off it."""
+        self.log.batch.forgotten.append(0)  # which is no message's: there is something to be written
+        self._after.append((work, True))
+
     @property
     def _idle(self) -> bool:
         """Nothing is to be waited for."""

@@ -54,7 +54,11 @@ class AuditLog:
     async def note(self, done: Done, outcome: str = "") -> None:
         """Write it down."""
         async with self._records.transaction() as after:
-            await _write(self._records, done, outcome, after)
+            await self.write(done, outcome, after)
+
+    async def write(self, done: Done, outcome: str, after: list[Callable[[], None]]) -> None:
+        """The same, within a transaction and what is called behind it."""
+        await _write(self._records, done, outcome, after)
 
     @asynccontextmanager
     async def around(self, done: Done) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ import msgspec
 from broker.errors import Failed
 from broker.journal import Batch, Fact, SavedDelivery, SavedMessage, SavedSession, SavedSubscription, Totals
 from broker.limits import FETCH_BYTES_MAX
-from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database, open_reader
+from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_database, open_reader, rewrite
 
 Row = Sequence[Any]
 
@@ -233,6 +233,11 @@ class SqliteJournal:
         """Commit something small. Raises `Failed` when that cannot be done."""
         with guarded(self._path):
             await self._writer.all("UPDATE probe SET count = count + 1")
+
+    async def rewrite(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was deleted."""
+        with guarded(self._path):
+            await rewrite(self._writer)
 
     async def close(self) -> None:
         """Close the file."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from broker.store.database import Database, guarded, open_database
+from broker.store.database import Database, guarded, open_database, rewrite
 from broker.store.entries import Kind, WhoKind
 
 SCHEMA: Final = "messages"
@@ -194,6 +194,11 @@ class Messages:
         with guarded(self.path):
             return await self._db.call(lambda db: transaction(db, work))
 
+    async def rewrite(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was deleted."""
+        with guarded(self.path):
+            await rewrite(self._db)
+
     # -- accepting ---------------------------------------------------------------------------------------------------
 
     async def applied(self) -> int:
@@ -254,7 +259,7 @@ class Messages:
                    WHERE number = ?""",
                 (recipients, answer, message),
             )
-            _close(db, {message})
+            close_done(db, {message})
 
         await self.write(work)
 
@@ -385,7 +390,7 @@ class Messages:
 
         def work(db: sqlite3.Connection) -> list[Happened]:
             happened = _noted(db, [*_sent(db, sent), *_spoken(db, spoken), *_gone(db, gone)])
-            _close(db, {one.message for one in happened})
+            close_done(db, {one.message for one in happened})
             if up_to is not None:
                 applied_in(db, up_to)
             return happened
@@ -649,7 +654,7 @@ def _decide(db: sqlite3.Connection, message: int, at: int, decisions: Sequence[D
              WHERE message = d.value ->> 0 AND number = d.value ->> 1 AND state = 'accepted'
              RETURNING message, number, kind, name, state, '', ended_at, reason"""
     happened = [Happened(*row) for row in db.execute(sql, (at, _array(dropped))).fetchall()]
-    _close(db, {message})
+    close_done(db, {message})
     return happened
 
 
@@ -661,7 +666,7 @@ def _end(
              RETURNING message, number, kind, name, state, '', ended_at, reason"""
     happened = [Happened(*row) for row in db.execute(sql, (state, rule, at, _array(ended))).fetchall()]
     _decisions(db, [(one.message, one.recipient, at, rule, state, detail) for one in happened])
-    _close(db, {one.message for one in happened})
+    close_done(db, {one.message for one in happened})
     return happened
 
 
@@ -673,7 +678,7 @@ def _expire(db: sqlite3.Connection, now: int, most: int) -> list[Happened]:
              RETURNING message, number, kind, name, state, '', ended_at, reason"""
     happened = [Happened(*row) for row in db.execute(sql, (now, most)).fetchall()]
     sql = "SELECT number FROM message WHERE state = 'open' AND expires_at <= ? LIMIT ?"
-    _close(db, {one.message for one in happened} | {number for (number,) in db.execute(sql, (now, most))})
+    close_done(db, {one.message for one in happened} | {number for (number,) in db.execute(sql, (now, most))})
     return happened
 
 
@@ -715,7 +720,7 @@ def _purge(db: sqlite3.Connection, before: int, most: int) -> bool:
     return True
 
 
-def _close(db: sqlite3.Connection, messages: set[int]) -> None:
+def close_done(db: sqlite3.Connection, messages: set[int]) -> None:
     """Those of whose recipients none waits any more are done.
 
     Left to itself SQLite looks for one who waits among all of a message's, each time.

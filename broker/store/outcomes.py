@@ -165,7 +165,7 @@ _EVENTS: Final = ("delivered", *_APP)
 _TITLE: Final = """
   CASE WHEN content_type = 'application/vnd.push+json' AND json_valid(CAST(payload AS TEXT)) THEN CAST(substr(
     coalesce(nullif(CAST(payload AS TEXT) ->> 'title', ''), CAST(payload AS TEXT) ->> 'body', ''), 1, 200) AS BLOB)
-  ELSE substr(payload, 1, 200) END AS title
+  ELSE coalesce(substr(payload, 1, 200), x'') END AS title
 """
 _HEADING: Final = ", ".join([*Heading.__struct_fields__[:-1], _TITLE])
 _ROW: Final = ", ".join(Row.__struct_fields__)

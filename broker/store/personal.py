@@ -35,7 +35,6 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
             "brand": brand,
             "user": self.user,
             "devices": _json(self.devices).decode(),
-            "all": _json(self.devices + self.shared).decode(),
             "topic": f"{brand}/user/{self.user}".encode(),
             "branches": _json([f"{brand}/user/{self.user}/", *branches]).decode(),
             "told": _json([f"{brand}/{branch}/" for branch in ("receipts", "inbox", "ask")]).decode(),
@@ -44,8 +43,9 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-# What goes to and from a device for whoever has it, and not for itself, as commands and its configuration do.
-_OF_WHO_HAS_IT: Final = ("up/", "answer", "conversation", "preferences", "withdraw")
+# What goes to and from a device for whoever has it, and not for itself, as commands and its configuration do. What it
+# is told of preferences follows by itself when it has nobody any more.
+_OF_WHO_HAS_IT: Final = ("up/", "answer", "conversation", "withdraw")
 _WHO: Final = """(kind = 'user' AND name = :user
   OR kind = 'device' AND name IN (SELECT value FROM json_each(:devices)))"""
 _R_WHO: Final = _WHO.replace("kind", "r.kind").replace("name", "r.name")
@@ -58,9 +58,9 @@ _TOPIC: Final = """({0}.topic = :topic OR EXISTS (
     SELECT 1 FROM json_each(:branches) b WHERE substr(CAST({0}.topic AS TEXT), 1, length(b.value)) = b.value))"""
 _TOLD: Final = """(instr({0}.payload, :quoted) + instr({0}.payload, :path) > 0 AND EXISTS (
     SELECT 1 FROM json_each(:told) b WHERE substr(CAST({0}.topic AS TEXT), 1, length(b.value)) = b.value))"""
-_LOG: Final = f"({_TOPIC} OR {_TOLD})"
+LOG: Final = f"({_TOPIC} OR {_TOLD})"
 _SESSION: Final = """s.brand = :brand AND (s.user = :user
-  OR s.role = 'device' AND s.name IN (SELECT value FROM json_each(:all)))"""
+  OR s.role = 'device' AND s.name IN (SELECT value FROM json_each(:devices)))"""
 
 
 class Table(NamedTuple):
@@ -144,6 +144,10 @@ TABLES: Final = (
           "brand name url version client_id username password ca cert key inbound outbound paused created_at"
           " subscribed",
           _NOBODY),
+    Table("records", "erasures",
+          "pseudonym brand user devices shared actor began_at found left_over files",
+          "the name goes when nothing is left but files to be written anew",
+          left="SELECT 1 FROM erasures WHERE brand = :brand AND user = :user"),
     Table("records", "audit_kept", "since", "a time"),
     # -- messages --------------------------------------------------------------------------------------------------
     Table("messages", "message",
@@ -248,11 +252,11 @@ TABLES: Final = (
     Table("journal", "log", "seq topic payload qos retain properties expires_at publisher id receipt",
           "taken back: what is on their topics, and what tells the brand of them", "log",
           f"""SELECT l.topic, l.payload, l.qos, l.expires_at, l.publisher, l.id FROM log l
-              WHERE {_LOG.format("l")}"""),
+              WHERE {LOG.format("l")}"""),
     Table("journal", "retained", "seq topic payload qos retain properties expires_at publisher id receipt",
           "taken away", "retained",
           f"""SELECT l.topic, l.payload, l.expires_at, l.publisher, l.id FROM retained l
-              WHERE {_LOG.format("l")}"""),
+              WHERE {LOG.format("l")}"""),
     Table("journal", "fact", "number body", "applied, and deleted", "facts",
           "SELECT body FROM fact WHERE packed(body)"),
     Table("journal", "probe", "count", "a number"),
@@ -264,7 +268,7 @@ def prepare(db: sqlite3.Connection, person: Person) -> None:
     names = (person.user, *person.devices)
     found = words(names)
     token = re.compile("|".join(rf"(?<![\w@-]){re.escape(name)}(?![\w@-])" for name in names))
-    bodies = [_pack(name) for name in (person.user, *person.devices, *person.shared)]
+    bodies = [_pack(name) for name in names]
     # The most of a text that names somebody is told quickly from all that does not.
     db.create_function(
         "mentions", 1, lambda text: any(name in text for name in names) and bool(found.search(text)), deterministic=True
@@ -279,13 +283,13 @@ def words(names: Sequence[str]) -> "re.Pattern[str]":
     return re.compile(rf"""(?P<before>["']|\b(?:user|device)[:/]"?)(?P<name>{any_of})(?![\w@-]|\.\w)""")
 
 
-def counted(db: sqlite3.Connection, schema: str, person: Person) -> dict[str, int]:
-    """How many rows of each kind are theirs in this database, of the kinds of which there are any."""
+def counted(db: sqlite3.Connection, schema: str, person: Person, *, all: bool = False) -> dict[str, int]:
+    """How many rows of each kind have to go of this database, of the kinds of which there are any; or all of theirs."""
     prepare(db, person)
     counts = {}
     for table in TABLES:
         if table.schema == schema and table.personal:
-            sql = f"SELECT count(*) FROM ({table.left or table.theirs})"
+            sql = f"SELECT count(*) FROM ({(all and table.theirs) or table.left or table.theirs})"
             (count,) = db.execute(sql, person.parameters).fetchone()
             if count:
                 counts[table.kind] = int(count)

@@ -17,7 +17,7 @@ import aiosqlite
 import msgspec
 
 from broker.identity import Identity, Role
-from broker.store.database import guarded, open_database
+from broker.store.database import Database, guarded, open_database, rewrite
 from broker.store.entries import Brand, Certificate, Code, Device, DeviceState, Holder, Overflow, Store, Token, User
 
 SCHEMA: Final = "records"
@@ -91,7 +91,7 @@ class Records:
     Every method raises `Failed` when the database cannot be read or written. Changes are made inside `transaction()`.
     """
 
-    def __init__(self, db: aiosqlite.Connection, path: Path) -> None:
+    def __init__(self, db: Database, path: Path) -> None:
         db.row_factory = aiosqlite.Row
         self.path = path
         self._db = db
@@ -136,6 +136,12 @@ class Records:
                 callback()
         if cancelled:
             raise asyncio.CancelledError
+
+    async def rewrite(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was deleted."""
+        async with self._writing:
+            with guarded(self.path):
+                await rewrite(self._db)
 
     async def _roll_back(self) -> None:
         with suppress(aiosqlite.OperationalError):  # BEGIN itself failed, or SQLite has rolled back (disk full)

@@ -5,7 +5,7 @@ Errors name things of the brand that was asked for only: whether another brand h
 
 import difflib
 import shlex
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -167,6 +167,26 @@ class Register:
     async def user_remove(self, brand: str, name: str) -> Removed:
         """Remove a user. Their devices stay, and belong to nobody."""
         return await self._remove("user", brand, name)
+
+    async def user_erase(
+        self, brand: str, name: str, *, devices_too: bool, note: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Remove a user who may have been removed before, with their devices or without.
+
+        `note` writes down, in the same transaction, what is to follow. The connections of devices that stay end as when
+        they are assigned to somebody else.
+        """
+        async with self.change() as announce:
+            await self._check_brand(brand)
+            await note()
+            for device in await self.records.devices(brand, user=name):
+                identity = Identity(Role.DEVICE, brand, device.name)
+                if devices_too:
+                    await self.records.remove_device(brand, device.name)
+                    self._announce_gone(identity, announce)
+                else:
+                    announce(identity.path)
+            await self.records.remove_place("user", brand, name)
 
     async def store_add(self, brand: str, name: str, title: str = "") -> Store:
         """Add a store to a brand."""
