@@ -289,6 +289,8 @@ QUESTIONS_AT_ONCE: Final = 20
 ASKERS_KEPT: Final = 20_000  # of whom that is remembered before those who have rested are forgotten: 2 MB
 # Waiting to be answered, of all: 10 s of work at 1,000 in a second. Beyond, who asks is told that we are busy.
 QUESTIONS_MAX: Final = 10_000
+QUESTIONS_PAGE: Final = 20_000  # counted in one go, for figures: 100 ms in which the log of the database stays
+UNANSWERED_MAX: Final = 1000  # different questions without an answer, and questions, in one list: 1 MB
 QUESTIONS_TOGETHER: Final = 16  # looked up in one go of the thread that does: 5 ms, so that none waits for many
 ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is of no use any more
 QUESTION_WORDS_MAX: Final = 32  # that are looked for; the rest of a long question says little more

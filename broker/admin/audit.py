@@ -29,7 +29,7 @@ class Noted(Enum):
 _NOT: Final = (
     *("brand.list", "brand.show", "store.list", "store.show", "token.list", "cert.list", "cert.ca", "status"),
     *("message.list", "message.show", "message.stores", "message.watch"),
-    *("campaign.list", "campaign.show", "campaign.test", "campaign.figures"),
+    *("campaign.list", "campaign.show", "campaign.test", "campaign.figures", "questions.figures"),
     *("command.list", "command.show", "command.watch", "link.list", "link.show", "link.test"),
     *("segment.list", "segment.show", "restraint.show", "agent.list", "canned.list", "inbox.typing"),
     *("content.list", "content.show", "content.rules"),
@@ -38,6 +38,7 @@ _READ: Final = (
     *("user.list", "user.show", "user.export", "user.traces", "device.list", "device.show", "connections.list", "tail"),
     *("profile.show", "profile.consents", "profile.explain", "suppression.list", "segment.test"),
     *("message.recipients", "why", "command.devices", "config.show", "ask"),
+    *("questions.unanswered", "questions.list"),
     *("audit.list", "audit.watch", "inbox.list", "inbox.show", "inbox.watch"),
 )
 _RECORDS: Final = (

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from broker.admin import audit, fleet, messages, persons
+from broker.admin import audit, fleet, messages, persons, questions
 from broker.admin.asking import Asking, explained, ready
 from broker.admin.audit import Noted
 from broker.admin.wire import no_broker
@@ -30,16 +30,19 @@ from broker.bridge.people import People
 from broker.config import Settings
 from broker.errors import NotFound, PushbrokerError, Refused
 from broker.identity import check_name
-from broker.limits import ITEMS_AT_ONCE, ITEMS_PAGE_MAX
+from broker.limits import ITEMS_AT_ONCE, ITEMS_PAGE_MAX, UNANSWERED_MAX
 from broker.links.book import Book
 from broker.links.links import idle
 from broker.pull import erasure, inbox_requests
 from broker.pull import rules as rules_
 from broker.pull.conversations import Inbox
+from broker.pull.figures import By as AskedBy
 from broker.pull.library import Library
 from broker.pull.library import unknown as unknown_item
 from broker.pull.looking import Looking, at
+from broker.pull.question import Outcome
 from broker.store.agents import Agents
+from broker.store.asked import AskedQuestions
 from broker.store.audit import AuditLog, AuditReader, Entry, outcome_of
 from broker.store.content import Content
 from broker.store.conversations import Conversations
@@ -97,6 +100,16 @@ class Context:
         path = self.settings.messages_path
         async with Messages(path, await self._reader(path)) as messages:
             yield Conversations(messages)
+
+    @asynccontextmanager
+    async def asked(self) -> AsyncIterator[AskedQuestions]:
+        """What was asked, in the same way."""
+        path = self.settings.messages_path
+        asked = AskedQuestions(path, await self._reader(path))
+        try:
+            yield asked
+        finally:
+            await asked.close()
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[Looking]:
@@ -970,6 +983,50 @@ async def _ask(
         await ready(content)
     async with context.conversations() as conversations:
         return await explained(context.directory, asking, content, conversations)
+
+
+async def _asked_within(context: Context, brand: str, since: str | None, until: str | None) -> questions.Time:
+    await context.directory.brand_show(brand)
+    async with context.library(reading=True) as library:
+        return questions.time_of(await library.content.rules(brand), since, until)
+
+
+@_operation("questions.figures", needs_broker=False)
+async def _questions_figures(
+    context: Context, *, brand: str, by: AskedBy = "brand", since: str | None = None, until: str | None = None
+) -> Any:
+    within = await _asked_within(context, brand, since, until)
+    async with context.asked() as asked:
+        return await questions.counted(asked, brand, within, by)
+
+
+_Some = Annotated[int, msgspec.Meta(ge=1, le=UNANSWERED_MAX)]
+
+
+@_operation("questions.unanswered", needs_broker=False)
+async def _questions_unanswered(
+    context: Context, *, brand: str, since: str | None = None, until: str | None = None, most: _Some = 20
+) -> Any:
+    within = await _asked_within(context, brand, since, until)
+    async with context.asked() as asked:
+        return await questions.unanswered(asked, brand, within, most)
+
+
+@_operation("questions.list", needs_broker=False)
+async def _questions_list(
+    context: Context,
+    *,
+    brand: str,
+    since: str | None = None,
+    until: str | None = None,
+    outcome: Outcome | None = None,
+    store: str | None = None,
+    thumb: Literal[-1, 1] | None = None,
+    most: _Some = 50,
+) -> Any:
+    within = await _asked_within(context, brand, since, until)
+    async with context.asked() as asked:
+        return await questions.listed(asked, brand, within, outcome=outcome, store=store, thumb=thumb, most=most)
 
 
 def find(name: str) -> Operation:

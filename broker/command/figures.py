@@ -93,8 +93,13 @@ def _bars(bars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"  {bound:>10} {bar['count']:>{width},}  {_bar(bar['count'], most)}".rstrip()
 
 
+def blocks(count: int, of: int, width: int) -> str:
+    """A bar: as much of its width as `count` is of all, and something if it is not nothing."""
+    return "█" * (-(-count * width // of) if of else 0)
+
+
 def _bar(count: int, of: int) -> str:
-    return click.style("█" * (-(-count * _BAR // of) if of else 0), fg="green")
+    return click.style(blocks(count, of, _BAR), fg="green")
 
 
 def _clock(at: str | None) -> str:

@@ -14,7 +14,7 @@ SECTIONS: Final = {
     "Start": ("init", "serve", "dev"),
     "Identities": ("brand", "user", "store", "device", "segment", "cert"),
     "Messages": ("send", "tail", "message", "why", "campaign"),
-    "Customers": ("content", "ask", "inbox", "agent"),
+    "Customers": ("content", "ask", "questions", "inbox", "agent"),
     "Fleet": ("command",),
     "Links": ("link",),
     "Watch": ("status", "connections", "audit", "doctor", "bench"),

@@ -171,7 +171,7 @@ _HEADING: Final = ", ".join([*Heading.__struct_fields__[:-1], _TITLE])
 _ROW: Final = ", ".join(Row.__struct_fields__)
 
 
-def _rounded(delay: str, digits: int) -> str:
+def rounded(delay: str, digits: int) -> str:
     """SQL that rounds milliseconds down: with four digits 0 to 9999, 10000, 10010, ..."""
     steps = [10**step for step in range(10 - digits)]
     whens = (f"WHEN {delay} < {step * 10**digits} THEN {delay} / {step} * {step}" for step in steps)
@@ -283,7 +283,7 @@ def _figures(db: sqlite3.Connection, message: int) -> Figures:
 
 
 def _delays(db: sqlite3.Connection, message: int, until: Literal["delivered_at", "opened_at"]) -> Delays:
-    sql = f"""SELECT {_rounded(f"({until} - sent_at)", 4)} AS delay, count(*) FROM recipient
+    sql = f"""SELECT {rounded(f"({until} - sent_at)", 4)} AS delay, count(*) FROM recipient
               WHERE message = ? AND {until} IS NOT NULL AND sent_at IS NOT NULL GROUP BY delay ORDER BY delay"""
     return summed(db.execute(sql, (message,)).fetchall())
 
@@ -294,7 +294,7 @@ def _stores(db: sqlite3.Connection, message: int) -> list[StoreFigures]:
     for store, event, count in db.execute(sql, (message,)):
         setattr(stores.setdefault(store, StoreFigures(store=store)), event, count)
     for event in ("delivered", "opened"):
-        sql = f"""SELECT e.store, {_rounded("(e.at - r.sent_at)", 2)} AS delay, count(*)
+        sql = f"""SELECT e.store, {rounded("(e.at - r.sent_at)", 2)} AS delay, count(*)
                   FROM event e JOIN recipient r ON r.message = e.message AND r.number = e.recipient
                   WHERE e.message = ? AND e.event = '{event}' AND r.sent_at IS NOT NULL
                   GROUP BY e.store, delay ORDER BY e.store, delay"""
