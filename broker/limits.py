@@ -296,7 +296,7 @@ ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is 
 QUESTION_WORDS_MAX: Final = 32  # that are looked for; the rest of a long question says little more
 WORD_MAX: Final = 40  # characters of it that count
 
-# Items of one brand, in all languages: 2 KB each with their words, so 400 MB.
+# Items of one brand, in all languages: 2.5 KB each on the disk with their words, so 500 MB.
 ITEMS_MAX: Final = 200_000
 ITEM_TITLE_MAX: Final = 200
 ITEM_BODY_MAX: Final = 4000  # characters: what a screen shows of one answer
@@ -306,7 +306,7 @@ ITEM_PLACES_MAX: Final = 100  # stores, and tags, that an item is for
 ITEM_DATA_BYTES_MAX: Final = 16 << 10
 ITEM_BYTES_MAX: Final = 64 << 10  # as it is written in a file: a body of four bytes a character, data, keywords
 ITEM_HEAD_BYTES_MAX: Final = 32 << 10  # of a Markdown file's, in YAML: data, and 100 keywords
-ITEMS_AT_ONCE: Final = 1000  # in one request, and in one transaction: 200 ms of a thread beside the loop
+ITEMS_AT_ONCE: Final = 1000  # in one request, and in one transaction: 0.5 s of threads beside the loop
 ITEMS_REFUSED_TOLD: Final = 50  # of one request on a topic, one by one: 20 KB
 ITEMS_PAGE_MAX: Final = 1000
 ITEMS_REMOVED_AT_ONCE: Final = 500  # in one transaction: 20 ms

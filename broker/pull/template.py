@@ -94,7 +94,8 @@ _ENVIRONMENT: Final = _environment()
 def check(text: str) -> None:
     """`Refused`, with where and why, when this is no template of ours."""
     if _MARKED.search(text):
-        _compiled(text)
+        # Brands' items say much that is like no other's; what is compiled is kept, and this is thrown away.
+        _parsed(text)
 
 
 def render(text: str, asker: Asker, data: Mapping[str, Any]) -> str:
@@ -134,6 +135,11 @@ def _parts(text: str, names: Mapping[str, Any]) -> Iterator[str]:
 
 @lru_cache(4096)
 def _compiled(text: str) -> Template:
+    _parsed(text)
+    return _ENVIRONMENT.from_string(text)
+
+
+def _parsed(text: str) -> None:
     try:
         tree = _ENVIRONMENT.parse(text)
         every = list(tree.find_all(nodes.Node))
@@ -143,7 +149,6 @@ def _compiled(text: str) -> Template:
             raise _refused(1, "it says too much: there are too many names, filters and conditions in it")
         if _depth(tree) > TEMPLATE_DEPTH_MAX:
             raise _refused(1, "it is too deep")
-        return _ENVIRONMENT.from_string(text)
     except TemplateError as error:
         raise _refused(getattr(error, "lineno", 1), error.message or "it cannot be read") from None
     except RecursionError:
