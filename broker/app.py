@@ -462,6 +462,7 @@ class Broker:
             "clients": len(connected),
             "sessions": len(core.sessions),
             "subscriptions": core.router.subscriptions,
+            "questions": self.pull.questions.status(),
             "links": {"connected": self.links.connected, "all": self.links.count},
             "retained": {"messages": len(core.retained), "bytes": core.retained.bytes},
             "waiting": {

@@ -7,7 +7,7 @@ transaction that remembers the fact. After a crash what was not booked is answer
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -174,6 +174,7 @@ class Questions:
         self._arrived = asyncio.Event()
         self._open: dict[str, _Case] = {}  # not booked yet, by id
         self._progress = asyncio.Event()
+        self._refused: Counter[Code] = Counter()
         self._changing: dict[tuple[str, str, str], deque[_Case]] = {}  # what waits for what these customers change
         self._due: dict[tuple[str, str], float] = {}  # when each device would be at its pace again
 
@@ -192,7 +193,7 @@ class Questions:
             self._pace(who)
             question = parse(message.payload)
         except QuestionRefused as error:
-            self._counters.questions_refused += 1
+            self._refuse(error)
             refused = error
         fact = Questioned(
             self._ids.next(),
@@ -213,6 +214,15 @@ class Questions:
         self._counters.questions_received += 1
         self._record(fact)
         self._take(fact)
+
+    def _refuse(self, error: QuestionRefused) -> None:
+        self._counters.questions_refused += 1
+        self._refused[error.code] += 1
+
+    def status(self) -> dict[str, int]:
+        """How many wait, and how many were refused since the start, by code."""
+        refused = {f"refused_{code}": count for code, count in sorted(self._refused.items())}
+        return {"waiting": len(self._waiting), **refused}
 
     def _pace(self, who: Identity) -> None:
         """Raise `QuestionRefused` when this device, or all together, ask too much."""
@@ -379,7 +389,7 @@ class Questions:
         else:
             self._unexpected(error)
             refused = QuestionRefused(Code.INTERNAL_ERROR, "That cannot be answered: the operator is told why.")
-        self._counters.questions_refused += 1
+        self._refuse(refused)
         answer = refused.answer(case.fact.id)
         self._settle(case, Decided(outcome="nothing", rule=str(refused.code)), _encode(answer).decode())
         return answer

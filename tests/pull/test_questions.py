@@ -260,6 +260,7 @@ async def test_what_is_no_question_is_refused_and_not_written(lab: Lab, payload:
     assert answer.message == answer.text != ""
     assert not lab.facts
     assert lab.counters.questions_refused == 1
+    assert lab.questions.status() == {"waiting": 0, f"refused_{code}": 1}
 
 
 @pytest.mark.parametrize(
