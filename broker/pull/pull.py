@@ -17,11 +17,13 @@ from broker.pull.conversations import Inbox
 from broker.pull.follow import Changes, Follows
 from broker.pull.library import Library
 from broker.pull.looker import Looker
+from broker.pull.noting import Notes
 from broker.pull.questions import ASKS, Questions
 from broker.pull.server import Servers
 from broker.pull.voices import Voices
 from broker.pull.ways import Ways
 from broker.session.core import Core
+from broker.store.audit import AuditLog
 from broker.store.content import Content
 from broker.store.conversations import Conversations
 
@@ -75,8 +77,9 @@ class Pull:
             counters=core.counters,
             log=self._log,
         )
-        bridge.desk.on("inbox", self.inbox.answer)
-        bridge.desk.on("content", ContentRequests(Library(self.content)).answer)
+        self._notes = Notes(AuditLog(bridge.people.records), self._log)
+        bridge.desk.on("inbox", self._notes.each(self.inbox.answer))
+        bridge.desk.on("content", self._notes.counted(ContentRequests(Library(self.content)).answer))
         self.servers = Servers(core=core, run=self._run, rules=self.content.rules, history=store)
         self.changes = Changes(
             content=self.content,
@@ -105,7 +108,7 @@ class Pull:
 
     def start(self) -> None:
         """Begin, after the bridge."""
-        work = (self.questions.run(), self.inbox.telling.run(), self._begin())
+        work = (self.questions.run(), self.inbox.telling.run(), self._notes.run(), self._begin())
         self._tasks = [asyncio.create_task(one) for one in work]
 
     async def _begin(self) -> None:
@@ -135,6 +138,10 @@ class Pull:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        try:
+            await self._notes.flush()
+        except Failed as error:
+            self._log("the audit log cannot be written", error=error.message, remedy=error.remedy)
 
     async def close(self) -> None:
         """Let go of the library."""
