@@ -24,6 +24,8 @@ from broker.session.session import Session
 
 # Applied in one transaction.
 AT_ONCE: Final = 1000
+# What comes one by one and is in no hurry waits for more, so that a transaction is worth its commit.
+GATHERED: Final = 100
 _LISTENERS: Final = (Role.SERVER, Role.ADMIN)
 RETRY_S: Final = 1.0
 UP: Final = "+/device/+/up/"
@@ -76,6 +78,7 @@ class Intake:
         self._unexpected = unexpected
         self._each: dict[str, Callable[[Any], Awaitable[None]]] = {}
         self._together: dict[str, Together] = {}
+        self._gather_s: dict[str, float] = {}
         self._waiting: deque[Fact] = deque()
         self._arrived = asyncio.Event()
         self._books: Books | None = None
@@ -89,9 +92,13 @@ class Intake:
         self._together[BOOKED] = books.book
         self._serve(f"{UP}{RECEIPT}".encode(), self.heard)
 
-    def together(self, sort: str, handler: Together) -> None:
-        """From now on facts of this sort go to `handler`, as many as come, and it books the number of the last."""
+    def together(self, sort: str, handler: Together, *, gather_s: float = 0.0) -> None:
+        """From now on facts of this sort go to `handler`, as many as come, and it books the number of the last.
+
+        gather_s: so long it may wait for more of them.
+        """
         self._together[sort] = handler
+        self._gather_s[sort] = gather_s
 
     def each(self, sort: str, handler: Callable[[Any], Awaitable[None]]) -> None:
         """From now on facts of this sort go to `handler`, one by one."""
@@ -156,6 +163,9 @@ class Intake:
                 await self._some()
 
     async def _some(self) -> None:
+        first = _sort(self._decoded(self._waiting[0]))
+        if len(self._waiting) < GATHERED and (gather_s := self._gather_s.get(first, 0.0)):
+            await asyncio.sleep(gather_s)
         facts = [self._waiting[at] for at in range(min(len(self._waiting), AT_ONCE))]
         happened = [(fact.number, self._decoded(fact)) for fact in facts]
         for sort, run in groupby(happened, key=lambda one: _sort(one[1])):
