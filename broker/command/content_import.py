@@ -79,8 +79,9 @@ class _Import:
         self._report_path = report
         self._dry_run = dry_run
         self._language = language
-        self._counts: Counter[str] = Counter(new=0, changed=0, same=0, removed=0, refused=0)
+        self._counts: Counter[str] = Counter(new=0, changed=0, same=0, removed=0, refused=0, blanks=0)
         self._first: list[Problem] = []
+        self._blanks: list[str] = []
         self._seen: dict[str, int] = {}  # where each name and language stands
         self._whole = True  # what each line says was understood
         self._report: Any = None
@@ -173,6 +174,8 @@ class _Import:
         stored = self._run.call("content.put", brand=self._brand, items=items, dry_run=self._dry_run)
         for name in ("new", "changed", "same"):
             self._counts[name] += stored[name]
+        self._counts["blanks"] += len(stored["blanks"])
+        self._blanks += stored["blanks"][: _SHOWN - len(self._blanks)]
         for bad in stored["refused"]:
             one = batch[bad["index"]]
             where = {"file": one.file, "line": one.line, "name": bad["name"], "field": bad["field"]}
@@ -219,6 +222,10 @@ class _Import:
                 self._run.say(printable(f"  try: {one.remedy}"))
         if (more := counts["refused"] - len(self._first)) and self._report is None:
             self._run.say(f"and {more:,} more: --report FILE has all of them")
+        if counts["blanks"]:
+            self._run.say(f"{counted(counts['blanks'], 'item')} with data to fill in that are not there:")
+            for blank in self._blanks:
+                self._run.say(printable(f"  {blank}"))
         would = "would be " if self._dry_run else ""
         words = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed") if counts[name])
         words = f"{counted(counts['new'] + counts['changed'] + counts['same'], 'item')} of {self._brand}: " + (

@@ -212,6 +212,7 @@ class Stored(msgspec.Struct, kw_only=True):
     changed: int = 0
     same: int = 0
     refused: list[Bad] = []
+    blanks: list[str] = []  # names of items that say data which they have not, with those
 
 
 class Library:
@@ -233,7 +234,8 @@ class Library:
                 bad.append(_bad(index, items[index], _full()))
         counts = Counter(outcomes)
         bad.sort(key=lambda one: one.index)
-        return Stored(new=counts["new"], changed=counts["changed"], same=counts["same"], refused=bad)
+        blanks = [blank for _, (row, _) in good if (blank := _blank(row))]
+        return Stored(new=counts["new"], changed=counts["changed"], same=counts["same"], refused=bad, blanks=blanks)
 
     async def set(self, brand: str, name: str, language: str | None, changes: Mapping[str, Any]) -> Stored:
         """Change fields of an item; None takes one back. Of `data` the fields that are named are changed.
@@ -306,6 +308,12 @@ def _sorted(brand: str, items: Sequence[Any], zone: ZoneInfo) -> tuple[list[tupl
         except ItemRefused as error:
             bad.append(_bad(index, fields, error))
     return good, bad
+
+
+def _blank(row: ItemRow) -> str:
+    data = _unjson(row.data)
+    missing = sorted({name for text in (row.title, row.body, row.link) for name in template.blanks(text, data)})
+    return f"{row.name}: {', '.join(f'data.{name}' for name in missing)}" if missing else ""
 
 
 def _bad(index: int, fields: Any, error: ItemRefused) -> Bad:

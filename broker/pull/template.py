@@ -98,6 +98,32 @@ def check(text: str) -> None:
         _parsed(text)
 
 
+def blanks(text: str, data: Mapping[str, Any]) -> list[str]:
+    """The data that a template says and that are not there, where it does not say what stands there then."""
+    if "data" not in text or not _MARKED.search(text):
+        return []
+    tree = _ENVIRONMENT.parse(text)
+    cared = {
+        name
+        for kind in (nodes.Filter, nodes.Test)
+        for node in tree.find_all(kind)
+        if node.name in ("default", "defined", "undefined")
+        for name in _data(node)
+    }
+    return sorted(set(_data(tree)) - cared - set(data))
+
+
+def _data(node: nodes.Node) -> Iterator[str]:
+    """The names of data in it."""
+    for dot in node.find_all(nodes.Getattr):
+        if isinstance(dot.node, nodes.Name) and dot.node.name == "data":
+            yield dot.attr
+    for bracket in node.find_all(nodes.Getitem):
+        if isinstance(bracket.node, nodes.Name) and bracket.node.name == "data":
+            assert isinstance(bracket.arg, nodes.Const)  # no other is let in
+            yield str(bracket.arg.value)
+
+
 def render(text: str, asker: Asker, data: Mapping[str, Any]) -> str:
     """A template, filled in. What is not known of somebody is left out; what cannot be said at all, too."""
     if not _MARKED.search(text):

@@ -107,6 +107,15 @@ def test_refused_items_are_told_line_by_line_and_stop_no_others(do: Do, tmp_path
     assert listed(do) == [("a", ""), ("e", "")]
 
 
+def test_items_that_say_what_they_have_not_are_named(do: Do, tmp_path: Path) -> None:
+    file = tmp_path / "shop.jsonl"
+    good = {"name": "torta", "title": "Torta", "body": "{{ data.price }} {{ user.title }}", "data": {"price": 3}}
+    file.write_text("\n".join(json.dumps(one) for one in (good, {**good, "name": "pane", "data": {"prize": 3}})))
+    done = do("import", "acme", file)
+    assert "1 item with data to fill in that are not there:\n  pane: data.price\n" in done.err
+    assert len(listed(do)) == 2
+
+
 def test_not_all_of_many_are_shown(do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_import, "_SHOWN", 2)
     file = tmp_path / "bad.jsonl"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from broker.errors import Refused
 from broker.limits import RENDERED_MAX
 from broker.pull.question import Asker
-from broker.pull.template import check, render
+from broker.pull.template import blanks, check, render
 
 ADA = Asker(
     brand="acme", device="k", user="ada", title="Ada", language="it", tags=frozenset({"vip"}), attributes={"size": "38"}
@@ -64,6 +64,18 @@ def test_what_is_too_deep_is_refused(text: str) -> None:
 def test_what_users_say_of_themselves_is_never_a_template() -> None:
     evil = Asker(brand="acme", device="k", user="eve", title="{{ 7 * 7 }}", attributes={"size": "{% for %}"})
     assert render("{{ user.title }} {{ user.attributes.size }}", evil, {"x": "{{ 1 }}"}) == "{{ 7 * 7 }} {% for %}"
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("{{ data.price }} {{ data['old price'] }} {{ data.cost | number }}", ["cost", "old price"]),
+        ("{{ data.cost | default('?') }} {% if data.old is defined %}{{ data.old }}{% endif %}", []),
+        ("data.cost", []),
+    ],
+)
+def test_data_that_are_not_there_are_known_before(text: str, missing: list[str]) -> None:
+    assert blanks(text, DATA) == missing
 
 
 @pytest.mark.parametrize(
