@@ -1,7 +1,6 @@
 """A device asks a running broker, and is answered on the same connection."""
 
 import json
-from itertools import count
 from typing import Any
 
 from support.library import item
@@ -10,38 +9,18 @@ from support.mqtt import Client
 
 from broker.admin.operations import Context, perform
 from broker.app import Broker
-from broker.wire.packets import Properties, Puback, Publish
+from broker.wire.packets import Publish
 
-_IDS = count(100)
 CAKES = (
     item("torta-cioccolato", "Torta al cioccolato", keywords=["sacher"], body="Per {{ user.name }}"),
     item("torta-mele", "Torta di mele"),
 )
 
 
-async def said(kiosk: Client, payload: bytes, *, correlation: bytes = b"c1") -> list[Publish]:
-    """Ask, and see what comes until the question is acknowledged and something was published back."""
-    properties = Properties(correlation_data=correlation)
-    topic = b"acme/device/kiosk-7/up/ask"
-    await kiosk.send(Publish(topic, payload, 1, packet_id=next(_IDS), properties=properties))
-    got: list[Publish] = []
-    acknowledged = False
-    while not (acknowledged and got):
-        packet = await kiosk.receive()
-        if isinstance(packet, Publish):
-            await kiosk.send(Puback(packet.packet_id))
-            got.append(packet)
-        else:
-            assert isinstance(packet, Puback)
-            assert packet.reason < 0x80
-            acknowledged = True
-    return got
-
-
 async def asked(kiosk: Client, question: str | dict[str, Any]) -> Any:
     """What the device is answered."""
     payload = question if isinstance(question, str) else json.dumps(question)
-    (message,) = await said(kiosk, payload.encode())
+    message = await kiosk.ask("acme/device/kiosk-7/up/ask", payload.encode(), correlation_data=b"c1")
     assert (message.topic, message.properties.correlation_data) == (b"acme/device/kiosk-7/answer", b"c1")
     assert message.properties.content_type == "application/json"
     return json.loads(message.payload)
@@ -84,9 +63,9 @@ async def test_another_brands_items_are_not_there(broker: Broker) -> None:
 async def test_follow_shows_up_in_the_preferences_of_all_devices(broker: Broker) -> None:
     await broker.pull.content.put([item("wipro", "Wipro")], 0)
     kiosk = await kiosk_of(broker, "acme/device/kiosk-7/preferences")
-    got = await said(kiosk, b"follow wipro daily")
-    while len(got) < 2:
-        got.append(await kiosk.expect_message())
+    await kiosk.send(Publish(b"acme/device/kiosk-7/up/ask", b"follow wipro daily", 1, packet_id=99))
+    packets = [await kiosk.receive() for _ in range(3)]  # the PUBACK is one of them
+    got = [packet for packet in packets if isinstance(packet, Publish)]
     told = {message.topic.rpartition(b"/")[2]: json.loads(message.payload) for message in got}
     assert told[b"answer"]["item"] == "wipro"
     assert told[b"preferences"]["follows"] == {"wipro": 86400}

@@ -31,7 +31,8 @@ def test_rules_are_read_as_they_are_written() -> None:
 
 def test_the_rules_and_the_template_of_the_document_are_ones() -> None:
     blocks = re.findall(r"^```(\w*)\n(.+?)^```", DOCUMENT.read_text(), flags=re.MULTILINE | re.DOTALL)
-    rules, template = (text for kind, text in blocks if kind != "console")
+    (rules,) = (text for kind, text in blocks if kind == "json" and "otherwise" in text)
+    (template,) = (text for _, text in blocks if "{%" in text)
     assert parse(rules.encode()).otherwise == "person"
     check(template)
     assert all(f"`{field}`" in DOCUMENT.read_text() for field in Rules.__struct_fields__)

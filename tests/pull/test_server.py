@@ -270,8 +270,7 @@ async def test_a_device_is_answered_by_it_and_takes_its_choice(broker: Broker, s
     await kiosk.subscribe("acme/device/kiosk-7/answer", qos=1)
 
     async def ask(question: str) -> Any:
-        await kiosk.publish("acme/device/kiosk-7/up/ask", question.encode(), qos=1)
-        return json.loads((await kiosk.expect_message()).payload)
+        return json.loads((await kiosk.ask("acme/device/kiosk-7/up/ask", question.encode())).payload)
 
     said = await ask("cerca torta")
     assert (said["kind"], said["by"], said["body"]) == ("answer", "server", "cerca torta")

@@ -175,6 +175,23 @@ class Client:
         assert answer.packet_id == id
         return answer
 
+    async def ask(self, topic: str, payload: bytes, **properties: Any) -> Publish:
+        """Publish at QoS 1; the message that comes for it, before the PUBACK or after it, is acknowledged."""
+        id = self.next_id()
+        await self.send(Publish(topic.encode(), payload, 1, packet_id=id, properties=Properties(**properties)))
+        message: Publish | None = None
+        acknowledged = False
+        while message is None or not acknowledged:
+            packet = await self.receive()
+            if isinstance(packet, Publish) and message is None:
+                await self.send(Puback(packet.packet_id))
+                message = packet
+            else:
+                assert isinstance(packet, Puback), packet
+                assert (packet.packet_id, packet.reason < 0x80) == (id, True)
+                acknowledged = True
+        return message
+
     async def expect_message(self, payload: bytes | None = None, *, acknowledge: bool = True) -> Publish:
         """The next packet, a PUBLISH with `payload`; at QoS 1 it is acknowledged."""
         message = await self.expect(Publish)
