@@ -35,6 +35,7 @@ _ADDRESS: Final = re.compile(r"https?://[^\s/?#\"<>][^\s\"<>\x00-\x1f\x7f]*", re
 _TEMPLATE: Final = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TEXTS: Final = ("title", "body", "keywords")
+_TIMES: Final = ("valid_from", "valid_until")
 _GIVEN_ONCE: Final = ("name", "language")
 
 Language = Annotated[str, Meta(pattern=_LANGUAGE)]
@@ -145,7 +146,7 @@ def words_of(row: ItemRow) -> Words:
 def fields_of(row: ItemRow) -> dict[str, Any]:
     """An item as it is written; what it has not is left out."""
     lists = {name: _unjson(getattr(row, name)) for name in ("keywords", "stores", "tags", "hours", "data")}
-    times = {name: _iso(getattr(row, name)) for name in ("valid_from", "valid_until")}
+    times = {name: _iso(getattr(row, name)) for name in _TIMES}
     texts = {name: getattr(row, name) for name in FIELDS if name not in lists and name not in times}
     every = {**texts, **lists, **times}
     return {name: every[name] for name in FIELDS if every[name]}
@@ -242,7 +243,8 @@ class Library:
 
         Without a language it is changed in all; what is text then only if there is one language.
         """
-        zone = await self._zone(brand)
+        # What is there already says its zone.
+        zone = await self._zone(brand) if any(field in changes for field in _TIMES) else ZoneInfo("UTC")
 
         def change(rows: list[ItemRow]) -> list[Written]:
             if not rows:

@@ -1,9 +1,12 @@
 """A brand's server keeps its content over MQTT."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
-from support.live import server
+from support.library import item
+from support.live import populate, running, server
 from support.mqtt import Client
 
 from broker import limits
@@ -91,3 +94,15 @@ async def test_each_brand_has_its_own(broker: Broker) -> None:
     assert (await asked(rival, {"get": "cake"}, "rival"))["code"] == "not_found"
     assert (await asked(rival, {"remove": ["cake"]}, "rival"))["changed"] == 0
     assert (await asked(shop, {"get": "cake"}))["ok"] is True
+
+
+async def test_what_a_brand_left_that_was_removed_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    """Its content stays for a moment when a crash comes between the records and that."""
+    data = tmp_path / "data"
+    async with running(data) as broker:
+        await populate(broker)
+        await broker.pull.content.put([item("cake"), item("cake", brand="rival")], 0)
+        await broker.directory.records.remove_brand("rival")
+    async with running(data) as broker:
+        while await broker.pull.content.brands() != {"acme"}:  # noqa: ASYNC110 - in another thread
+            await asyncio.sleep(0)

@@ -4,8 +4,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from support.library import item
 
-from broker.store.content import Content, connect
+from broker.store.content import Content, Words, connect
 from broker.store.records import Records
 
 
@@ -32,3 +33,17 @@ async def test_who_looks_content_up_sees_the_records_beside_it(tmp_path: Path) -
     db.close()
     await content.close()
     await records.close()
+
+
+async def test_an_item_and_its_words_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    def broken() -> Words:
+        raise ValueError("no words")
+
+    async with await Content.open(tmp_path / "content.db") as content:
+        good, (row, _) = item("good"), item("bad")
+        with pytest.raises(ValueError, match="no words"):
+            await content.put([good, (row, broken)], 0)
+        tables = ("item", "item_text", "phrase", "changed")
+        counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
+        assert await content.read(lambda db: db.execute(f"SELECT {counts}").fetchone()) == (0, 0, 0, 0)
+        assert await content.put([good], 0) == ["new"]
