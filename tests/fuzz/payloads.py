@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import msgspec
 from cryptography import x509
@@ -26,7 +27,7 @@ from broker.counters import Counters
 from broker.errors import PushbrokerError, Refused
 from broker.identity import Identity, Role
 from broker.message import Message
-from broker.pull import inbox_requests
+from broker.pull import importing, inbox_requests, library
 from broker.pull.moves import InboxRefused
 from broker.pull.voices import Voices
 from broker.store.entries import Who
@@ -144,7 +145,22 @@ def _said_of_a_conversation(data: bytes) -> None:
     assert conversations.done in ([], [Who("acme", "user", "ada")])
 
 
-_KINDS = [_csr, _certificate, _receipt, _operation, _code, _asked_by_an_agent, _said_of_a_conversation]
+def _item(data: bytes) -> None:
+    """Content as a brand's server puts it, and as a file of Markdown has it."""
+    try:
+        try:
+            fields = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            fields = {"name": "x", **importing.markdown(data.decode(errors="replace"))}
+        row, words = library.made("acme", fields, ZoneInfo("Europe/Rome"))
+    except Refused:
+        return
+    words()
+    again, _ = library.made("acme", library.fields_of(row), ZoneInfo("UTC"))
+    assert again == row
+
+
+_KINDS = [_csr, _certificate, _receipt, _operation, _code, _asked_by_an_agent, _said_of_a_conversation, _item]
 
 
 def _pem(what: str, data: bytes) -> bytes:
@@ -186,11 +202,13 @@ def seeds() -> Iterator[bytes]:
     yield b'\x06{"do": "read", "entry": 3}'
     yield b'\x06{"do": "rate", "question": "q1", "thumb": -1}'
     yield b'\x06{"do": "close"}'
+    yield b'\x07{"name": "a", "title": "{{ data.x }}", "hours": {"mon": ["09:00-18:00"]}, "valid_until": "2026-12-24"}'
+    yield b"\x07---\ntitle: x\ndata: {price: 3.5, day: 2026-12-24}\nkeywords: [&a b]\n---\n{% if user %}y{% endif %}"
 
 
 TARGET = Target(
     "payloads",
-    "requests, receipts, codes, operations, what agents and devices say of conversations",
+    "requests, receipts, codes, operations, items, what agents and devices say of conversations",
     run,
     seeds,
     bytes_max=1024,
