@@ -30,7 +30,7 @@ class Typist:
     def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
         self.replaced = {"8883": str(port), "/tmp/kiosk-7": str(directory / "kiosk-7")}
-        self.replaced["/tmp/offer.json"] = str(directory / "offer.json")
+        self.replaced |= {f"/tmp/{name}": str(directory / name) for name in ("offer.json", "content.json")}
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -62,6 +62,7 @@ class Typist:
             ["bash", "-c", f"exec {self.words(command)}"],
             cwd=ROOT,
             env=self.environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -76,7 +77,7 @@ class Typist:
 
 
 class Output:
-    """What a program says, to be waited for."""
+    """What a program says, to be waited for; and the way to type something into it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.lines: list[str] = []
@@ -96,9 +97,14 @@ class Output:
         with self._changed:
             assert self._changed.wait_for(lambda: any(words in line for line in self.lines), WAIT_S_MAX), self.lines
 
+    def type(self, words: str) -> None:
+        print(words, file=self._process.stdin, flush=True)
+
     def close(self) -> None:
         self._reader.join()
+        assert self._process.stdin
         assert self._process.stdout
+        self._process.stdin.close()
         self._process.stdout.close()
 
 
@@ -122,6 +128,9 @@ def test_the_five_minutes_of_the_readme(typist: Typist) -> None:
             kiosk.wait_for("We close in ten minutes.")
             assert "acme" in typist.run(steps["Or to whom a condition says"])
             kiosk.wait_for("Cake at four.")
+            assert "Nine to six, ada." in typist.run(steps["A customer asks"])
+            kiosk.type("when are you open?")
+            kiosk.wait_for("Nine to six, ada.")
         typist.run(send)
         with typist.running(kiosk_again) as kiosk:
             kiosk.wait_for("Ciao Ada")
