@@ -40,6 +40,7 @@ from broker.listen.websocket import WebRules
 from broker.message import Message, Promise
 from broker.pull.erasure import Erasures
 from broker.pull.pull import Pull
+from broker.pull.retention import Kept, Sweeper
 from broker.route.access import ENROL_REQUEST
 from broker.session.bounds import Limits
 from broker.session.core import Core
@@ -49,6 +50,7 @@ from broker.store.journal import SqliteJournal
 from broker.store.links import LinkTable
 from broker.store.lock import DataLock
 from broker.store.records import Known
+from broker.store.retention import Retention
 from broker.trust.amqtt_plugins import Plugins
 from broker.trust.authority import Authority
 from broker.trust.directory import Directory, open_directory
@@ -199,6 +201,8 @@ class Broker:
             log=self._log,
         )
         await self.erasures.open()
+        kept = Retention(self.directory.records, self.bridge.messages)
+        self.sweeper = Sweeper(kept, _kept(settings), self._log, self.core.unexpected)
 
         self.reactor = self.admission.reactor = Reactor(self.core, asyncio.get_running_loop())
         stack.callback(self.reactor.close)
@@ -208,6 +212,7 @@ class Broker:
         self.bridge.start()
         self.pull.start()
         self._spawn(self.erasures.run())
+        self._spawn(self.sweeper.run())
         self.links = Links(Book(self.directory.records, self.directory.now), self.core, self.reactor.run, self._log)
         self._context = self._tls_context()
         for listener, sock in sockets:
@@ -370,6 +375,7 @@ class Broker:
             self.core.retained.bound(*self.core.limits.retained)
             self._set_pace(settings)
             self.bridge.dispatcher.kept_s = settings.messages_kept_s
+            self.sweeper.kept = _kept(settings)
             self.gate.allow_anonymous = settings.allow_anonymous
         self.log.info("reloaded")
 
@@ -660,6 +666,13 @@ def _limits(settings: Settings) -> Limits:
         return limits
     room = max(1, descriptors - _DESCRIPTORS_OURS)
     return msgspec.structs.replace(limits, connections_max=min(limits.connections_max, room))
+
+
+def _kept(settings: Settings) -> Kept:
+    """How long what is said and done is kept."""
+    return Kept(
+        settings.conversations_kept_s, settings.questions_kept_s, settings.consents_kept_s, settings.audit_kept_s
+    )
 
 
 def _iso(at: datetime) -> str:

@@ -119,6 +119,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _says("How long what became of a rich send is kept, from when it was accepted.", ge=3600, le=10 * 365 * 86400),
     ] = limits.MESSAGES_KEPT_S
+    conversations_kept_s: Annotated[
+        int, _says("How long a conversation is kept after it was closed.", ge=3600, le=10 * 365 * 86400)
+    ] = limits.CONVERSATIONS_KEPT_S
+    questions_kept_s: Annotated[
+        int,
+        _says("How long the words of a question and its answer are kept; figures stay.", ge=3600, le=10 * 365 * 86400),
+    ] = limits.QUESTIONS_KEPT_S
+    consents_kept_s: Annotated[
+        int,
+        _says("How long a consent stands in its log that counts no more.", ge=3600, le=30 * 365 * 86400),
+    ] = limits.CONSENTS_KEPT_S
+    audit_kept_s: Annotated[int, _says("How long an entry of the audit log is kept.", ge=3600, le=30 * 365 * 86400)] = (
+        limits.AUDIT_KEPT_S
+    )
     retained_messages_max: Annotated[int, _says("How many retained messages are kept.", ge=0, le=100_000_000)] = (
         limits.RETAINED_MESSAGES_MAX
     )

@@ -225,6 +225,12 @@ TTL_MAX_S: Final = 28 * 86400
 # are 450 MB in the books.
 MESSAGES_KEPT_S: Final = 30 * 86400
 PURGED_MAX: Final = 1000  # recipients in one transaction: 10 ms
+# A complaint comes within half a year, or not at all. 100 conversations a day of 10 entries are 180,000 rows, 40 MB.
+CONVERSATIONS_KEPT_S: Final = 180 * 86400
+QUESTIONS_KEPT_S: Final = 90 * 86400  # a quarter, in which somebody looks what content is missing
+CONSENTS_KEPT_S: Final = 3 * 365 * 86400  # so long it may have to be shown that somebody had agreed
+AUDIT_KEPT_S: Final = 365 * 86400  # 1,000 entries a day are 70 MB
+FORGOTTEN_AT_ONCE: Final = 500  # rows in one transaction: 10 ms
 LOCAL_TTL_MIN_S: Final = 27 * 3600  # from the first to the last place where it is nine o'clock
 NOT_BEFORE_MAX_S: Final = 90 * 86400
 IDEMPOTENCY_S: Final = 86400

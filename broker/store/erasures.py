@@ -18,6 +18,7 @@ from broker.store.database import Database
 from broker.store.messages import close_done
 from broker.store.personal import Person, prepare, words
 from broker.store.records import Records
+from broker.store.retention import forget_some
 
 PREFIX: Final = "erased-"
 _json: Final = msgspec.json.Encoder().encode
@@ -236,16 +237,7 @@ def conversations(person: Person) -> Step:
                  OR kind = 'device' AND name IN (SELECT value FROM json_each(:devices))) LIMIT 1""",
             person.parameters,
         ).fetchone()
-        if row is None:
-            return False
-        gone = db.execute(
-            """DELETE FROM entry WHERE (conversation, number) IN (
-                 SELECT conversation, number FROM entry WHERE conversation = ? LIMIT ?)""",
-            (row[0], ERASED_AT_ONCE),
-        ).rowcount
-        if gone < ERASED_AT_ONCE:
-            db.execute("DELETE FROM conversation WHERE number = ?", row)
-        return True
+        return row is not None and forget_some(db, row[0])
 
     return work
 
