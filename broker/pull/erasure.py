@@ -23,7 +23,7 @@ from broker.store import erasures
 from broker.store.audit import Done
 from broker.store.database import Database, bytes_of, open_reader
 from broker.store.entries import Who
-from broker.store.erasures import Erasure, ErasureTable, Step, naming
+from broker.store.erasures import Erasure, ErasureTable, Step, naming, pages
 from broker.store.personal import LOG, Person, counted
 
 FORMAT: Final = "pushbroker/erasure"
@@ -34,6 +34,18 @@ _TRIES: Final = 40  # until what is under way has come to rest
 _TRY_S: Final = 0.1
 # What may be in flight to a brand's server that is away: nobody can take that back.
 _HELD: Final = frozenset({"log", "retained"})
+
+# What their devices did for others, before they were theirs.
+_EVENTS: Final = """SELECT e.message, e.recipient, e.device, e.event FROM event e
+  CROSS JOIN message m ON m.number = e.message AND m.brand = :brand
+  WHERE e.device IN (SELECT value FROM json_each(:devices))"""
+_KEYS: Final = "SELECT key FROM idempotency WHERE brand = :brand AND named(key)"
+# Where a text of the books may name them: table, key, columns, which rows.
+_TEXTS: Final = (
+    ("message", "number", ("address", "answer", "request_id", "collapse_key"), "brand = :brand"),
+    ("campaign", "number", ("definition", "next_run"), "brand = :brand"),
+    ("campaign_run", "problem", ("problem",), "campaign IN (SELECT number FROM campaign WHERE brand = :brand)"),
+)
 
 Devices = Literal["remove", "keep"]
 Files = tuple[tuple[str, Path], ...]
@@ -199,37 +211,23 @@ class Erasures:
         await self._steps(erasures.recipients(person, now_ms()))
         await self._steps(erasures.conversations(person))
         await self._steps(erasures.commands(person))
-        values = person.parameters
         async with self._reader("messages") as db:
-            sql = """SELECT e.message, e.recipient, e.device, e.event FROM event e
-                     CROSS JOIN message m ON m.number = e.message AND m.brand = :brand
-                     WHERE e.device IN (SELECT value FROM json_each(:devices))"""
-            others = await db.call(lambda connection: connection.execute(sql, values).fetchall())
-            columns = ("address", "answer", "request_id", "collapse_key")
-            sent = await naming(db, person, pseudonym, "message", "number", columns, "brand = :brand")
-            campaigns = await naming(
-                db, person, pseudonym, "campaign", "number", ("definition", "next_run"), "brand = :brand"
-            )
-            of_brand = "campaign IN (SELECT number FROM campaign WHERE brand = :brand)"
-            runs = await naming(db, person, pseudonym, "campaign_run", "problem", ("problem",), of_brand)
-            keys = await db.call(
-                lambda connection: connection.execute(
-                    "SELECT key FROM idempotency WHERE brand = :brand AND named(key)", values
-                ).fetchall()
-            )
-        await self._steps(erasures.events(others))
-        await self._steps(erasures.renamed("message", "number", sent))
-        await self._steps(erasures.renamed("campaign", "number", campaigns))
-        await self._steps(erasures.renamed("campaign_run", "problem", runs))
-        await self._steps(erasures.keys(person.brand, [key for (key,) in keys]))
+            async for others in pages(db, person, _EVENTS):
+                await self._steps(erasures.events(others))
+            async for named in pages(db, person, _KEYS):
+                await self._steps(erasures.keys(person.brand, [key for (key,) in named]))
+            for table, key, columns, where in _TEXTS:
+                async for rows in naming(db, person, pseudonym, table, key, columns, where):
+                    await self._steps(erasures.renamed(table, key, rows))
 
     async def _records(self, person: Person, pseudonym: str) -> None:
+        ours = "brand = :brand"
         async with self._reader("records") as db:
-            segments = await naming(db, person, pseudonym, "segments", "name", ("condition",), "brand = :brand")
-            noted = await naming(db, person, pseudonym, "audit", "number", ("target", "detail"), "brand = :brand")
-        await self._table.rename("audit", "number", noted)
-        for name, columns in segments:
-            await self._table.rename_segment(person.brand, name, columns["condition"])
+            async for segments in naming(db, person, pseudonym, "segments", "name", ("condition",), ours):
+                for name, columns in segments:
+                    await self._table.rename_segment(person.brand, name, columns["condition"])
+            async for noted in naming(db, person, pseudonym, "audit", "number", ("target", "detail"), ours):
+                await self._table.rename("audit", "number", noted)
 
     async def _topics(self, person: Person) -> None:
         """Their sessions, what waits under their topics, and what is retained there."""

@@ -7,7 +7,7 @@ it is done again.
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -94,36 +94,37 @@ class ErasureTable:
 
     async def rename(self, table: str, key: str, rows: Sequence[tuple[Any, dict[str, str]]]) -> None:
         """Write texts in which somebody was named: each row's key with its columns."""
-        for some in (rows[at : at + ERASED_AT_ONCE] for at in range(0, len(rows), ERASED_AT_ONCE)):
-            async with self._records.transaction():
-                for number, columns in some:
-                    sets = ", ".join(f"{name} = :{name}" for name in columns)
-                    await self._run(f"UPDATE {table} SET {sets} WHERE {key} = :_key", _key=number, **columns)
+        async with self._records.transaction():
+            for number, columns in rows:
+                sets = ", ".join(f"{name} = :{name}" for name in columns)
+                await self._run(f"UPDATE {table} SET {sets} WHERE {key} = :_key", _key=number, **columns)
+
+
+async def pages(db: Database, person: Person, sql: str) -> AsyncIterator[list[Any]]:
+    """Rows as they were when it began, some at a time, found on a connection that only reads."""
+
+    def begin(connection: sqlite3.Connection) -> sqlite3.Cursor:
+        prepare(connection, person)
+        return connection.execute(sql, person.parameters)
+
+    cursor = await db.call(begin)
+    while rows := await db.call(lambda _: cursor.fetchmany(ERASED_AT_ONCE)):
+        yield rows
 
 
 async def naming(
-    db: Database, person: Person, pseudonym: str, table: str, key: str, columns: Sequence[str], where: str = "true"
-) -> list[tuple[Any, dict[str, str]]]:
-    """Rows in which a text names them, as they are to be: found on a connection that only reads."""
+    db: Database, person: Person, pseudonym: str, table: str, key: str, columns: Sequence[str], where: str
+) -> AsyncIterator[list[tuple[Any, dict[str, str]]]]:
+    """Rows in which a text names them: the key of each, and the texts as they are to be."""
     pattern = words((person.user, *person.devices))
     tests = " OR ".join(f"mentions(coalesce({name}, ''))" for name in columns)
     sql = f"SELECT {key}, {', '.join(columns)} FROM {table} WHERE {where} AND ({tests})"
-
-    def work(connection: sqlite3.Connection) -> list[tuple[Any, dict[str, str]]]:
-        prepare(connection, person)
-        return [
-            (
-                row[0],
-                {
-                    name: pattern.sub(rf"\g<before>{pseudonym}", text)
-                    for name, text in zip(columns, row[1:], strict=True)
-                    if text
-                },
-            )
-            for row in connection.execute(sql, person.parameters)
+    async for rows in pages(db, person, sql):
+        texts = [dict(zip(columns, row[1:], strict=True)) for row in rows]
+        yield [
+            (row[0], {name: pattern.sub(rf"\g<before>{pseudonym}", text) for name, text in of.items() if text})
+            for row, of in zip(rows, texts, strict=True)
         ]
-
-    return await db.call(work)
 
 
 # -- in the books' thread, in a transaction ----------------------------------------------------------------------------
@@ -201,10 +202,8 @@ def events(found: Sequence[tuple[int, int, str, str]]) -> Step:
     rows = [(*row, named.setdefault(row[:3], new_pseudonym())) for row in found]
 
     def work(db: sqlite3.Connection) -> bool:
-        some = rows[:ERASED_AT_ONCE]
-        _rename_events(db, some)
-        del rows[: len(some)]
-        return bool(rows)
+        _rename_events(db, rows)
+        return False
 
     return work
 
@@ -244,15 +243,12 @@ def conversations(person: Person) -> Step:
 
 def renamed(table: str, key: str, rows: Sequence[tuple[Any, dict[str, str]]]) -> Step:
     """Texts in which they were named, by the rows' key."""
-    left = list(rows)
 
     def work(db: sqlite3.Connection) -> bool:
-        some = left[:ERASED_AT_ONCE]
-        for number, columns in some:
+        for number, columns in rows:
             sets = ", ".join(f"{name} = :{name}" for name in columns)
             db.execute(f"UPDATE {table} SET {sets} WHERE {key} = :_key", {**columns, "_key": number})
-        del left[: len(some)]
-        return bool(left)
+        return False
 
     return work
 
