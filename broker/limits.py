@@ -298,6 +298,7 @@ QUESTIONS_MAX: Final = 10_000
 QUESTIONS_PAGE: Final = 20_000  # counted in one go, for figures: 100 ms in which the log of the database stays
 UNANSWERED_MAX: Final = 1000  # different questions without an answer, and questions, in one list: 1 MB
 QUESTIONS_TOGETHER: Final = 16  # looked up in one go of the thread that does: 5 ms, so that none waits for many
+CONTENT_WAITING_MAX: Final = 64 << 20  # bytes of one brand's changes that wait: 100,000 items, a minute of work
 ANSWER_TTL_S: Final = 3600  # an answer that reaches nobody within that time is of no use any more
 QUESTION_WORDS_MAX: Final = 32  # that are looked for; the rest of a long question says little more
 WORD_MAX: Final = 40  # characters of it that count

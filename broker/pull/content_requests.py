@@ -55,6 +55,12 @@ class ContentRequests:
             said = _refusal(Code.BAD_VALUE, "", error.message, error.remedy)
         return _json({"ok": True, "request_id": request_id_of(asked.payload), **said})
 
+    @staticmethod
+    def full(asked: Asked) -> bytes:
+        """What is said where too much waits to be done."""
+        said = _refusal(Code.TOO_MANY, "", "too many changes wait to be done", "Wait for answers before you send more")
+        return _json({"request_id": request_id_of(asked.payload), **said})
+
     async def _done(self, brand: str, request: _Request) -> dict[str, Any]:
         library = self._library
         if request.put is not UNSET:

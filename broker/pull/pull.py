@@ -19,6 +19,7 @@ from broker.pull.library import Library
 from broker.pull.looker import Looker
 from broker.pull.noting import Notes
 from broker.pull.questions import ASKS, Questions
+from broker.pull.queue import Queue
 from broker.pull.server import Servers
 from broker.pull.voices import Voices
 from broker.pull.ways import Ways
@@ -81,7 +82,17 @@ class Pull:
         )
         self._notes = Notes(AuditLog(bridge.people.records), self._log)
         bridge.desk.on("inbox", self._notes.each(self.inbox.answer))
-        bridge.desk.on("content", self._notes.counted(ContentRequests(Library(self.content)).answer))
+        requests = ContentRequests(Library(self.content))
+        self._queue = Queue(
+            content=self.content,
+            do=self._notes.counted(requests.answer),
+            answer=bridge.desk.answer,
+            full=requests.full,
+            log=self._log,
+            unexpected=core.unexpected,
+        )
+        bridge.intake.each("content", self._queue.keep)
+        bridge.desk.open("content")
         self.servers = Servers(core=core, run=self._run, rules=self.content.rules, history=store)
         self.changes = Changes(
             content=self.content,
@@ -124,7 +135,7 @@ class Pull:
             except Failed as error:
                 self._log("pull cannot begin", error=error.message, remedy=error.remedy)
                 await asyncio.sleep(RETRY_S)
-        self._tasks.append(asyncio.create_task(self.changes.run()))
+        self._tasks += [asyncio.create_task(work) for work in (self.changes.run(), self._queue.run())]
         await self.inbox.run()
 
     async def _content_gone(self) -> None:

@@ -172,7 +172,8 @@ class Content:
 
     async def brands(self) -> set[str]:
         """Those that have any content."""
-        sql = "SELECT DISTINCT brand FROM item UNION SELECT brand FROM rules UNION SELECT brand FROM changed"
+        sql = """SELECT DISTINCT brand FROM item UNION SELECT brand FROM rules UNION SELECT brand FROM changed
+            UNION SELECT brand FROM request"""
         return await self.read(lambda db: {brand for (brand,) in db.execute(sql)})
 
     async def brand_gone(self, brand: str) -> None:
@@ -185,10 +186,43 @@ class Content:
             if not numbers:
                 db.execute("DELETE FROM rules WHERE brand = ?", (brand,))
                 db.execute("DELETE FROM changed WHERE brand = ?", (brand,))
+                db.execute("DELETE FROM request WHERE brand = ?", (brand,))
             return bool(numbers)
 
         while await self.write(part):
             pass
+
+    # -- what is asked for ---------------------------------------------------------------------------------------------
+
+    async def keep(self, id: str, brand: str, body: bytes, most: int) -> bool:
+        """Put a request behind the others. False: so many bytes of the brand's wait already. Again it is there once."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            (waiting,) = db.execute(
+                "SELECT coalesce(sum(length(body)), 0) FROM request WHERE brand = ? AND id <> ?", (brand, id)
+            ).fetchone()
+            if waiting + len(body) > most:
+                return False
+            db.execute("INSERT OR IGNORE INTO request (id, brand, body) VALUES (?, ?, ?)", (id, brand, body))
+            return True
+
+        return await self.write(work)
+
+    async def next_request(self, after: str) -> tuple[int, str, bytes] | None:
+        """The first request of the brand whose turn it is after that one's: number, brand, body."""
+        first = "SELECT number, brand, body FROM request WHERE brand {} ? ORDER BY brand, number LIMIT 1"
+
+        def work(db: sqlite3.Connection) -> tuple[int, str, bytes] | None:
+            for order in (">", "<="):
+                if row := db.execute(first.format(order), (after,)).fetchone():
+                    return int(row[0]), str(row[1]), bytes(row[2])
+            return None
+
+        return await self.read(work)
+
+    async def request_done(self, number: int) -> None:
+        """It is."""
+        await self.write(lambda db: db.execute("DELETE FROM request WHERE number = ?", (number,)))
 
     async def any(self) -> bool:
         """Whether there is an item of anybody's."""

@@ -235,6 +235,7 @@ TABLES: Final = (
     Table("content", "item_word", "term doc cnt", _NOBODY),
     Table("content", "rules", "brand rules", _NOBODY),
     Table("content", "changed", "brand name at", _NOBODY),
+    Table("content", "request", "number id brand body", _NOBODY),
     # -- journal ---------------------------------------------------------------------------------------------------
     Table("journal", "session",
           "number key role brand name user store v5 expiry_s ends_at cursor next_id dup_until will", "ended",

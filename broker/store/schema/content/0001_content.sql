@@ -50,3 +50,13 @@ CREATE TABLE changed (
   at    INTEGER NOT NULL,
   PRIMARY KEY (brand, name)
 ) STRICT, WITHOUT ROWID;
+
+-- What brands' servers have asked to be changed, in the order in which it is done: so much of it holds up nothing else.
+CREATE TABLE request (
+  number INTEGER PRIMARY KEY,
+  id     TEXT NOT NULL UNIQUE,
+  brand  TEXT NOT NULL,
+  body   BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX request_of ON request (brand, number);
