@@ -78,7 +78,7 @@ class Intake:
         self._unexpected = unexpected
         self._each: dict[str, Callable[[Any], Awaitable[None]]] = {}
         self._together: dict[str, Together] = {}
-        self._gather_s: dict[str, float] = {}
+        self._gather: dict[str, Callable[[Any], float]] = {}
         self._waiting: deque[Fact] = deque()
         self._arrived = asyncio.Event()
         self._books: Books | None = None
@@ -92,13 +92,14 @@ class Intake:
         self._together[BOOKED] = books.book
         self._serve(f"{UP}{RECEIPT}".encode(), self.heard)
 
-    def together(self, sort: str, handler: Together, *, gather_s: float = 0.0) -> None:
+    def together(self, sort: str, handler: Together, *, gather: Callable[[Any], float] | None = None) -> None:
         """From now on facts of this sort go to `handler`, as many as come, and it books the number of the last.
 
-        gather_s: so long it may wait for more of them.
+        gather(fact): how long this one may wait for more of them.
         """
         self._together[sort] = handler
-        self._gather_s[sort] = gather_s
+        if gather is not None:
+            self._gather[sort] = gather
 
     def each(self, sort: str, handler: Callable[[Any], Awaitable[None]]) -> None:
         """From now on facts of this sort go to `handler`, one by one."""
@@ -163,9 +164,10 @@ class Intake:
                 await self._some()
 
     async def _some(self) -> None:
-        first = _sort(self._decoded(self._waiting[0]))
-        if len(self._waiting) < GATHERED and (gather_s := self._gather_s.get(first, 0.0)):
-            await asyncio.sleep(gather_s)
+        if self._gather and len(self._waiting) < GATHERED:
+            first = self._decoded(self._waiting[0])
+            if gather := self._gather.get(_sort(first)):
+                await asyncio.sleep(gather(first))
         facts = [self._waiting[at] for at in range(min(len(self._waiting), AT_ONCE))]
         happened = [(fact.number, self._decoded(fact)) for fact in facts]
         for sort, run in groupby(happened, key=lambda one: _sort(one[1])):

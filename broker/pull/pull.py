@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.bridge.bridge import Bridge
+from broker.bridge.facts import Questioned
 from broker.bridge.intake import QUESTION
 from broker.errors import Failed
 from broker.message import Message
@@ -116,7 +117,7 @@ class Pull:
             log=self._log,
             unexpected=core.unexpected,
         )
-        bridge.intake.together(QUESTION, self.questions.book, gather_s=GATHER_S)
+        bridge.intake.together(QUESTION, self.questions.book, gather=self._gather)
         core.router.serve(ASKS, self.questions.heard, writes=True)
 
     def start(self) -> None:
@@ -163,6 +164,11 @@ class Pull:
     async def brand_gone(self, brand: str) -> None:
         """Forget all of a brand's."""
         await self.inbox.brand_gone(brand)
+
+    def _gather(self, asked: Questioned) -> float:
+        """What is for a person is not kept waiting."""
+        kind, name = ("user", asked.user) if asked.user else ("device", asked.device)
+        return 0.0 if self.inbox.held(asked.brand, kind, name) else GATHER_S
 
     async def _ways(self, brand: str) -> Ways:
         return Ways(rules.of(await self.content.rules(brand)))

@@ -2,15 +2,14 @@
 
 import asyncio
 import dataclasses
+import json
 import queue
 from collections.abc import Callable, Iterator
 
 import pytest
 from support.kiosk import Handler, until
-from support.library import item
 from support.ours import OurBroker
 
-from broker.store.content import Content
 from client_sdk import (
     Answer,
     AskRefused,
@@ -26,26 +25,23 @@ from client_sdk import (
 
 Quickly = Callable[[], Backoff]
 CAKES = (
-    item("torta-cioccolato", "Torta al cioccolato", body="{{ data.price | number }} €", data={"price": 3.5}),
-    item("torta-mele", "Torta di mele"),
-    item("wipro", "Wipro", language=""),
-)
+    {"name": "torta-cioccolato", "language": "it", "title": "Torta al cioccolato",
+     "body": "{{ data.price | number }} €", "data": {"price": 3.5}},
+    {"name": "torta-mele", "language": "it", "title": "Torta di mele"},
+    {"name": "wipro", "title": "Wipro"},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurBroker]:
-    broker = OurBroker(tmp_path_factory.mktemp("asking") / "data")
-
-    async def stock() -> None:
-        broker.data.mkdir(parents=True)
-        async with await Content.open(broker.data / "content.db") as content:
-            await content.put(CAKES, 0)
-
-    asyncio.run(stock())
+    directory = tmp_path_factory.mktemp("asking")
+    broker = OurBroker(directory / "data")
     broker.start()
     broker.command("brand", "add", "acme")
     broker.command("user", "add", "acme", "ada")
     broker.command("agent", "add", "acme", "mia")
+    (directory / "cakes.json").write_text(json.dumps(CAKES))
+    broker.command("content", "import", "acme", str(directory / "cakes.json"))
     yield broker
     broker.kill()
 
