@@ -203,10 +203,11 @@ class InboxScreen(App[None]):
         ones = [one for one in self._all.values() if wanted in _line(one, "").plain.casefold()]
         ones.sort(key=lambda one: (_ORDER[one["state"]], one["agent"] != self._agent, one["waiting_since"] or "~"))
         ids = [one["id"] for one in ones]
-        here = self._shown if self._shown in ids else (ids[0] if ids else "")
+        # Never another one than is shown: what is being typed would go to another customer.
+        here = self._shown or (ids[0] if ids else "")
         await view.clear()
         await view.extend(_Row(one, self._agent) for one in ones)
-        view.index = ids.index(here) if here else None
+        view.index = ids.index(here) if here in ids else None
 
     async def on_list_view_highlighted(self, event: ListView.Highlighted) -> None:
         """Another conversation is chosen."""
@@ -373,6 +374,8 @@ class InboxScreen(App[None]):
 
     async def action_canned(self) -> None:
         """Choose a reply that is ready."""
+        if len(self.screen_stack) > 1:  # a key that is heard everywhere, also where something else is asked
+            return
         try:
             ready = await self._call("canned.list", brand=self._brand)
         except PushbrokerError as error:
@@ -530,6 +533,9 @@ def _lines(entry: Mapping[str, Any]) -> list[Text]:
     if answer.get("text"):
         by = "automation" if answer.get("by", "automation") == "automation" else "server"
         said.append(Text(f"{at} {by}: {_plain(answer['text'])}", style="dim", justify="right"))
+    if answer.get("choices"):
+        choices = "  ".join(f"[{printable(one['title'])}]" for one in answer["choices"])
+        said.append(Text(choices, style="dim", justify="right"))
     return said
 
 

@@ -24,6 +24,7 @@ from broker.store.conversations import Asked, Conversations
 from broker.store.messages import Messages
 
 EVIL = "help \x1b[31mme\x07 [bold]now[/bold]"
+ANSWER = '{"text":"Somebody comes.","choices":[{"id":"o","title":"Opening hours"}]}'
 
 
 class Desk:
@@ -47,13 +48,20 @@ async def ask(data: Path) -> None:
             Asked(
                 id=f"q{number}", conversation=f"c{number}", brand="acme", kind="user", name=name, device="k",
                 store="milano", language="it", at=now + number, text=text, folded="", outcome="person", rule="",
-                item="", score=0.0, answer='{"text":"Somebody comes."}', took_us=1,
+                item="", score=0.0, answer=ANSWER, took_us=1,
             )
             for number, (name, text) in enumerate((("ada", EVIL), ("bob", "where is my cake")), 1)
         ]  # fmt: skip
         await Conversations(messages).book(asked, 0)
         waits = "UPDATE conversation SET state = 'waiting', why = 'asked', waiting_since = opened_at"
         await messages.write(lambda db: db.execute(waits))
+
+
+async def close(data: Path, conversation: str) -> None:
+    """The customer ended it, while nobody looked."""
+    async with await Messages.open(data / "messages.db") as messages:
+        ends = "UPDATE conversation SET state = 'closed', waiting_since = NULL, closed_at = changed_at WHERE id = ?"
+        await messages.write(lambda db: db.execute(ends, (conversation,)))
 
 
 @pytest.fixture
@@ -95,7 +103,9 @@ async def test_an_agent_takes_answers_notes_and_closes(served: Served) -> None:
         )
         assert "help \ufffd[31mme\ufffd [bold]now[/bold]" in said(screen).replace("\n", " ")
         assert "automation: Somebody comes." in said(screen)
+        assert "[Opening hours]" in said(screen)
         assert max(len(line.text) for line in screen.query_one("#said", RichLog).lines) <= 80 - 34
+        await until(lambda: len(screen.query("#conversations Static")) == 2)
         row = str(screen.query_one(ListView).children[0].query_one(Static).render())
         assert row.splitlines()[1].strip().startswith("help")
         await pilot.press("t")
@@ -134,6 +144,28 @@ async def test_what_others_do_is_seen_and_a_restart_loses_nothing_that_is_typed(
         assert screen.query_one("#reply", Input).value == "half a reply"
         await pilot.press("escape", "b")
         await until(lambda: bool(words(screen, "#notice")))  # it is leo's: that is said, and nothing breaks
+        await pilot.press("q")
+
+
+async def test_what_is_typed_never_goes_to_another_customer(served: Served) -> None:
+    """The conversation ends while the broker is out of sight: it stays on the right, though the list has it no more."""
+    screen = InboxScreen(Desk(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "Ada L." in words(screen, "#with"))
+        await pilot.press("r", *"for ada")
+        served.stop()
+        await until(lambda: "the broker is gone" in words(screen, "#notice"))
+        await close(served.data, "c1")
+        served.start()
+        await until(
+            lambda: len(screen.query_one("#conversations", ListView)) == 1 and "closed" in words(screen, "#with")
+        )
+        await pilot.press("enter")
+        await until(lambda: bool(words(screen, "#notice")))
+        assert screen.query_one("#reply", Input).value == "for ada"
+        await pilot.press("escape", "down")
+        await until(lambda: "user/bob" in words(screen, "#with"))
+        assert not screen.query_one("#reply", Input).value
         await pilot.press("q")
 
 
