@@ -30,8 +30,9 @@ from broker.store.content import Content
 from broker.store.conversations import Conversations
 
 RETRY_S: Final = 1.0
-# Answered questions wait so long for others before they are booked: at 1,000 a second 50 commits instead of 400.
-GATHER_S: Final = 0.02
+TIDY_S: Final = 30.0
+# Answered questions wait so long for others before they are booked: at 1,000 a second 20 commits instead of 400.
+GATHER_S: Final = 0.05
 
 
 class Pull:
@@ -136,8 +137,18 @@ class Pull:
             except Failed as error:
                 self._log("pull cannot begin", error=error.message, remedy=error.remedy)
                 await asyncio.sleep(RETRY_S)
-        self._tasks += [asyncio.create_task(work) for work in (self.changes.run(), self._queue.run())]
+        work = (self.changes.run(), self._queue.run(), self._tidy())
+        self._tasks += [asyncio.create_task(one) for one in work]
         await self.inbox.run()
+
+    async def _tidy(self) -> None:
+        """Keep the index of content fast to look into."""
+        while True:
+            try:
+                await self.content.tidy()
+            except Failed as error:
+                self._log("the index of content cannot be merged", error=error.message, remedy=error.remedy)
+            await asyncio.sleep(TIDY_S)
 
     async def _content_gone(self) -> None:
         """Forget the content of brands that were removed while nobody ran, or shortly before a crash."""

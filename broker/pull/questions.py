@@ -53,6 +53,8 @@ from broker.wire.publish import forwarded, properties_of
 
 ASKS: Final = b"+/device/+/up/ask"
 _STUCK_S: Final = 60.0
+# Between two batches, unless one is full: of those that come in a row several go together over the pipe.
+LANE_EVERY_S: Final = 0.005
 _Kind = Literal["answer", "choice", "person", "nothing"]
 _KINDS: Final[dict[Outcome, _Kind]] = {"choice": "choice", "person": "person", "nothing": "nothing"}
 _encode: Final = msgspec.json.Encoder().encode
@@ -254,10 +256,15 @@ class Questions:
 
     async def run(self) -> None:
         """Answer what comes, for ever."""
+        last = 0.0
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
+                rest_s = last + LANE_EVERY_S - time.monotonic()
+                if rest_s > 0 and len(self._waiting) < QUESTIONS_TOGETHER:
+                    await asyncio.sleep(rest_s)
+                last = time.monotonic()
                 await self._some()
 
     async def _some(self) -> None:

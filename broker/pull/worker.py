@@ -4,6 +4,7 @@ It reads batches from its standard input and writes what is decided to its stand
 and MessagePack. It ends when its input does: with the broker, however that ends.
 """
 
+import gc
 import signal
 import sqlite3
 import sys
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     content, records = map(Path, arguments)
+    gc.freeze()  # what was imported is not looked at again
+    gc.set_threshold(50_000, 20, 100)  # a question leaves no cycles
     try:
         Worker(content, records).serve(sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:  # the broker is gone

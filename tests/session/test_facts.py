@@ -49,6 +49,18 @@ def acknowledged(client: Client) -> list[Packet]:
     return [packet for packet in client.packets() if isinstance(packet, Puback)]
 
 
+def test_nobody_hurries_for_facts_alone() -> None:
+    lab, _ = desk()
+    device = lab.connect("d")
+    away(lab, "absent", "acme/user/ada")
+    lab.hold = True
+    assert not lab.core.unhurried  # there is nothing
+    device.publish("acme/up", b"one", 1)
+    assert lab.core.unhurried
+    post(lab, b"acme/user/ada")
+    assert not lab.core.unhurried  # that is to be kept for who is away
+
+
 def test_who_says_something_to_the_bridge_is_told_once_it_is_on_the_disk() -> None:
     lab, found = desk()
     device = lab.connect("d")

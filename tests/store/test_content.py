@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.library import item
 
-from broker.store.content import Content, Words, connect
+from broker.store.content import PIECES_MAX, Content, Words, connect
 from broker.store.records import Records
 
 
@@ -47,3 +47,16 @@ async def test_an_item_and_its_words_are_written_together_or_not_at_all(tmp_path
         counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
         assert await content.read(lambda db: db.execute(f"SELECT {counts}").fetchone()) == (0, 0, 0, 0)
         assert await content.put([good], 0) == ["new"]
+
+
+async def test_many_pieces_of_the_index_become_few(tmp_path: Path) -> None:
+    async with await Content.open(tmp_path / "content.db") as content:
+        for start in range(6):
+            await content.put([item(f"i{start}-{n}", f"word{n} in {start}") for n in range(300)], 1)
+        pieces = "SELECT count(DISTINCT segid) FROM item_text_idx"
+        assert (await content.read(lambda db: db.execute(pieces).fetchone()))[0] > PIECES_MAX
+        await content.tidy()
+        assert (await content.read(lambda db: db.execute(pieces).fetchone()))[0] <= PIECES_MAX
+        check = "INSERT INTO item_text (item_text) VALUES ('integrity-check')"
+        await content.write(lambda db: db.execute(check))
+        await content.tidy()
