@@ -114,9 +114,9 @@ def test_a_conversation_goes_on_over_kills(tmp_path: Path) -> None:
         served.start()
         with kiosk(served) as there:
             topic, reply = there.got.get(timeout=10)
-            if topic == f"{OWN}/answer":  # to what was asked just before the first kill
-                assert reply["kind"] == "person"
-                reply = there.expect("acme/user/ada")
+            while topic == f"{OWN}/answer":  # again, to what was asked just before a kill and not booked
+                topic, reply = there.got.get(timeout=10)
+            assert topic == "acme/user/ada"
             assert (reply["title"], reply["body"]) == ("Mia R.", "Lo cerco subito!")
             shown = served.ask("inbox.show", brand="acme", conversation=waiting["id"])
             said = [(one["author"], one["text"]) for one in shown["entries"]]
