@@ -534,6 +534,7 @@ async def _inbox_show(context: Context, *, brand: str, conversation: str, most: 
 
 
 async def _inbox_do(context: Context, brand: str, request: inbox_requests.Request) -> Any:
+    await context.running.bridge.caught_up()  # else a reply would stand before what was asked before a crash
     done = await context.inbox.do(brand, request)
     return {**done["conversation"], **({"entry": done["entry"]} if "entry" in done else {})}
 

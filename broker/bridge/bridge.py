@@ -244,7 +244,7 @@ class Bridge:
     async def _resume(self) -> None:
         """In the order in which one thing needs the other; what was done stays so when it is done again."""
         core = self._core
-        await self.intake.until(self._left)
+        await self.caught_up()
         booked = await self.messages.booked()
         core.log.booked |= booked
         if booked:
@@ -255,6 +255,10 @@ class Bridge:
         await self.withdrawals.resume()
         await self.campaigns.begin()
         await self.devices_gone()
+
+    async def caught_up(self) -> None:
+        """Return when what the last process left is in the books."""
+        await self.intake.until(self._left)
 
     async def devices_gone(self) -> None:
         """Forget what is kept of devices that were removed."""

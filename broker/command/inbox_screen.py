@@ -7,7 +7,7 @@ Customers' words are text and nothing else: no markup, no control characters.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Protocol
@@ -30,6 +30,8 @@ RETRY_S: Final = 1.0
 TYPING_S: Final = 2.0  # so often it is said
 _ORDER: Final = {"waiting": 0, "agent": 1, "automated": 2, "closed": 3}
 _FRESH_S: Final = 6.0  # so long a customer counts as writing
+LOOK_S: Final = 3.0  # between two looks at what became of a reply,
+WATCHED_S: Final = 30.0  # for so long
 
 
 class Stream(Protocol):
@@ -93,6 +95,8 @@ class InboxScreen(App[None]):
         self._agent = agent
         self._all: dict[str, dict[str, Any]] = {}
         self._shown = ""  # the id of the conversation on the right
+        self._drawn = ""  # the conversation that is there now
+        self._look_at = 0.0  # when there may be news of a reply; 0: none is on its way
         self._most = PAGE
         self._mode = "reply"  # what the line is for: reply, note, filter
         self._drafts: dict[str, str] = {}
@@ -233,10 +237,15 @@ class InboxScreen(App[None]):
         state = f"{shown['state']} {shown['agent']}".strip()
         self.query_one("#with", Static).update(printable(f"{_name(shown)} ({shown['with']}){store}, {state}"))
         said = self.query_one("#said", RichLog)
+        at_end, place = said.is_vertical_scroll_end or id != self._drawn, said.scroll_y
         said.clear()
         for entry in shown["entries"]:
             for line in _lines(entry):
-                said.write(line, expand=True)
+                said.write(line, expand=True, scroll_end=at_end)
+        if not at_end:  # who reads further up goes on reading there
+            self.call_after_refresh(said.scroll_to, y=place, animate=False)
+        self._drawn = id
+        self._look_at = time.monotonic() + LOOK_S if _on_its_way(shown["entries"]) else 0.0
 
     def _tick(self) -> None:
         with suppress(NoMatches):
@@ -248,6 +257,9 @@ class InboxScreen(App[None]):
                 self._say("")
             for row in self.query(_Row):
                 row.refresh_line()
+            if self._look_at and time.monotonic() > self._look_at:
+                self._look_at = 0.0
+                self.run_worker(self._show(self._shown))
 
     def _say(self, words: str) -> None:
         with suppress(NoMatches):
@@ -537,6 +549,14 @@ def _lines(entry: Mapping[str, Any]) -> list[Text]:
         choices = "  ".join(f"[{printable(one['title'])}]" for one in answer["choices"])
         said.append(Text(choices, style="dim", justify="right"))
     return said
+
+
+def _on_its_way(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the customer may be about to see the last reply: each look is a line of the audit log."""
+    replies = [one for one in entries if one["author"] == "agent"]
+    if not replies or replies[-1]["displayed_at"]:
+        return False
+    return (datetime.now(UTC) - datetime.fromisoformat(replies[-1]["at"])).total_seconds() < WATCHED_S
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from broker.bridge.facts import Questioned
 from broker.errors import Failed
 from broker.pull.asking import Code, QuestionRefused
@@ -53,7 +55,7 @@ class Looker:
             try:
                 results = decode_results(await self._exchanged(await self.start(), batch))
                 break
-            except (ConnectionError, asyncio.IncompleteReadError, OSError) as error:
+            except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
                 await self.stop()
                 self._log("the process that recognises questions has ended", error=str(error))
                 if last:

@@ -283,20 +283,28 @@ class Questions:
         answered: list[tuple[_Case, Answer]] = []
         for who, case in batch.items():
             result = found.get(who) or (_CLOSED if closes(case.fact.text) else _HELD)
-            if case.answer is not None:
-                answered.append((case, case.answer))
-            elif isinstance(result, Exception):
-                answered.append((case, self._failed(case, result)))
-            else:
-                if isinstance(result, Decided):
-                    decided = result
-                else:
-                    case.asker, decided = result
-                if decided.action is None:
-                    answered.append((case, self._finish(case, decided)))
-                else:
-                    self._begin(case, decided)
+            try:
+                answer = self._answered(case, result)
+            except Exception as error:  # noqa: BLE001 - a bug costs one question; the books would wait for it
+                answer = self._failed(case, error)
+            if answer is not None:
+                answered.append((case, answer))
         self._send(answered)
+
+    def _answered(self, case: _Case, result: tuple[Asker, Decided] | Decided | Exception) -> Answer | None:
+        """What a device is told now; None where something is to be done before."""
+        if case.answer is not None:
+            return case.answer
+        if isinstance(result, Exception):
+            return self._failed(case, result)
+        if isinstance(result, Decided):
+            decided = result
+        else:
+            case.asker, decided = result
+        if decided.action is None:
+            return self._finish(case, decided)
+        self._begin(case, decided)
+        return None
 
     async def _found(self, cases: Sequence[_Case]) -> Sequence[tuple[Asker, Decided] | Exception]:
         """What is decided of these, and of whom."""
@@ -306,6 +314,8 @@ class Questions:
             return await self._look([case.fact for case in cases], now_ms())
         except Failed as error:
             self._log("questions cannot be looked up", error=error.message, remedy=error.remedy)
+            return [error] * len(cases)
+        except Exception as error:  # noqa: BLE001 - a bug costs these, not all that come after
             return [error] * len(cases)
 
     # -- what is done ------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ BRAND: Final = "acme"
 TOKENS: Final = 4  # servers, so that thousands of sessions are within what one may have
 ROUNDS: Final = 3  # each measurement; the least counts, for a segment of TCP may come in two parts
 TIMEOUT_S: Final = 30.0
+BEGUN_S: Final = 0.2
 _POLL_S: Final = 0.0005
 _WAIT: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -152,6 +153,8 @@ class Stage:
             )
         )
         runner.run(self.broker.start())
+        runner.run(asyncio.sleep(BEGUN_S))  # what begins by itself has begun, and sweeps have swept
+        runner.run(self.broker.pull.stop())  # it looks after conversations at times of its own
         gc.disable()  # it would come at another time each time
         timer = self.broker.reactor._timer
         assert timer is not None

@@ -74,7 +74,7 @@ class Lab:
     async def look(self, facts: Sequence[Questioned], at: int) -> list[tuple[Asker, Decided] | Exception]:
         await asyncio.sleep(0)
         if self.broken:
-            raise Failed(self.broken)
+            raise ValueError(self.broken) if self.broken == "bug" else Failed(self.broken)
         self.batches.append(len(facts))
         return [self.decided(fact) for fact in facts]
 
@@ -383,6 +383,16 @@ async def test_while_the_library_cannot_be_read_that_is_said(lab: Lab) -> None:
     assert (await lab.asked("torta?")).code == Code.UNABLE
     lab.broken = ""
     assert (await lab.asked("torta?")).kind == "answer"
+
+
+async def test_a_bug_in_looking_up_costs_one_batch(lab: Lab) -> None:
+    lab.broken = "bug"
+    assert (await lab.asked("torta?")).code == Code.INTERNAL_ERROR
+    lab.broken = ""
+    assert (await lab.asked("torta?")).kind == "answer"
+    await lab.book()
+    assert [str(bug) for bug in lab.bugs] == ["bug"]
+    lab.bugs.clear()
 
 
 async def test_the_brands_server_holds_nobody_up(lab: Lab) -> None:
