@@ -12,8 +12,8 @@ from costs.measuring import Measured
 from costs.scenarios import SCENARIOS
 
 PATH: Final = Path(__file__).with_name("budgets.toml")
-# Of each figure, up and down. The same code comes within 0.1%; in memory, which lists and tables take in steps, within 5%:
-# 4 KiB more or less where 64 are counted.
+# Of each figure, up and down. The same code comes within 0.1%; in memory, which lists and tables take in steps, within
+# 5%: 4 KiB more or less where 64 are counted.
 SLACK: Final = 0.01
 MEMORY_SLACK: Final = 0.06
 # Of these, the figures are the same with each Python.
