@@ -6,7 +6,7 @@ runs on the event loop.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
@@ -14,9 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
+from client_sdk.answering import Posed, QuestionAsked, Reaction
 from client_sdk.asking import Answer, Choice, ConversationEvent, History
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
+from client_sdk.content import (
+    Stored,
+    compose_get,
+    compose_put,
+    compose_remove,
+    compose_set,
+    read_changed,
+    read_items,
+)
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
@@ -360,6 +370,29 @@ class AsyncPushed(Push, _Waits):
     """An accepted push: it is on the broker's disk, and each of its recipients is known."""
 
 
+class AsyncContent:
+    """A brand's library of answers, `AsyncBrand.content`. As `Content`."""
+
+    def __init__(self, core: BrandCore[AsyncSent, AsyncPushed]) -> None:
+        self._core = core
+
+    async def put(self, items: Iterable[Mapping[str, Any]], *, timeout: float = 30.0) -> Stored:  # noqa: ASYNC109
+        """Take these items, up to 1,000. As `Content.put`."""
+        return await _result(self._core, self._core.ask(compose_put(items), Stored.from_json), timeout)
+
+    async def set(self, name: str, *, language: str | None = None, timeout: float = 30.0, **changes: Any) -> int:  # noqa: ASYNC109
+        """Change some fields of an item. As `Content.set`."""
+        return await _result(self._core, self._core.ask(compose_set(name, language, changes), read_changed), timeout)
+
+    async def remove(self, *names: str, language: str | None = None, timeout: float = 30.0) -> int:  # noqa: ASYNC109
+        """Remove items. As `Content.remove`."""
+        return await _result(self._core, self._core.ask(compose_remove(names, language), read_changed), timeout)
+
+    async def get(self, name: str, *, timeout: float = 30.0) -> list[dict[str, Any]]:  # noqa: ASYNC109
+        """An item as it is in each language."""
+        return await _result(self._core, self._core.ask(compose_get(name), read_items), timeout)
+
+
 class AsyncBrand:
     """Sends as a brand for as long as it is entered, like `Brand`, which explains the arguments.
 
@@ -396,6 +429,7 @@ class AsyncBrand:
             make=lambda message_id, topic, nobody: AsyncSent(message_id, topic, no_subscribers=nobody),
             make_push=AsyncPushed,
             hear=self._hear,
+            pose=self._pose,
             token=token,
             certificate=certificate,
             key=key,
@@ -404,6 +438,8 @@ class AsyncBrand:
             receipts=receipts,
             backoff=backoff,
         )
+
+        self.content = AsyncContent(self._core)
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -446,11 +482,23 @@ class AsyncBrand:
         """Take back a push, and return how many recipients will not get it. As `Brand.withdraw`."""
         return await self._result(self._core.withdraw(message_id), timeout)
 
+    def on_question(self, route: str, handler: Callable[[QuestionAsked], Awaitable[Reaction]]) -> None:
+        """Have the coroutine function `handler` answer a route's questions, all at a time. As `Brand.on_question`."""
+        self._core.on_question(route, handler)
+
     async def _result(self, sending: Future[T], timeout: float) -> T:  # noqa: ASYNC109
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(sending), timeout)
-        except TimeoutError:
-            raise self._core.gave_up(sending) from None
+        return await _result(self._core, sending, timeout)
+
+    def _pose(self, posed: Posed) -> None:
+        async def work() -> None:
+            if posed.late:
+                return
+            try:
+                posed.answer(await posed.handler(posed.asked))
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                posed.failed(error)
+
+        self._loop.post(self._loop.spawn, work)
 
     def _hear(self, receipt: Receipt | Summary, done: Callable[[], None]) -> None:
         if isinstance(receipt, Summary):
@@ -470,3 +518,10 @@ class AsyncBrand:
                 done()
 
         self._loop.post(self._loop.spawn, work)
+
+
+async def _result(core: BrandCore[AsyncSent, AsyncPushed], sending: Future[T], timeout_s: float) -> T:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(sending), timeout_s)
+    except TimeoutError:
+        raise core.gave_up(sending) from None

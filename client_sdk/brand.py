@@ -2,20 +2,33 @@
 
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
+from client_sdk.answering import Posed, QuestionAsked, Reaction
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
+from client_sdk.content import (
+    Stored,
+    compose_get,
+    compose_put,
+    compose_remove,
+    compose_set,
+    read_changed,
+    read_items,
+)
 from client_sdk.mailbox import guard
 from client_sdk.message import Receipt, Summary
 from client_sdk.pushing import Push, PushOptions, To
 from client_sdk.sending import PlainSend, SendOptions, Tracked
 
 T = TypeVar("T")
+
+_ANSWERING_MAX: Final = 8  # questions that are answered at the same time
 
 
 class _Waits(Tracked):
@@ -41,6 +54,38 @@ class Sent(PlainSend, _Waits):
 
 class Pushed(Push, _Waits):
     """An accepted push: it is on the broker's disk, and each of its recipients is known."""
+
+
+class Content:
+    """A brand's library of answers, `Brand.content`. What an item may have, and what is refused: docs/content.md.
+
+    All of it raises what `Brand.push` does. A change that is asked for twice is no second change.
+    """
+
+    def __init__(self, core: BrandCore[Sent, Pushed]) -> None:
+        self._core = core
+
+    def put(self, items: Iterable[Mapping[str, Any]], *, timeout: float = 30.0) -> Stored:
+        """Take these items, up to 1,000, each in the place of the one with its name and language.
+
+        Those that are not right are in `Stored.refused`, and hold up no other.
+        """
+        return _result(self._core, self._core.ask(compose_put(items), Stored.from_json), timeout)
+
+    def set(self, name: str, *, language: str | None = None, timeout: float = 30.0, **changes: Any) -> int:
+        """Change some fields of an item, those of `data` one by one: `set("torta", data={"left": 2})`.
+
+        None takes a field back. It changes the item in all its languages, or in one. Returns in how many.
+        """
+        return _result(self._core, self._core.ask(compose_set(name, language, changes), read_changed), timeout)
+
+    def remove(self, *names: str, language: str | None = None, timeout: float = 30.0) -> int:
+        """Remove items, in all their languages or in one. Returns how many there were."""
+        return _result(self._core, self._core.ask(compose_remove(names, language), read_changed), timeout)
+
+    def get(self, name: str, *, timeout: float = 30.0) -> list[dict[str, Any]]:
+        """An item as it is in each language."""
+        return _result(self._core, self._core.ask(compose_get(name), read_items), timeout)
 
 
 class Brand:
@@ -81,12 +126,15 @@ class Brand:
         self._timeout = timeout
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"{brand}-receipts", daemon=True)
+        self._answering: set[Future[None]] = set()
+        self._pool = ThreadPoolExecutor(_ANSWERING_MAX, thread_name_prefix=f"{brand}-questions")
         self._core: BrandCore[Sent, Pushed] = BrandCore(
             url,
             brand=brand,
             make=lambda message_id, topic, nobody: Sent(message_id, topic, no_subscribers=nobody),
             make_push=Pushed,
             hear=self._hear,
+            pose=self._pose,
             token=token,
             certificate=certificate,
             key=key,
@@ -95,6 +143,8 @@ class Brand:
             receipts=receipts,
             backoff=backoff,
         )
+
+        self.content = Content(self._core)
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -118,10 +168,12 @@ class Brand:
         self.close()
 
     def close(self, *, timeout: float = 5.0) -> None:
-        """Wait up to `timeout` seconds for what is being sent, and disconnect."""
+        """Wait up to `timeout` seconds for what is being answered, and for what is being sent, and disconnect."""
         self._jobs.put(None)
         if self._worker.ident is not None and threading.current_thread() is not self._worker:
             self._worker.join(timeout)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait(list(self._answering), timeout)
         self._core.link.close(timeout)
 
     def send(self, *, timeout: float = 30.0, **options: Unpack[SendOptions]) -> Sent:
@@ -165,11 +217,33 @@ class Brand:
         """
         return self._result(self._core.withdraw(message_id), timeout)
 
+    def on_question(self, route: str, handler: Callable[[QuestionAsked], Reaction]) -> None:
+        """Have `handler` answer the questions that the brand's rules send to this route; register before entering.
+
+            brand.on_question("search", lambda asked: f"{stock[asked.text]} left")
+
+        It returns the words, a `ServerAnswer`, or None where it has no answer, and runs on a thread of its own, up to
+        8 at a time. When it raises that is logged; then, and after the route's time limit, the fallback holds. Programs
+        that answer the same route share its questions.
+        """
+        self._core.on_question(route, handler)
+
     def _result(self, sending: Future[T], timeout: float) -> T:
-        try:
-            return sending.result(timeout)
-        except TimeoutError:
-            raise self._core.gave_up(sending) from None
+        return _result(self._core, sending, timeout)
+
+    def _pose(self, posed: Posed) -> None:
+        def job() -> None:
+            if posed.late:
+                return
+            try:
+                posed.answer(posed.handler(posed.asked))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, sys.exit() too
+                posed.failed(error)
+
+        with suppress(RuntimeError):  # closed: the fallback holds
+            future = self._pool.submit(job)
+            self._answering.add(future)
+            future.add_done_callback(self._answering.discard)
 
     def _hear(self, receipt: Receipt | Summary, done: Callable[[], None]) -> None:
         if isinstance(receipt, Summary):
@@ -191,3 +265,10 @@ class Brand:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+def _result(core: BrandCore[Sent, Pushed], sending: Future[T], timeout: float) -> T:
+    try:
+        return sending.result(timeout)
+    except TimeoutError:
+        raise core.gave_up(sending) from None

@@ -12,12 +12,13 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 
 from client_sdk.address import parse_url, read_pem, tls_context
 from client_sdk.advice import Advice, authority
+from client_sdk.answering import Answering, Posed, QuestionHandler
 from client_sdk.backoff import Backoff
 from client_sdk.errors import PushError, Refused, Unconfirmed, Unreachable, describe, lasting
 from client_sdk.link import Link
 from client_sdk.message import Receipt, Summary, read_receipt
 from client_sdk.packets import LATER, Accepted, Incoming, Later, Publish, UserProperties, first
-from client_sdk.pushing import Answer, Push, PushOptions, Request, To, compose_push, compose_withdrawal, unanswered
+from client_sdk.pushing import Answer, Push, PushOptions, Request, To, compose_push, compose_withdrawal
 from client_sdk.sending import Ledger, PlainSend, SendOptions, compose
 from client_sdk.topics import answer_topic, check_name, receipts_filter, request_topic
 
@@ -48,7 +49,10 @@ class _Asked:
 
 
 class BrandCore(Generic[S, P]):
-    """See the module. `hear` gets each receipt, and a function to call when it is dealt with; it must not block."""
+    """See the module. `hear` gets each receipt, and a function to call when it is dealt with; it must not block.
+
+    pose(question): have it answered; it must not block either.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class BrandCore(Generic[S, P]):
         make: Callable[[str, str, bool], S],
         make_push: Callable[[Answer], P],
         hear: Callable[[Heard, Callable[[], None]], None],
+        pose: Callable[[Posed], None],
         token: str | None,
         certificate: Path | str | None,
         key: Path | str | None,
@@ -108,6 +113,7 @@ class BrandCore(Generic[S, P]):
             advice=_advice(brand, certificate, authority(ca)),
             backoff=backoff,
         )
+        self._answering = Answering(self.brand, self.link, pose=pose)
         self.link.ended.add_done_callback(lambda _: self._fail_asked())
         self._host = address.host
 
@@ -130,25 +136,32 @@ class BrandCore(Generic[S, P]):
         """Ask for a rich send. The future fails as that of `send`, and with `Rejected`."""
         request = compose_push(to, **options)
 
-        def accepted(answer: Answer) -> P:
+        def accepted(payload: bytes) -> P:
+            answer = Answer.from_json(payload)
             if request.ours and answer.duplicate:  # of what was asked on the connection before
                 answer = replace(answer, duplicate=False)
             return self._ledger.accepted(self._make_push(answer))
 
-        return self._ask(request, accepted)
+        return self.ask(request, accepted)
 
     def withdraw(self, message_id: str) -> Future[int]:
         """Ask for a message to be taken back. The future gets how many will not get it."""
-        return self._ask(compose_withdrawal(message_id), lambda answer: answer.recipients)
+        return self.ask(compose_withdrawal(message_id), lambda payload: Answer.from_json(payload).recipients)
 
-    def _ask(self, request: Request, convert: Callable[[Answer], T]) -> Future[T]:
+    def on_question(self, route: str, handler: QuestionHandler) -> None:
+        """Have `handler` answer the questions of a route."""
+        self._answering.on(route, handler)
+        self.link.call(self._listen_to_questions)
+
+    def ask(self, request: Request, convert: Callable[[bytes], T]) -> Future[T]:
+        """Ask the broker. The future gets what `convert` makes of its answer; see `push` for how it fails."""
         correlation = secrets.token_bytes(8)
 
         def answered(payload: bytes) -> None:
             if future.done():
                 return
             try:
-                future.set_result(convert(Answer.from_json(payload)))
+                future.set_result(convert(payload))
             except ValueError as error:
                 future.set_exception(PushError(f"the broker's answer cannot be read: {error}"))
             except PushError as error:
@@ -160,7 +173,7 @@ class BrandCore(Generic[S, P]):
 
         self.link.call(self._listen)
         publish = Publish(
-            topic=request_topic(self.brand),
+            topic=request_topic(self.brand, request.kind),
             payload=request.payload,
             content_type="application/json",
             response_topic=self._answers,
@@ -187,6 +200,7 @@ class BrandCore(Generic[S, P]):
     def up(self, *, session_present: bool, told: UserProperties) -> None:  # noqa: ARG002
         """Listen for answers and receipts; ready when that is confirmed, so that none is missed."""
         wanted = [receipts_filter(self.brand)] * self._receipts + [self._answers] * self._asks
+        wanted += self._answering.filters
         if wanted:
             self._subscribe(wanted)
         else:
@@ -199,6 +213,10 @@ class BrandCore(Generic[S, P]):
             if self.link.is_up:
                 self._subscribe([self._answers])
 
+    def _listen_to_questions(self) -> None:
+        if self.link.is_up:
+            self._subscribe(self._answering.filters)
+
     def _subscribe(self, wanted: list[str]) -> None:
         self.link.subscribe(wanted).add_done_callback(lambda answer: self._subscribed(wanted, answer))
 
@@ -208,7 +226,12 @@ class BrandCore(Generic[S, P]):
         for topic, code in zip(wanted, answer.result(), strict=True):
             if code >= 0x80:
                 error = Refused(f"the subscription to {topic} is refused: {describe(code)}", reason=code)
-                self._fail_asked(error) if topic == self._answers else self._decide(error)
+                if topic == self._answers:
+                    self._fail_asked(error)
+                elif self.ready.done():  # nobody waits to hear
+                    log.error("%s", error)
+                else:
+                    self._decide(error)
         self._decide(None)
         # The broker may have ended between taking a request and answering it. Its key says that it is the same.
         for asked in list(self._asked.values()):
@@ -229,7 +252,7 @@ class BrandCore(Generic[S, P]):
             self._decide(error)
 
     def arrived(self, incoming: Incoming) -> None:
-        """An answer, or a receipt, as nothing else is subscribed to."""
+        """An answer, a question or a receipt, as nothing else is subscribed to."""
 
         def done() -> None:
             self.link.call(lambda: self.link.ack(incoming.connection, incoming.packet_id, incoming.qos))
@@ -238,6 +261,9 @@ class BrandCore(Generic[S, P]):
             asked = self._asked.get(incoming.correlation_data)
             if asked is not None:
                 asked.answered(incoming.payload)
+            done()
+            return
+        if self._answering.arrived(incoming):
             done()
             return
         try:
@@ -258,7 +284,7 @@ class BrandCore(Generic[S, P]):
 
 
 def _no_answer(what: str, request: Request) -> Unconfirmed:
-    return Unconfirmed(f"{what}; the request may have been accepted or not", remedy=unanswered(request))
+    return Unconfirmed(f"{what}; the request may have been accepted or not", remedy=request.remedy)
 
 
 def _advice(brand: str, certificate: Path | str | None, trusted: str) -> Advice:

@@ -90,10 +90,14 @@ _AS_THEY_ARE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes to `{brand}/send`. `ours`: its idempotency key was made here, so any duplicate is our own."""
+    """What goes to `{brand}/{kind}`. `remedy`: what to do when nothing more was heard of it.
+
+    `ours`: its idempotency key was made here, so any duplicate is our own.
+    """
 
     payload: bytes
-    key: str = ""
+    remedy: str
+    kind: str = "send"
     ours: bool = False
 
 
@@ -131,14 +135,15 @@ def compose_push(to: To, **options: Unpack[PushOptions]) -> Request:
     ours = not fields.get("idempotency_key")
     if ours:
         fields["idempotency_key"] = secrets.token_urlsafe(16)
-    return Request(_json(fields), fields["idempotency_key"], ours)
+    again = f"Push it again with idempotency_key={fields['idempotency_key']!r}: that will not be a second message"
+    return Request(to_json(fields), again, ours=ours)
 
 
 def compose_withdrawal(message_id: str) -> Request:
     """The request to take a message back."""
     if not message_id:
         raise ValueError("a message without an id cannot be withdrawn")
-    return Request(_json({"withdraw": message_id}))
+    return Request(to_json({"withdraw": message_id}), "Do it again: a message is withdrawn once")
 
 
 def _notified(notification: Notification) -> dict[str, Any]:
@@ -157,8 +162,27 @@ def _seconds(name: str, value: float | timedelta) -> int:
     return seconds
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
+def to_json(fields: Mapping[str, Any]) -> bytes:
+    """What to publish. Raises `ValueError` for what is no number in JSON, `TypeError` for what is nothing there."""
     return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def answered(payload: bytes, *, good: str = "") -> dict[str, Any]:
+    """The fields of the broker's answer. `good`: the code of a refusal that is none.
+
+    Raises `Rejected` when it says no, `ValueError` when it is no answer.
+    """
+    try:
+        fields: Any = json.loads(payload.decode())
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("ok"), bool):
+        raise ValueError("an answer must be an object with ok")
+    if not fields["ok"]:
+        code, where, words = (str(fields.get(name, "")) for name in ("code", "field", "message"))
+        if not good or code != good:
+            raise Rejected(words, code=code, field=where)
+    return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,15 +206,7 @@ class Answer:
     @classmethod
     def from_json(cls, payload: bytes) -> Self:
         """Read what the broker answers. Raises `Rejected` when it says no, `ValueError` when it is no answer."""
-        try:
-            fields: Any = json.loads(payload.decode())
-        except RecursionError as error:
-            raise ValueError("the JSON is nested too deeply") from error
-        if not isinstance(fields, dict) or not isinstance(fields.get("ok"), bool):
-            raise ValueError("an answer must be an object with ok")
-        if not fields["ok"]:
-            code, where, words = (str(fields.get(name, "")) for name in ("code", "field", "message"))
-            raise Rejected(words, code=code, field=where)
+        fields = answered(payload)
         known: dict[str, Any] = {}
         for name, kind in _ANSWERED.items():
             value = fields.get(name)
@@ -232,10 +248,3 @@ class Push(Tracked):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(message_id={self.message_id!r}, recipients={self.recipients})"
-
-
-def unanswered(request: Request) -> str:
-    """What to do about a request of which nothing more was heard."""
-    if not request.key:
-        return "Do it again: a message is withdrawn once"
-    return f"Push it again with idempotency_key={request.key!r}: that will not be a second message"

@@ -32,14 +32,34 @@ def receipts_filter(brand: str) -> str:
     return f"{brand}/receipts/+"
 
 
-def request_topic(brand: str) -> str:
-    """Where a brand's server asks for rich sends and withdrawals."""
-    return f"{brand}/send"
+def request_topic(brand: str, kind: str) -> str:
+    """Where a brand's server asks the broker: "send" for rich sends and withdrawals, "content" for its library."""
+    return f"{brand}/{kind}"
 
 
 def answer_topic(brand: str, client_id: str) -> str:
     """Where one server gets its answers: the same one after a restart, and nobody else's."""
     return f"{brand}/send/answer/{hashlib.sha256(client_id.encode()).hexdigest()[:16]}"
+
+
+def questions_topic(brand: str, route: str) -> str:
+    """Where a route's questions come."""
+    return f"{brand}/ask/{check_name('route', route)}"
+
+
+def questions_filter(brand: str, route: str) -> str:
+    """Matches them, for one of all programs that answer this route."""
+    return f"$share/{route}/{questions_topic(brand, route)}"
+
+
+def answered_topic(brand: str) -> str:
+    """Where a brand's server answers questions."""
+    return f"{brand}/ask/answer"
+
+
+def answers_refused_topic(brand: str) -> str:
+    """Where it hears which of its answers are none."""
+    return f"{brand}/ask/refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,8 +288,9 @@ async def test_a_device_is_answered_by_it_and_takes_its_choice(broker: Broker, s
 
 async def test_the_documented_examples_answer(broker: Broker, servers: Servers, tmp_path: Path) -> None:
     token = await broker.directory.token_issue("acme")
-    python, shell = re.findall(r"```(?:python|sh)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    sdk, python, shell = re.findall(r"```(?:python|sh)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     python = python.replace('"what pushbroker brand token issue acme printed"', repr(token.secret))
+    sdk = sdk.replace("mqtts://push.example.org:8883", f"mqtt://localhost:{port(broker)}").replace(', ca="ca.crt"', "")
     shell = shell.replace("-h localhost", f"-h localhost -p {port(broker)}")
 
     async def answered(*command: str, **more: str) -> Decided:
@@ -305,8 +306,11 @@ async def test_the_documented_examples_answer(broker: Broker, servers: Servers, 
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
-    said = await answered(sys.executable, "-c", python.replace("1883", str(port(broker))))
-    assert (said.shown.body, said.shown.data) == ("torta al cioccolato: 3", {"stock": {"torta al cioccolato": 3}})
+    for said in (
+        await answered(sys.executable, "-c", sdk, PUSHBROKER_TOKEN=token.secret),
+        await answered(sys.executable, "-c", python.replace("1883", str(port(broker)))),
+    ):
+        assert (said.shown.body, said.shown.data) == ("torta al cioccolato: 3", {"stock": {"torta al cioccolato": 3}})
     program("mosquitto_pub")
     assert (await answered("sh", "-c", shell, TOKEN=token.secret)).outcome == "server"
 
