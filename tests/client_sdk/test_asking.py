@@ -36,14 +36,16 @@ CAKES = (
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurBroker]:
     directory = tmp_path_factory.mktemp("asking")
     broker = OurBroker(directory / "data")
-    broker.start()
-    broker.command("brand", "add", "acme")
-    broker.command("user", "add", "acme", "ada")
-    broker.command("agent", "add", "acme", "mia")
-    (directory / "cakes.json").write_text(json.dumps(CAKES))
-    broker.command("content", "import", "acme", str(directory / "cakes.json"))
-    yield broker
-    broker.kill()
+    try:
+        broker.start()
+        broker.command("brand", "add", "acme")
+        broker.command("user", "add", "acme", "ada")
+        broker.command("agent", "add", "acme", "mia")
+        (directory / "cakes.json").write_text(json.dumps(CAKES))
+        broker.command("content", "import", "acme", str(directory / "cakes.json"))
+        yield broker
+    finally:
+        broker.kill()
 
 
 @pytest.fixture(scope="module")
