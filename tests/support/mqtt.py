@@ -1,10 +1,12 @@
 """A raw MQTT client on asyncio streams: sends any bytes, reads packets with the broker's own wire package.
 
-It never answers by itself, so a test sees, and sends, every packet of a conversation.
+It never answers by itself, so a test sees, and sends, every packet of a conversation. Where it waits for the answer to
+a request of its own, messages that come before it are kept for `receive`: answers and messages have no common order.
 """
 
 import asyncio
 import ssl
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -43,6 +45,7 @@ class Client:
         self.version = version
         self.connack = Connack()
         self._buffer = bytearray()
+        self._kept: deque[Publish] = deque()
         self._id = 0
         self._all.append(self)
 
@@ -114,6 +117,9 @@ class Client:
 
     async def receive(self, within_s: float = TIMEOUT_S) -> Packet | None:
         """The next packet, or None at the end of the connection."""
+        return self._kept.popleft() if self._kept else await self._read(within_s)
+
+    async def _read(self, within_s: float = TIMEOUT_S) -> Packet | None:
         async with asyncio.timeout(within_s):
             while True:
                 frame = split(self._buffer, 0, 1 << 28)
@@ -133,6 +139,13 @@ class Client:
     async def expect(self, kind: type[PacketT], within_s: float = TIMEOUT_S) -> PacketT:
         """The next packet, which must be a `kind`."""
         packet = await self.receive(within_s)
+        assert isinstance(packet, kind), f"{packet!r} instead of {kind.__name__}"
+        return packet
+
+    async def _answer(self, kind: type[PacketT]) -> PacketT:
+        """The answer to a request; messages that were on the way before it are read later."""
+        while isinstance(packet := await self._read(), Publish):
+            self._kept.append(packet)
         assert isinstance(packet, kind), f"{packet!r} instead of {kind.__name__}"
         return packet
 
@@ -159,7 +172,7 @@ class Client:
         requests = [Request(f, qos) if isinstance(f, str) else f for f in filters]
         id = self.next_id()
         await self.send(Subscribe(id, requests, Properties(**properties)))
-        answer = await self.expect(Suback)
+        answer = await self._answer(Suback)
         assert answer.packet_id == id
         return answer
 
@@ -171,7 +184,7 @@ class Client:
         await self.send(Publish(topic.encode(), payload, qos, retain, False, id, Properties(**properties)))
         if qos != 1:
             return None
-        answer = await self.expect(Puback)
+        answer = await self._answer(Puback)
         assert answer.packet_id == id
         return answer
 
