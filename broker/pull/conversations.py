@@ -153,7 +153,7 @@ class Inbox:
 
     async def farewell(self, brand: str, kind: str, name: str) -> str:
         """What they are told who close their conversation; it ends when that is in the books."""
-        row = self._held.get(brand, {}).get((kind, name))
+        row = self._held.get(brand, {}).pop((kind, name), None)  # what comes next is for the automation
         if row is None:
             return ""  # an agent was faster
         return (await self._ways(brand)).words("closed", await self._asker(row))
@@ -163,8 +163,12 @@ class Inbox:
         row, said = await self.store.numbered(place.conversation), await self.store.entry(place)
         if row is None or said is None:
             return
+        before = self._held.get(row.brand, {}).get((row.kind, row.name))
         self._took(row)
         self._typing.pop(row.id, None)
+        if row.state == "waiting" and (before is None or before.number != row.number):
+            self._happened("waiting", row)  # who had them has just closed it, or handed it back
+            await self._spread(row.brand)
         if row.state in HELD:
             self.telling.agents("said", row, said=said, by="customer")
         elif row.state == "closed":

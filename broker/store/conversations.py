@@ -145,7 +145,10 @@ _BEGIN: Final = """INSERT INTO conversation
     changed_at = max(changed_at, excluded.changed_at), store = excluded.store,
     language = coalesce(nullif(excluded.language, ''), language),
     waiting_since = iif(state IN ('waiting', 'agent'), coalesce(waiting_since, excluded.opened_at), NULL)
-  RETURNING brand, kind, name, number, entries"""
+  RETURNING brand, kind, name, number, entries, state"""
+# What was said to a person in vain: meanwhile the conversation was closed, or handed back.
+_LATE: Final = """UPDATE conversation SET state = 'waiting', agent = '', waiting_since = ?, reminded_at = NULL,
+    replied_at = NULL, why = 'asked', handed_by = ? WHERE number = ? AND state = 'automated'"""
 _END: Final = """UPDATE conversation SET state = 'closed', waiting_since = NULL, closed_at = ?, closed_by = 'customer'
   WHERE number = ?"""
 _SAY: Final = """INSERT INTO entry (conversation, number, id, at, author, who, text)
@@ -415,9 +418,11 @@ def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
         for who, all_ in of.items()
     ]
     places: dict[str, Place] = {}
-    for *who, number, entries in db.execute(_BEGIN, (_array(begun),)).fetchall():
+    for *who, number, entries, state in db.execute(_BEGIN, (_array(begun),)).fetchall():
         all_ = of[who[0], who[1], who[2]]
         places |= {one.id: Place(number, entries - len(all_) + at) for at, one in enumerate(all_, 1)}
+        if state == "automated" and (late := next((one for one in all_ if one.outcome == "person"), None)) is not None:
+            db.execute(_LATE, (late.at, late.id, number))
     db.execute(_SAY, (_array([(*places[one.id], one.id, one.at, one.device, one.text) for one in fresh]),))
     questions = [
         (*places[one.id], one.brand, one.store, one.at, one.folded, one.outcome, one.rule, one.item, one.score,

@@ -94,6 +94,19 @@ async def test_a_person_takes_over(broker: Broker) -> None:
     assert await rows(broker, "SELECT state, why, agent FROM conversation") == [("waiting", "asked", "mia")]
 
 
+async def test_who_has_closed_is_answered_by_the_automation_at_once(broker: Broker) -> None:
+    await broker.pull.content.put([item("orari", "Orari", body="9-18")], 0)
+    kiosk = await kiosk_of(broker)
+    for number, text in enumerate((b"operator", b"close", b"orari"), 101):
+        await kiosk.send(Publish(b"acme/device/kiosk-7/up/ask", text, 1, packet_id=number))
+    packets = [await kiosk.receive() for _ in range(6)]
+    answers = [json.loads(packet.payload) for packet in packets if isinstance(packet, Publish)]
+    assert [one["kind"] for one in answers] == ["person", "answer", "answer"]
+    assert answers[2]["item"] == "orari"
+    assert await rows(broker, "SELECT state, entries FROM conversation") == [("closed", 2), ("automated", 1)]
+    assert not broker.pull.inbox.held("acme", "user", "ada")
+
+
 async def test_operators_see_what_would_be_answered_and_nothing_is_done(broker: Broker) -> None:
     await broker.pull.content.put([item("wipro", "Wipro", body="12")], 0)
     context = Context(broker.settings, broker.directory, broker)

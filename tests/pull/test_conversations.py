@@ -47,11 +47,16 @@ class Lab:
         """These are acme's from now on."""
         await self.broker.pull.content.set_rules("acme", json.dumps(msgspec.to_builtins(rules)))
 
-    async def ask(self, asker: Asker, text: str = "un operatore, per favore", outcome: str = "person") -> str:
-        """What the lane does with a question that is for a person: hands over, and books it."""
+    async def ask(
+        self, asker: Asker, text: str = "un operatore, per favore", outcome: str = "person", *, held: bool = False
+    ) -> str:
+        """What the lane does with a question that is for a person: hands over, and books it.
+
+        held: they were with a person when the lane looked.
+        """
         self._asked += 1
         id = f"q{self._asked}"
-        held = self.inbox.held(asker.brand, asker.kind, asker.name)
+        held = held or self.inbox.held(asker.brand, asker.kind, asker.name)
         words = "" if held or outcome != "person" else await self.inbox.hand_over(asker, "asked", id)
         asked = Asked(
             id=id, conversation=f"c{id}", brand=asker.brand, kind=asker.kind, name=asker.name, device=asker.device,
@@ -222,6 +227,19 @@ async def entry_with(lab: Lab, field: str) -> dict[str, Any]:
             if found := [one for one in entries if one["author"] == "agent" and one[field]]:
                 return dict(found[0])
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("do", ["close", "hand_back"])
+async def test_what_was_on_its_way_to_a_person_who_let_go_waits_for_one(mia: Lab, do: str) -> None:
+    await mia.ask(ADA)
+    await mia.do("take")
+    await mia.do(do)
+    await mia.ask(ADA, "one more thing", held=True)
+    assert mia.inbox.held("acme", "user", "ada")
+    assert await mia.state(ADA) == ("waiting", "mia")
+    entries = (await mia.do("show", agent=None))["conversation"]["entries"]
+    assert entries[-1]["text"] == "one more thing"
+    assert (await opened_again(mia)).held("acme", "user", "ada")
 
 
 async def test_a_reply_takes_what_nobody_has_and_is_read_by_then(mia: Lab) -> None:
