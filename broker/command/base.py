@@ -36,19 +36,19 @@ class Run:
             self._settings = config.load({"data": self.data}, visitor=True)
         return self._settings
 
-    def call(self, operation: str, **arguments: Any) -> Any:
+    def call(self, operation: str, /, **arguments: Any) -> Any:
         """Do an operation of `broker.admin.operations`: in the running broker, or else on the records themselves."""
         from broker.admin import reach  # noqa: PLC0415 - only where used
 
         return reach.call(self.settings, operation, arguments)
 
-    def stream(self, operation: str, **arguments: Any) -> "Stream":
+    def stream(self, operation: str, /, **arguments: Any) -> "Stream":
         """Do an operation that answers with one thing after the other, in the running broker."""
         from broker.admin import reach  # noqa: PLC0415 - only where used
 
         return reach.stream(self.settings, operation, arguments)
 
-    def read(self, operation: str, **arguments: Any) -> "Readable":
+    def read(self, operation: str, /, **arguments: Any) -> "Readable":
         """The same for one that works without a running broker, too."""
         from broker.admin import reach  # noqa: PLC0415 - only where used
 

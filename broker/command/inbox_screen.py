@@ -49,11 +49,11 @@ class Stream(Protocol):
 class Desk(Protocol):
     """The operations of `broker.admin`, as commands reach them."""
 
-    def call(self, operation: str, **arguments: Any) -> Any:
+    def call(self, operation: str, /, **arguments: Any) -> Any:
         """Do one."""
         ...
 
-    def stream(self, operation: str, **arguments: Any) -> Stream:
+    def stream(self, operation: str, /, **arguments: Any) -> Stream:
         """Do one that goes on."""
         ...
 
