@@ -320,7 +320,9 @@ ITEMS_REMOVED_AT_ONCE: Final = 500  # in one transaction: 20 ms
 SPANS_MAX: Final = 42  # of hours in a week: six a day
 RENDERED_MAX: Final = 16_384  # characters of a template, filled in
 TEMPLATE_DEPTH_MAX: Final = 20
-TEMPLATE_NODES_MAX: Final = 1000  # names, filters, texts: 250 prices; it is compiled in 40 ms
+TEMPLATE_NODES_MAX: Final = 1000  # names, filters, texts: 250 prices; they are parsed in 5 ms
+# Characters and values that filters and comparisons of one template look at, four times what may come out: 10 ms.
+TEMPLATE_WORK_MAX: Final = 1 << 16
 RULES_MAX: Final = 256 << 10  # bytes of one brand's rules: 200 commands with a text in three languages
 TEXT_MAX: Final = 4096
 # What the server of a brand is asked at a time: with 2 KB each 2 MB. Beyond, the route says what is said instead.

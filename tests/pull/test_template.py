@@ -1,5 +1,7 @@
 """Templates: what they say, and what they cannot do."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,36 @@ def test_no_filter_takes_more_than_it_is_worth(text: str, begin: str) -> None:
     data = {"long": "x" * 10_000, "lots": ["x"] * 10_000, "number": -999_999_999, "price": 1, "day": "2026-12-24"}
     check(begin + text)
     assert len(render(begin + text, ADA, data)) < 15
+
+
+SPENDERS = {
+    "filters": ("{{ data.text" + " | title" * 14 + " | first }}") * 30,
+    "within a condition": "{% if true %}" + ("{{ data.text" + " | title" * 14 + " | first }}") * 30 + "{% endif %}",
+    "lists": "{{ data.list | join }}" * 150,
+    "comparisons": "{% if data.text in data.list %}{% endif %}" * 90,
+    "what is cut off": "{{ data.text | trim(data.text) | first }}" * 90,
+    "many different": "".join(f"{{{{data.a{number:03}}}}}" for number in range(260)),
+    "many conditions": "{% if data.text == 1 %}x{% endif %}" * 100,
+}
+
+
+@pytest.mark.parametrize("text", SPENDERS.values(), ids=SPENDERS)
+def test_no_template_takes_the_time_of_others(text: str) -> None:
+    """What is asked of any brand waits meanwhile, and for what followers are told the whole broker does."""
+    data = {"text": "a " * 8000, "list": [""] * 5000}
+    spent: list[float] = []
+    for attempt in range(3):
+        fresh = " " * attempt + text.replace("data.a", f"data.a{attempt}")
+        check(fresh)
+        began = time.thread_time()
+        render(fresh, ADA, data)
+        spent.append(time.thread_time() - began)
+    assert min(spent) < 0.05
+
+
+def test_what_is_left_out_of_a_template_that_looks_at_too_much_is_its_end() -> None:
+    text = "before " + "{{ data.text | upper | first }}" * 30 + " after"
+    assert render(text, ADA, {"text": "a" * 10_000}) == "before AAA"
 
 
 def test_what_says_too_much_is_refused() -> None:
