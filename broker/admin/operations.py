@@ -528,9 +528,16 @@ async def _inbox_list(
 
 
 @_operation("inbox.show", needs_broker=False)
-async def _inbox_show(context: Context, *, brand: str, conversation: str, most: inbox_requests.Entries = 200) -> Any:
+async def _inbox_show(
+    context: Context,
+    *,
+    brand: str,
+    conversation: str,
+    before: inbox_requests.Before = 0,
+    most: inbox_requests.Entries = 200,
+) -> Any:
     async with context.looking() as looking:
-        return await looking.show(brand, conversation, most)
+        return await looking.show(brand, conversation, before=before, most=most)
 
 
 async def _inbox_do(context: Context, brand: str, request: inbox_requests.Request) -> Any:

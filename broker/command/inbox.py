@@ -118,20 +118,24 @@ def list_(
     examples=[
         "pushbroker inbox show acme c06h0badtnr0000yexznwh",
         "pushbroker inbox show acme c06h0badtnr0000yexznwh --read --agent mia",
+        "pushbroker inbox show acme c06h0badtnr0000yexznwh --before 201",
         "pushbroker inbox show acme c06h0badtnr0000yexznwh --json | jq -r '.entries[].text'",
     ],
 )
 @_brand
 @_conversation
+@click.option(
+    "--before", type=click.IntRange(0), default=0, metavar="NUMBER", help="Only what was said before this entry."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=200, show_default=True, help="The last so many entries.")
 @click.option("--read", is_flag=True, help="Note that the agent has read it: the customer is told.")
 @_agent
 @pass_run
-def show(run: Run, brand: str, conversation: str, limit: int, read: bool, agent: str | None) -> None:
+def show(run: Run, brand: str, conversation: str, before: int, limit: int, read: bool, agent: str | None) -> None:
     """Show a conversation: what was said by whom, the automation's answers and agents' notes among it."""
     if read:
         run.call("inbox.read", brand=brand, conversation=conversation, agent=_who(run, brand, agent))
-    shown = run.call("inbox.show", brand=brand, conversation=conversation, most=limit)
+    shown = run.call("inbox.show", brand=brand, conversation=conversation, before=before, most=limit)
     if run.json:
         print_json(shown)
         return
@@ -142,6 +146,8 @@ def show(run: Run, brand: str, conversation: str, limit: int, read: bool, agent:
     for entry in shown["entries"]:
         for line in lines(entry):
             click.echo(line)
+    if len(shown["entries"]) == limit and shown["entries"][0]["number"] > 1:
+        run.say(f"more was said before: --before {shown['entries'][0]['number']}")
 
 
 def lines(entry: Mapping[str, Any]) -> list[str]:

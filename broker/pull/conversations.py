@@ -226,7 +226,8 @@ class Inbox:
                 fields = msgspec.structs.asdict(request)
                 return {"conversations": await self.looking.listed(brand, **fields)}
             case requests.Show():
-                return {"conversation": await self.looking.show(brand, request.conversation, request.most)}
+                shown = await self.looking.show(brand, request.conversation, before=request.before, most=request.most)
+                return {"conversation": shown}
         row = await self.looking.one(brand, request.conversation)
         if id and (place := await self.store.place(id)) is not None:
             return await self._shown(row, place.entry)

@@ -15,6 +15,7 @@ Id = Annotated[str, Meta(max_length=64)]
 Which = Literal["automated", "waiting", "agent", "closed", "held"]
 Page = Annotated[int, Meta(ge=1, le=limits.INBOX_PAGE_MAX)]
 Entries = Annotated[int, Meta(ge=1, le=limits.ENTRIES_MAX)]
+Before = Annotated[int, Meta(ge=0, lt=1 << 53)]  # the number of an entry; 0: behind the last
 
 
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag=str.lower):
@@ -32,9 +33,10 @@ class List(_Request):
 
 
 class Show(_Request):
-    """One with what was said."""
+    """One with the last of what was said, or the last of it before the entry `before`."""
 
     conversation: Id
+    before: Before = 0
     most: Entries = 200
 
 

@@ -52,11 +52,12 @@ class Looking:
             raise InboxUnknown("unknown_conversation", "conversation", what, f"pushbroker inbox list {brand}")
         return row
 
-    async def show(self, brand: str, id: str, most: int) -> dict[str, Any]:
-        """One with the last of what was said in it."""
+    async def show(self, brand: str, id: str, *, before: int = 0, most: int) -> dict[str, Any]:
+        """One with the last of what was said in it, or the last of it before an entry's number."""
         row = await self.one(brand, id)
         (shown,) = await self.shown([row])
-        return {**shown, "entries": [entry(one) for one in await self._store.entries(row.number, most=most)]}
+        entries = await self._store.entries(row.number, before=before, most=most)
+        return {**shown, "entries": [entry(one) for one in entries]}
 
     async def shown(self, rows: Sequence[Conversation]) -> list[dict[str, Any]]:
         """As they stand in lists."""

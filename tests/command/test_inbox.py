@@ -133,6 +133,13 @@ def test_from_a_question_to_a_person_and_back(kiosk: Kiosk, do: Do, monkeypatch:
     places = [history.find(one) for one in words]
     assert -1 not in places
     assert places == sorted(places)
+    last, more = do("inbox", "show", "acme", id, "--limit", "2"), "more was said before: --before"
+    assert f"{more} {last.err.split()[-1]}" in last.err
+    assert "waits for leo" not in last.out
+    earlier = do("inbox", "show", "acme", id, "--before", last.err.split()[-1])
+    assert "customer: operator" in earlier.out
+    assert not earlier.err
+    assert earlier.out.splitlines()[1:] + last.out.splitlines()[1:] == history.splitlines()[1:]
     assert "is closed" in do("inbox", "close", "acme", id).err
     (closed,) = do("inbox", "list", "acme", "--state", "closed", "--json").json
     assert (closed["closed_by"], closed["unread"]) == ("leo", 0)

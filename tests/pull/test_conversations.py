@@ -591,6 +591,23 @@ async def test_an_agents_own_tool_works_over_mqtt(mia: Lab) -> None:
     assert events == ["waiting", "said", "taken", "replied", "closed"]
 
 
+async def test_a_long_conversation_is_read_a_page_at_a_time(mia: Lab) -> None:
+    for number in range(1, 6):
+        await mia.ask(ADA, f"question {number}", "nothing")
+
+    async def texts(**which: int) -> list[str]:
+        return [one["text"] for one in (await mia.do("show", agent=None, **which))["conversation"]["entries"]]
+
+    assert await texts(most=2) == ["question 4", "question 5"]
+    assert await texts(most=2, before=4) == ["question 2", "question 3"]
+    assert await texts(before=2) == ["question 1"]
+    assert await texts(before=1) == []
+    for wrong in (-1, 1 << 53, "4"):
+        with pytest.raises(InboxRefused) as refused:
+            await mia.do("show", agent=None, before=wrong)
+        assert (refused.value.code, refused.value.field) == ("bad_value", "before")
+
+
 async def test_another_brands_conversations_are_not_there(mia: Lab) -> None:
     tool = await server(mia.broker, "rival")
     await tool.subscribe("rival/inbox/answer", qos=1)
