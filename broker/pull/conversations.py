@@ -143,7 +143,7 @@ class Inbox:
             self._took(row)
             anew = row.handed_by == question and row.waiting_since == now
             if anew and agent:
-                await self.staff.given(agent, now)
+                await self.staff.given(agent.brand, agent.name, now)
         self._unbooked.discard((asker.brand, asker.kind, asker.name))
         if row.handed_by != question:
             return ""
@@ -160,7 +160,8 @@ class Inbox:
 
     async def said(self, place: Place) -> None:
         """The customer has said something, which is in the books; an agent is to hear of it."""
-        row, said = await self.store.numbered(place.conversation), await self.store.entry(place)
+        said = await self.store.entry(place)
+        row = await self.store.numbered(place.conversation)  # as it is now, not before the entry was read
         if row is None or said is None:
             return
         before = self._held.get(row.brand, {}).get((row.kind, row.name))
@@ -293,6 +294,8 @@ class Inbox:
         now = now_ms()
 
         def change(row: Conversation) -> Mapping[str, object]:
+            if request.to:
+                self.staff.one(row.brand, request.to, "to")  # they may be gone by now
             return _waiting(moved(row.state, "assign"), request.to, row.waiting_since or now)
 
         words = f"assigned {request.to}".rstrip()
@@ -410,6 +413,7 @@ class Inbox:
         return {"conversation": shown} if said is None else {"conversation": shown, "entry": entry(said)}
 
     def _moved(self, row: Conversation, move: Move, agent: Agent) -> str:
+        self.staff.one(row.brand, agent.name)  # they may be gone by now
         return moved(row.state, move, has=row.agent, by=agent.name)
 
     def _called(self, row: Conversation) -> str:
@@ -462,23 +466,24 @@ class Inbox:
                 agent = self._next(ways, brand, row.store, frozenset(profile.tags))
                 if agent is None:
                     return
-                await self.staff.given(agent, now_ms())
+                await self.staff.given(agent.brand, agent.name, now_ms())
                 await self._give(row, agent.name)
 
     async def _give(self, row: Conversation, to: str) -> None:
-        """Let it wait for this agent; '': for nobody yet."""
+        """Let it wait for this agent; '': for nobody yet. Where somebody was faster, it stays as they left it."""
+        had = (row.state, row.agent)
+        given = False
 
         def change(row: Conversation) -> Mapping[str, object]:
-            if row.state not in HELD:
-                return {}  # somebody was faster
-            return _waiting(moved(row.state, "assign"), to, row.waiting_since or now_ms())
+            nonlocal given
+            given = (row.state, row.agent) == had
+            return _waiting(moved(row.state, "assign"), to, row.waiting_since or now_ms()) if given else {}
 
-        had = row.state
         row, _ = await self.store.change(row.number, change)
         self._took(row)
-        if row.state == "waiting":
+        if given:
             self.telling.agents("assigned", row)
-            if had != row.state:
+            if had[0] != row.state:
                 self.telling.devices("state", row)
 
     async def _staff_changed(self, brand: str) -> None:
@@ -488,10 +493,11 @@ class Inbox:
 
     async def _release(self, brand: str) -> None:
         """Whoever waits for an agent who is away or gone, or is with one who is gone, waits for another."""
-        for row in list(self._held.get(brand, {}).values()):
-            agent = self.staff.find(brand, row.agent)
-            if row.agent and (agent is None or (agent.away and row.state == "waiting")):
-                await self._give(row, "")
+        async with self._giving:  # or one that is just being given to them would be missed
+            for row in list(self._held.get(brand, {}).values()):
+                agent = self.staff.find(brand, row.agent)
+                if row.agent and (agent is None or (agent.away and row.state == "waiting")):
+                    await self._give(row, "")
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

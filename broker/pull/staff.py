@@ -1,5 +1,6 @@
 """Who answers for a brand: agents, in memory as they are in the books, and the replies that they have ready."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 
 from broker import limits
 from broker.bridge.people import Register
-from broker.errors import NotFound, Refused
+from broker.errors import Failed, NotFound, Refused
 from broker.identity import check_name
 from broker.pull import template
 from broker.pull.moves import InboxUnknown
@@ -24,6 +25,7 @@ class Staff:
         self._register = register
         self._ways = ways
         self._all: dict[str, dict[str, Agent]] = {}
+        self._changing = asyncio.Lock()  # from when an agent is looked at until the change is written
         self.changed: Callable[[str], Coroutine[Any, Any, None]]
 
     async def open(self) -> None:
@@ -47,9 +49,12 @@ class Staff:
             raise InboxUnknown("unknown_agent", field, what, f"pushbroker agent add {brand} {name or 'NAME'}")
         return agent
 
-    async def given(self, agent: Agent, now: int) -> None:
-        """They were given a conversation: the next one is somebody else's."""
-        await self._put(msgspec.structs.replace(agent, given_at=max(now, agent.given_at + 1)))
+    async def given(self, brand: str, name: str, now: int) -> None:
+        """They were given a conversation: the next one is somebody else's. Nothing if they are gone meanwhile."""
+        async with self._changing:
+            agent = self.find(brand, name)
+            if agent is not None:
+                await self._put(msgspec.structs.replace(agent, given_at=max(now, agent.given_at + 1)))
 
     # -- what operators do ---------------------------------------------------------------------------------------------
 
@@ -60,16 +65,21 @@ class Staff:
         """Add an agent, who is there at once."""
         await self._register.check(brand)
         check_name("agent", name)
-        if self.find(brand, name):
-            raise Refused(f"{brand} has an agent {name} already", remedy=f"pushbroker agent set {brand} {name}")
-        if len(self.of(brand)) >= limits.AGENTS_MAX:
-            raise Refused(f"{brand} has {limits.AGENTS_MAX} agents", reason=0x97, remedy="Remove those who are gone.")
         if most is None:
             most = (await self._ways(brand)).most
         agent = Agent(
             brand=brand, name=name, title=title, stores=stores, tags=tags, away=False, most=most, given_at=0
         )  # fmt: skip
-        return await self._changed(agent)
+        async with self._changing:
+            if self.find(brand, name):
+                raise Refused(f"{brand} has an agent {name} already", remedy=f"pushbroker agent set {brand} {name}")
+            if len(self.of(brand)) >= limits.AGENTS_MAX:
+                what = f"{brand} has {limits.AGENTS_MAX} agents"
+                raise Refused(what, reason=0x97, remedy="Remove those who are gone.")
+            await self._check(agent)
+            await self._put(agent)
+        await self.changed(brand)
+        return agent
 
     async def set(
         self, brand: str, name: str, title: str | None = None, stores: tuple[str, ...] | None = None,
@@ -78,13 +88,23 @@ class Staff:
         """Change what is known of an agent. What waits for one who goes away is given to others."""
         said = {"title": title, "stores": stores, "tags": tags, "most": most, "away": away}
         changes = {field: value for field, value in said.items() if value is not None}
-        return await self._changed(msgspec.structs.replace(self._known(brand, name), **changes))
+        async with self._changing:
+            agent = msgspec.structs.replace(self._known(brand, name), **changes)
+            await self._check(agent)
+            await self._put(agent)
+        await self.changed(brand)
+        return agent
 
     async def remove(self, brand: str, name: str) -> None:
         """Take an agent away. What they have is given to others; what they said stays."""
-        self._known(brand, name)
-        await self.tables.remove(brand, name)
-        self._all[brand].pop(name, None)
+        async with self._changing:
+            agent = self._known(brand, name)
+            del self._all[brand][name]  # what they do from now on is refused
+            try:
+                await self.tables.remove(brand, name)
+            except Failed:
+                self._all.setdefault(brand, {})[name] = agent
+                raise
         await self.changed(brand)
 
     def _known(self, brand: str, name: str) -> Agent:
@@ -93,7 +113,8 @@ class Staff:
             raise NotFound(f"{brand} has no agent {name!r}", remedy=f"pushbroker agent list {brand}")
         return agent
 
-    async def _changed(self, agent: Agent) -> Agent:
+    async def _check(self, agent: Agent) -> None:
+        """Raise `Refused` where that cannot be an agent."""
         for store in agent.stores:
             await self._register.check(agent.brand, "store", store)
         for tag in agent.tags:
@@ -104,9 +125,6 @@ class Staff:
             raise Refused("that cannot be an agent's title", remedy=f"Use up to {limits.AGENT_TITLE_MAX} characters.")
         if not 0 < agent.most <= limits.AGENT_MOST_MAX:
             raise Refused(f"an agent takes 1 to {limits.AGENT_MOST_MAX} conversations at a time")
-        await self._put(agent)
-        await self.changed(agent.brand)
-        return agent
 
     async def _put(self, agent: Agent) -> None:
         await self.tables.put(agent)
@@ -114,8 +132,9 @@ class Staff:
 
     async def forget(self, brand: str) -> None:
         """A brand is no more."""
-        self._all.pop(brand, None)
-        await self.tables.forget(brand)
+        async with self._changing:
+            self._all.pop(brand, None)
+            await self.tables.forget(brand)
 
     # -- replies that are ready ----------------------------------------------------------------------------------------
 

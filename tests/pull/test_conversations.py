@@ -396,6 +396,93 @@ async def test_who_waits_is_given_to_who_has_room_and_who_is_there(lab: Lab) -> 
         await staff.remove("acme", "mia")
 
 
+async def test_what_an_agent_takes_meanwhile_is_given_to_nobody_else(mia: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    await mia.inbox.staff.set("acme", "mia", away=True)
+    await mia.ask(ADA)
+    given = mia.inbox.staff.given
+    taking: list[asyncio.Task[Any]] = []
+
+    async def meanwhile(*who: Any) -> None:
+        taking.append(asyncio.create_task(mia.do("take")))
+        await mia.event("taken")
+        await given(*who)
+
+    monkeypatch.setattr(mia.inbox.staff, "given", meanwhile)
+    await mia.inbox.staff.add("acme", "leo")
+    await taking[0]
+    assert await mia.state(ADA) == ("agent", "mia")
+
+
+@pytest.mark.parametrize("do", ["take", "reply", "assign"])
+async def test_who_is_removed_meanwhile_gets_nothing(mia: Lab, monkeypatch: pytest.MonkeyPatch, do: str) -> None:
+    await mia.inbox.staff.add("acme", "leo")
+    await mia.ask(ADA)
+    call = mia.store.messages.write
+
+    async def meanwhile(*given: Any) -> Any:
+        monkeypatch.undo()
+        await mia.inbox.staff.remove("acme", "leo")
+        return await call(*given)
+
+    monkeypatch.setattr(mia.store.messages, "write", meanwhile)
+    with pytest.raises(InboxRefused, match="no agent 'leo'"):
+        await mia.do(
+            do, **({"to": "leo"} if do == "assign" else {"agent": "leo"}), text="Ciao" if do == "reply" else None
+        )
+    assert await mia.state(ADA) == ("waiting", "mia")
+
+
+async def test_who_waits_for_an_agent_who_is_removed_just_then_waits_for_another(
+    mia: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing: list[asyncio.Task[None]] = []
+    hand_over = mia.store.hand_over
+
+    async def meanwhile(*given: Any) -> Any:
+        removing.append(asyncio.create_task(mia.inbox.staff.remove("acme", "mia")))
+        while mia.inbox.staff.of("acme"):  # noqa: ASYNC110 - it goes on until it would look who has what
+            await asyncio.sleep(0)
+        return await hand_over(*given)
+
+    monkeypatch.setattr(mia.store, "hand_over", meanwhile)
+    await mia.ask(ADA)
+    await removing[0]
+    assert await mia.state(ADA) == ("waiting", "")
+    assert [one.name for one in await mia.inbox.staff.tables.all()] == []
+
+
+async def test_who_goes_away_while_one_is_given_to_them_is_away(mia: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_over = mia.store.hand_over
+
+    async def meanwhile(*given: Any) -> Any:
+        going.append(asyncio.create_task(mia.inbox.staff.set("acme", "mia", away=True)))
+        while not mia.inbox.staff.one("acme", "mia").away:  # noqa: ASYNC110 - it goes on until it would look who has what
+            await asyncio.sleep(0)
+        return await hand_over(*given)
+
+    going: list[asyncio.Task[Any]] = []
+    monkeypatch.setattr(mia.store, "hand_over", meanwhile)
+    await mia.ask(ADA)
+    await going[0]
+    assert mia.inbox.staff.one("acme", "mia").away
+    assert await mia.state(ADA) == ("waiting", "")
+
+
+async def test_what_is_closed_while_an_agent_is_told_of_it_is_closed(mia: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    await mia.ask(ADA)
+    read = mia.store.entry
+
+    async def meanwhile(place: Any) -> Any:
+        found = await read(place)
+        monkeypatch.undo()
+        await mia.do("close")
+        return found
+
+    monkeypatch.setattr(mia.store, "entry", meanwhile)
+    await mia.ask(ADA, "pronto?")
+    assert not mia.inbox.held("acme", "user", "ada")
+
+
 async def test_without_round_robin_nobody_is_given_one(mia: Lab) -> None:
     await mia.rule(Rules(inbox=InboxRules(assign="none")))
     await mia.ask(ADA)
