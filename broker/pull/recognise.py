@@ -46,8 +46,11 @@ NAMESAKES: Final = 2000
 # Rows that one search may rank, a microsecond each. Words that are in more items are left out of it, where there are
 # rarer ones; of items that have only such words the newest are looked at.
 RANKED: Final = 150
+# Of such items so many of the newest, for whomever they are: 10 ms.
+NEWEST: Final = 10_000
 _PREFIX_MIN: Final = 3
 _BEGUN_MAX: Final = 100  # words that one may be the beginning of: 20 us
+_BEGUN_IN_MAX: Final = 100_000  # items with them, each word's counted: they are put together in 5 ms
 _COUNTS_KEPT: Final = 100_000  # of words: 10 MB
 _COUNTED_S: Final = 10.0  # how many items there are is known so long: 100,000 are counted in 5 ms
 # What a word is worth where it is; one that is only begun is so in a title or a keyword.
@@ -63,7 +66,7 @@ _ITEM: Final = ", ".join(f"i.{column}" for column in _COLUMNS)
 # What is for others, or for another time, is not to take the place of what is for who asks now.
 _FITS: Final = """(i.valid_from IS NULL OR i.valid_from <= :at) AND (i.valid_until IS NULL OR i.valid_until > :at)
     AND (i.stores = '[]' OR instr(i.stores, :store)) AND (i.tags = '[]' OR EXISTS
-    (SELECT 1 FROM json_each(i.tags) AS t WHERE instr(:tags, json_quote(t.value))))"""
+    (SELECT 1 FROM json_each(i.tags) AS t WHERE t.value IN (SELECT value FROM json_each(:tags))))"""
 
 
 class Item(NamedTuple):
@@ -358,7 +361,7 @@ class _Look:
     def _for_a_person(self, folded: str) -> str | None:
         asker = self._asker
         for rule in self.rules.hand_over:
-            word = next((word for word in rule.words if _has(folded, word, asker.language)), None)
+            word = _said_in(folded, rule.words, asker.language)
             if (
                 (word is not None or not rule.words)
                 and (not rule.tags or asker.tags.intersection(rule.tags))
@@ -583,11 +586,16 @@ class _Asked:
         self._all = sum(self._weights.values())
 
     def _beginning(self, word: str) -> int:
-        """In how many items words are that begin so, about; 0 also if these are too many words to say anything."""
+        """In how many items words are that begin so, about; 0 also if these are too many to say anything."""
         first = self._before + token(word)
         sql = f"SELECT doc FROM item_word WHERE term > ? AND term < ? LIMIT {_BEGUN_MAX + 1}"  # noqa: S608 - our own
-        rows = self._db.execute(sql, (first, first + "\x7f")).fetchall()
-        return sum(doc for (doc,) in rows) if len(rows) <= _BEGUN_MAX else 0
+        found = 0
+        with closing(self._db.execute(sql, (first, first + "\x7f"))) as rows:
+            for number, (doc,) in enumerate(rows):
+                found += doc
+                if number == _BEGUN_MAX or found > _BEGUN_IN_MAX:
+                    return 0
+        return found
 
     def queries(self) -> Iterator["_Query"]:
         """How those are found that are worth a closer look: one search mostly, two at most."""
@@ -614,10 +622,14 @@ class _Asked:
 
     def sql(self, query: "_Query", fits: str) -> str:
         """The folded columns and the item of each that matches: best first, or newest first."""
-        order = "rank" if query.ranked else "t.rowid DESC"
-        weights = "AND rank MATCH 'bm25(4.0, 4.0, 1.0)'" if query.ranked else ""
-        return f"""SELECT t.title, t.keywords, t.body, {_ITEM} FROM item_text t JOIN item i ON i.number = t.rowid
-            WHERE item_text MATCH :query {weights} AND {fits} ORDER BY {order}"""  # noqa: S608 - our own words
+        columns = f"SELECT t.title, t.keywords, t.body, {_ITEM}"
+        if query.ranked:
+            return f"""{columns} FROM item_text t JOIN item i ON i.number = t.rowid
+                WHERE item_text MATCH :query AND rank MATCH 'bm25(4.0, 4.0, 1.0)' AND {fits} ORDER BY rank"""
+        newest = f"SELECT rowid FROM item_text WHERE item_text MATCH :query ORDER BY rowid DESC LIMIT {NEWEST}"  # noqa: S608
+        # CROSS JOIN: in this order, one by one, until there are enough.
+        return f"""{columns} FROM ({newest}) n CROSS JOIN item i ON i.number = n.rowid
+            CROSS JOIN item_text t ON t.rowid = n.rowid WHERE {fits}"""
 
     def matched(self, folded: Sequence[str]) -> dict[str, str]:
         """Which words of the question an item has, and where: in the best place of each."""
@@ -656,27 +668,35 @@ def _leading(hits: list[_Found], lead: float) -> list[_Found]:
     return [one for one in hits if hits[0].hit.score - one.hit.score < lead]
 
 
-def _is_said(folded: str, phrases: Sequence[str]) -> bool:
+def _is_said(folded: str, command: Sequence[str]) -> bool:
     """Whether all of a question is one of these phrases."""
-    for phrase in phrases:
-        plain = _plain(phrase)
-        if folded == plain or (phrase.endswith("*") and plain and folded.startswith(f"{plain} ")):
-            return True
-    return False
+    whole, begun = _plain(tuple(command))
+    return folded in whole or any(folded.startswith(one) for one in begun)
 
 
-def _has(folded: str, phrase: str, language: str) -> bool:
-    return f" {_stems(_plain(phrase), language)} " in f" {_stems(folded, language)} "
+def _said_in(folded: str, phrases: Sequence[str], language: str) -> str | None:
+    """The first of these phrases that a question has, with any endings."""
+    text = f" {_stems(folded, language)} "
+    return next((one for one, stems in _stemmed(tuple(phrases), language) if stems in text), None)
+
+
+# Kept for all phrases of a rule at once: a brand may have 10,000 of them, and each question is compared with all.
+@lru_cache(4096)
+def _plain(phrases: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """What is said as a whole, and, with a * behind it, begins so."""
+    plain = [" ".join(words(one)) for one in phrases]
+    begun = tuple(f"{said} " for one, said in zip(phrases, plain, strict=True) if one.endswith("*") and said)
+    return frozenset(plain), begun
+
+
+@lru_cache(4096)
+def _stemmed(phrases: tuple[str, ...], language: str) -> tuple[tuple[str, str], ...]:
+    return tuple((one, f" {_stems(' '.join(words(one)), language)} ") for one in phrases)
 
 
 @lru_cache(4096)
 def _stems(folded: str, language: str) -> str:
     return " ".join(stem(word, language) for word in folded.split())
-
-
-@lru_cache(4096)
-def _plain(phrase: str) -> str:
-    return " ".join(words(phrase))
 
 
 @lru_cache(2048)

@@ -1,6 +1,7 @@
 """What becomes of a question."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.library import AT, Library, item, library
+from support import effort
+from support.library import AT, NOW, Library, item, library
 
+from broker.pull import recognise
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.commands import Command, command_of
-from broker.pull.question import AskServer, Decided, Follow, HandOver, OptIn, OptOut, Unfollow
+from broker.pull.question import Asker, AskServer, Decided, Follow, HandOver, OptIn, OptOut, Question, Unfollow
 from broker.store.entries import Who
 from broker.store.follows import FollowTable
 
@@ -329,6 +332,44 @@ async def test_no_text_does_harm_or_shows_what_is_anothers(shop: Library, text: 
 async def test_a_very_long_question_is_bounded(shop: Library) -> None:
     found = await shop.explain("torta " + " ".join(f"parola{number}" for number in range(2000)))
     assert len(found.words) == 32
+
+
+async def test_many_tags_of_many_items_take_no_time(shop: Library) -> None:
+    """Who asks any brand waits meanwhile."""
+    tags = [f"{number:03}{'t' * 40}" for number in range(50)]
+    await shop.put(*(item(f"cake-{number}", "Cake", tags=tags) for number in range(1000)))
+    mine = frozenset(f"m{tag}" for tag in tags)
+    began = time.thread_time()
+    assert (await shop.ask("cake", tags=mine)).outcome == "nothing"
+    assert time.thread_time() - began < 0.2
+
+
+async def test_many_phrases_of_rules_take_no_time(shop: Library) -> None:
+    commands = [{"words": [f"{one}a{two}" for two in range(50)], "text": {"": "yes"}} for one in range(200)]
+    hand_over = [{"words": [f"h{one}a{two}" for two in range(50)]} for one in range(50)]
+    await shop.content.set_rules("acme", json.dumps({"commands": commands, "hand_over": hand_over}))
+    assert (await shop.ask("199a49")).rule == "command:199a0"
+    asker, question = Asker(brand="acme", device="k", language="it"), Question(text="quanto costa la torta?")
+    shop.recogniser.decide(shop.db, asker, question, NOW)
+    assert effort.lines(lambda: shop.recogniser.decide(shop.db, asker, question, NOW)) < 10_000
+
+
+@pytest.mark.parametrize(("newest", "outcome"), [(160, "answered"), (159, "nothing")])
+async def test_of_items_with_a_usual_word_so_many_are_looked_at(
+    shop: Library, monkeypatch: pytest.MonkeyPatch, newest: int, outcome: str
+) -> None:
+    monkeypatch.setattr(recognise, "NEWEST", newest)
+    await shop.put(item("pie", "Pie of apples"))
+    await shop.put(*(item(f"pie-{number}", f"Pie {number}", stores=["roma"]) for number in range(159)))
+    assert (await shop.ask("pie")).outcome == outcome
+
+
+async def test_a_beginning_of_words_that_are_in_too_many_items_says_nothing(
+    shop: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert item_of(await shop.ask("wip")) == "wipro"
+    monkeypatch.setattr(recognise, "_BEGUN_IN_MAX", 0)
+    assert item_of(await shop.ask("wip")) == "nothing"
 
 
 async def test_now_is_an_argument(shop: Library) -> None:
