@@ -23,7 +23,10 @@ from broker.command.output import print_json, print_list, printable
     ),
 )
 @click.argument("text", default="")
-@click.option("--brand", required=True, shell_complete=brands, help="Whom the question is for.")
+@click.option(
+    "--brand", envvar="PUSHBROKER_BRAND", required=True, shell_complete=brands,
+    help="Whom the question is for. Without this $PUSHBROKER_BRAND.",
+)  # fmt: skip
 @click.option("--as", "user", default="", metavar="USER", shell_complete=users, help="The user who asks.")
 @click.option("--device", default="", shell_complete=devices, help="Where they ask: its store counts, and its user.")
 @click.option("--locale", default="", help="Their language: it, de-CH. Without: the one of their preferences.")

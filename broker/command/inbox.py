@@ -19,8 +19,9 @@ _PAGE: Final = 500
 
 @click.group("inbox", cls=Noun, invoke_without_command=True)
 @click.option(
-    "--brand", metavar="BRAND", shell_complete=brands, help="Whose. Without this, the only one that there is."
-)
+    "--brand", envvar="PUSHBROKER_BRAND", metavar="BRAND", shell_complete=brands,
+    help="Whose. Without this $PUSHBROKER_BRAND, or the only one that there is.",
+)  # fmt: skip
 @click.option(
     "--as", "agent", envvar="PUSHBROKER_AGENT", metavar="AGENT", shell_complete=agents,
     help="Who you are. Without this $PUSHBROKER_AGENT, or the only agent that the brand has.",
@@ -41,7 +42,7 @@ def command(context: click.Context, run: Run, brand: str | None, agent: str | No
     if brand is None:
         names = [one["name"] for one in run.call("brand.list")]
         if len(names) != 1:
-            raise click.UsageError(f"Say whose inbox with --brand; there are {len(names)} brands.")
+            raise click.UsageError(f"Say whose inbox with --brand or $PUSHBROKER_BRAND; there are {len(names)} brands.")
         brand = str(names[0])
     who = _who(run, brand, agent)
     if who not in {one["name"] for one in run.call("agent.list", brand=brand)}:

@@ -18,7 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.css.query import NoMatches
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, Label, ListItem, ListView, OptionList, RichLog, Static
+from textual.widgets import Footer, HelpPanel, Input, Label, ListItem, ListView, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
 
 from broker.command.output import printable
@@ -98,6 +98,10 @@ class InboxScreen(App[None]):
         self._drawn = ""  # the conversation that is there now
         self._look_at = 0.0  # when there may be news of a reply; 0: none is on its way
         self._most = PAGE
+        self._before = 0  # the entry before which is shown what was said; 0: the last of all
+        self._first = 0  # the first entry that is shown
+        self._listing = asyncio.Lock()  # one at a time draws the list,
+        self._showing = asyncio.Lock()  # and one what was said: else what was found first could be drawn last
         self._mode = "reply"  # what the line is for: reply, note, filter
         self._drafts: dict[str, str] = {}
         self._filter = ""
@@ -149,9 +153,10 @@ class InboxScreen(App[None]):
             except PushbrokerError as error:
                 self._tell(self._say, error.message)
                 self._stopped.wait(RETRY_S)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - it is said: else the screen would show what was, and nobody knew
                 if not self._stopped.is_set():  # else the screen has closed the stream, or has ended, in the middle
-                    raise
+                    self._tell(self._say, f"unexpected, trying again: {error!r}")
+                    self._stopped.wait(RETRY_S)
             finally:
                 if self._stream is not None:
                     self._stream.close()
@@ -202,39 +207,51 @@ class InboxScreen(App[None]):
     # -- what is shown -------------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
+        async with self._listing:
+            await self._draw_list()
+
+    async def _draw_list(self) -> None:
         view = self.query_one("#conversations", ListView)
         wanted = self._filter.casefold()
         ones = [one for one in self._all.values() if wanted in _line(one, "").plain.casefold()]
         ones.sort(key=lambda one: (_ORDER[one["state"]], one["agent"] != self._agent, one["waiting_since"] or "~"))
         ids = [one["id"] for one in ones]
-        # Never another one than is shown: what is being typed would go to another customer.
-        here = self._shown or (ids[0] if ids else "")
         await view.clear()
         await view.extend(_Row(one, self._agent) for one in ones)
+        # Never another one than is shown: what is being typed would go to another customer.
+        here = self._shown or (ids[0] if ids else "")
         view.index = ids.index(here) if here in ids else None
 
     async def on_list_view_highlighted(self, event: ListView.Highlighted) -> None:
         """Another conversation is chosen."""
         if isinstance(event.item, _Row) and event.item.conversation != self._shown:
             self._keep_draft()
-            self._most = PAGE
+            self._most, self._before = PAGE, 0
             self._shown = event.item.conversation
             await self._show(self._shown)
             self._reply_to()
 
     async def _show(self, id: str) -> None:
         """What was said in a conversation; that the agent has seen it, where it is theirs."""
+        async with self._showing:
+            if id == self._shown:
+                await self._draw(id)
+
+    async def _draw(self, id: str) -> None:
+        before, most = self._before, self._most
         try:
-            shown = await self._call("inbox.show", brand=self._brand, conversation=id, most=self._most)
+            shown = await self._call("inbox.show", brand=self._brand, conversation=id, before=before, most=most)
             if shown["agent"] == self._agent and shown["unread"]:
                 await self._call("inbox.read", brand=self._brand, conversation=id, agent=self._agent)
         except PushbrokerError as error:
             self._say(error.message)
             return
-        if id != self._shown:
+        if (id, before) != (self._shown, self._before):
             return
+        self._first = shown["entries"][0]["number"] if shown["entries"] else 0
         store = f" in {shown['store']}" if shown["store"] else ""
         state = f"{shown['state']} {shown['agent']}".strip()
+        state = f"{state}; Escape: newest" if before else state
         self.query_one("#with", Static).update(printable(f"{_name(shown)} ({shown['with']}){store}, {state}"))
         said = self.query_one("#said", RichLog)
         at_end, place = said.is_vertical_scroll_end or id != self._drawn, said.scroll_y
@@ -277,6 +294,7 @@ class InboxScreen(App[None]):
             operation = "inbox.note" if self._mode == "note" else "inbox.reply"
             if not await self._do(operation, text=words):
                 return
+            self._to_newest()
         self._drafts.pop(self._shown, None)
         self._reply_to()
         if self._mode != "reply":
@@ -348,13 +366,23 @@ class InboxScreen(App[None]):
         self.query_one("#reply").focus()
 
     def action_list(self) -> None:
-        """Back to the list; what was typed stays."""
+        """Back to the list, and to what was said last; what was typed stays."""
         if len(self.screen_stack) > 1:
             self.pop_screen()
+            return
+        if self.screen.query(HelpPanel):
+            self.action_hide_help_panel()
             return
         self._keep_draft()
         self._reply_to()
         self.query_one("#conversations").focus()
+        self._to_newest()
+
+    def _to_newest(self) -> None:
+        if self._before:
+            self._before = 0
+            self.query_one("#said", RichLog).scroll_end(animate=False)
+            self.run_worker(self._show(self._shown))
 
     async def action_hand_back(self) -> None:
         """Let the automation answer again."""
@@ -401,11 +429,17 @@ class InboxScreen(App[None]):
             await self._do("inbox.reply", canned=name)
 
     async def action_older(self) -> None:
-        """See more of what was said."""
-        self._most = min(self._most + PAGE, ENTRIES_MOST)
-        if self._shown:
-            await self._show(self._shown)
-            self.query_one("#said", RichLog).scroll_home(animate=False)
+        """See more of what was said: as much as is shown at once, then what was before that."""
+        if not self._shown:
+            return
+        if self._first <= 1:
+            self._say("this is the beginning of the conversation")
+        elif self._most < ENTRIES_MOST:
+            self._most = min(self._most + PAGE, ENTRIES_MOST)
+        else:
+            self._before = self._first
+        await self._show(self._shown)
+        self.query_one("#said", RichLog).scroll_home(animate=False)
 
     async def action_closed(self) -> None:
         """See closed ones, too, or not any more."""
@@ -413,8 +447,11 @@ class InboxScreen(App[None]):
         await self._begin_anew()
 
     def action_keys(self) -> None:
-        """Show all keys."""
-        self.action_show_help_panel()
+        """Show all keys, or not any more."""
+        if self.screen.query(HelpPanel):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
 
 
 class _Row(ListItem):

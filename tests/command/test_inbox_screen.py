@@ -8,6 +8,7 @@ import select
 import struct
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 from support.cli import PUSHBROKER, environment
 from support.served import Served
-from textual.widgets import Input, ListView, RichLog, Static
+from textual.widgets import HelpPanel, Input, ListView, RichLog, Static
 
 from broker.admin import client as admin
+from broker.command import inbox_screen
 from broker.command.inbox_screen import InboxScreen, Sure
 from broker.store.conversations import Asked, Conversations
 from broker.store.messages import Messages
@@ -169,17 +171,110 @@ async def test_what_is_typed_never_goes_to_another_customer(served: Served) -> N
         await pilot.press("q")
 
 
+async def test_the_help_of_keys_opens_and_closes(served: Served) -> None:
+    screen = InboxScreen(Desk(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "Ada L." in words(screen, "#with"))
+        for closes in ("escape", "question_mark"):
+            await pilot.press("question_mark")
+            await until(lambda: len(screen.query(HelpPanel)) == 1)
+            await pilot.press(closes)
+            await until(lambda: not screen.query(HelpPanel))
+        await pilot.press("q")
+
+
+async def test_what_nobody_expects_is_said_and_the_inbox_goes_on(served: Served) -> None:
+    class Odd(Desk):
+        """Its first stream breaks."""
+
+        def stream(self, operation: str, **arguments: Any) -> admin.Stream:
+            if not broken:
+                broken.append(True)
+                raise ValueError("no such thing")
+            return super().stream(operation, **arguments)
+
+    broken: list[bool] = []
+    screen = InboxScreen(Odd(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "no such thing" in words(screen, "#notice"))
+        await until(lambda: "Ada L." in words(screen, "#with") and not words(screen, "#notice"))
+        await pilot.press("q")
+
+
+async def test_the_list_is_drawn_by_one_at_a_time(served: Served) -> None:
+    screen = InboxScreen(Desk(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "Ada L." in words(screen, "#with"))
+        await asyncio.gather(*(screen._list() for _ in range(5)))
+        assert len(screen.query_one("#conversations", ListView)) == 2
+        await pilot.press("q")
+
+
+async def test_what_was_said_last_is_drawn_last(served: Served) -> None:
+    class Slow(Desk):
+        """It gives what it has found when it may."""
+
+        def call(self, operation: str, **arguments: Any) -> Any:
+            found = super().call(operation, **arguments)
+            if operation == "inbox.show" and held:
+                held.pop().wait(10)
+            return found
+
+    held: list[threading.Event] = []
+    screen = InboxScreen(Slow(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "Ada L." in words(screen, "#with"))
+        may = threading.Event()
+        held.append(may)
+        first = asyncio.create_task(screen._show("c1"))
+        await until(lambda: not held)
+        await asyncio.to_thread(served.ask, "inbox.note", brand="acme", conversation="c1", agent="mia", text="a refund")
+        second = asyncio.create_task(screen._show("c1"))
+        await asyncio.wait([second], timeout=0.3)  # it would be done by then if it did not wait for the first
+        may.set()
+        await asyncio.gather(first, second)
+        assert "note by mia: a refund" in said(screen)
+        await pilot.press("q")
+
+
+async def test_all_of_a_long_conversation_can_be_read(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_screen, "PAGE", 2)
+    monkeypatch.setattr(inbox_screen, "ENTRIES_MOST", 3)
+    for number in range(1, 8):
+        served.ask("inbox.note", brand="acme", conversation="c1", agent="mia", text=f"note-{number}.")
+    screen = InboxScreen(Desk(served), "acme", "mia")
+
+    def seen(*numbers: int) -> bool:
+        return [n for n in range(1, 8) if f"note-{n}." in said(screen)] == list(numbers)
+
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: seen(6, 7))
+        for numbers in ((5, 6, 7), (2, 3, 4), (1,)):
+            await pilot.press("o")
+            await until(lambda numbers=numbers: seen(*numbers))
+        await pilot.press("o")
+        await until(lambda: "the beginning" in words(screen, "#notice"))
+        served.ask("inbox.note", brand="acme", conversation="c1", agent="mia", text="note-8.")
+        await pilot.pause()
+        assert seen(1)  # who reads further up goes on reading there
+        await pilot.press("escape")
+        await until(lambda: "note-8." in said(screen))
+        await pilot.press("q")
+
+
 def test_on_a_real_terminal_it_opens_and_leaves_it_as_it_was(served: Served) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     before = termios.tcgetattr(theirs)
+    served.ask("brand.add", name="zeta")  # so that it has to be said whose
     env = environment(
+        PUSHBROKER_BRAND="acme",
         PUSHBROKER_DATA=str(served.data),
         PUSHBROKER_ADMIN_SOCKET=str(served.socket),
         TERM="xterm-256color",
         NO_COLOR="1",
     )
-    command = [PUSHBROKER, "inbox", "--brand", "acme", "--as", "mia"]
+    command = [PUSHBROKER, "inbox", "--as", "mia"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True)
     seen = b""
 
