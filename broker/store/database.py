@@ -11,6 +11,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from textwrap import shorten
@@ -178,13 +179,14 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _migrations(schema: str) -> list[str]:
+@cache
+def _migrations(schema: str) -> tuple[str, ...]:
     """The scripts of a schema, in order. Number N takes the database from version N - 1 to N."""
     folder = resources.files("broker.store").joinpath("schema", schema)
     scripts = {entry.name: entry for entry in folder.iterdir() if _MIGRATION.fullmatch(entry.name)}
     if not scripts or [int(name[:4]) for name in sorted(scripts)] != list(range(1, len(scripts) + 1)):
         raise ValueError(f"the migrations of {schema} are not numbered from 0001 without a gap")
-    return [scripts[name].read_text(encoding="utf-8") for name in sorted(scripts)]
+    return tuple(scripts[name].read_text(encoding="utf-8") for name in sorted(scripts))
 
 
 def application_id(schema: str) -> int:
@@ -220,7 +222,7 @@ async def _open(db: Database) -> None:
     await db
 
 
-async def _create(path: Path, schema: str, migrations: list[str]) -> None:
+async def _create(path: Path, schema: str, migrations: tuple[str, ...]) -> None:
     """Make the database beside its place and move it there when it is whole, so that a crash leaves none or all."""
     new = _beside(path, ".new")
     for left in (new, _beside(new, "-journal"), _beside(new, "-wal"), _beside(new, "-shm")):
@@ -252,7 +254,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-async def _check(db: Database, path: Path, schema: str, migrations: list[str]) -> None:
+async def _check(db: Database, path: Path, schema: str, migrations: tuple[str, ...]) -> None:
     # SQLite takes what is missing of the last page for zeros. With a log this may be an interrupted checkpoint.
     if not bytes_of(_beside(path, "-wal")) and _size(path) % await _pragma(db, "page_size"):
         raise _damaged(path, "it ends within a page")
@@ -286,8 +288,9 @@ def columns(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
     )
 
 
-def columns_of(migrations: list[str]) -> set[tuple[Any, ...]]:
-    """Those of a database to which these were applied."""
+@cache
+def columns_of(migrations: tuple[str, ...]) -> set[tuple[Any, ...]]:
+    """Those of a database to which these were applied: some milliseconds, so it is worked out once."""
     with closing(sqlite3.connect(":memory:")) as db:
         for script in migrations:
             db.executescript(script)
@@ -317,7 +320,7 @@ def bytes_of(path: Path) -> int:
         return 0
 
 
-async def _migrate(db: aiosqlite.Connection, migrations: list[str]) -> None:
+async def _migrate(db: aiosqlite.Connection, migrations: tuple[str, ...]) -> None:
     """Run what is missing, each script in a transaction of its own together with the version that it reaches."""
     version = await _pragma(db, "user_version")
     for number, script in enumerate(migrations[version:], version + 1):

@@ -146,7 +146,7 @@ def test_another_program_s_database(data: Path) -> None:
 def test_other_versions(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = data / "records.db"
     scripts = module._migrations("records")
-    monkeypatch.setattr(module, "_migrations", lambda schema: [*scripts, "CREATE TABLE more (x)"])
+    monkeypatch.setattr(module, "_migrations", lambda schema: (*scripts, "CREATE TABLE more (x)"))
     older = check_database(path, "records")
     assert (older.state, older.well) == (State.OLDER, True)
     assert f"schema {len(scripts)} of {len(scripts) + 1}" in older.words

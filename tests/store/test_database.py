@@ -149,14 +149,14 @@ async def test_a_migration_runs_once_and_whole_or_not_at_all(tmp_path: Path, mon
     first = database._migrations("records")
     second = "CREATE TABLE more (x INTEGER);\nINSERT INTO more VALUES (1);"
 
-    monkeypatch.setattr(database, "_migrations", lambda schema: [*first, second + "INSERT INTO nowhere VALUES (1);"])
+    monkeypatch.setattr(database, "_migrations", lambda schema: (*first, second + "INSERT INTO nowhere VALUES (1);"))
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):  # a bug of ours, and not dressed up
         await open_database(path, "records")
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (len(first),)
         assert db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'more'").fetchone() == (0,)
 
-    monkeypatch.setattr(database, "_migrations", lambda schema: [*first, second])
+    monkeypatch.setattr(database, "_migrations", lambda schema: (*first, second))
     for _ in range(2):
         async with opened(path) as db:
             assert await value(db, "user_version") == len(first) + 1
