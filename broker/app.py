@@ -571,6 +571,7 @@ class Broker:
         retain: bool = False,
         correlation_data: bytes | None = None,
         user_properties: Sequence[tuple[str, str]] = (),
+        publisher: str = "",
     ) -> int:
         """Publish at QoS 1 for the bridge. Returns the reason code once it is certain; 0x97: it cannot be kept."""
         properties = Properties(
@@ -580,7 +581,7 @@ class Broker:
             user_properties=list(user_properties),
         )
         expires_at = time.monotonic() + ttl_s if ttl_s is not None else 0.0
-        message = Message(topic.encode(), payload, 1, retain, forwarded(properties), expires_at)
+        message = Message(topic.encode(), payload, 1, retain, forwarded(properties), expires_at, publisher)
         settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         told: list[Reason | None] = []
         promise = Promise()
@@ -614,7 +615,7 @@ class Broker:
                     "content_type": properties.content_type or "",
                     "user_properties": properties.user_properties,
                     "message_id": message.id,
-                    "from": message.publisher.partition("\n")[0],
+                    "from": message.publisher.rpartition("\n")[0],
                     "dropped": tail.dropped,
                 }
         finally:

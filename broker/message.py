@@ -38,6 +38,14 @@ class Promise:
         self.deferred = False  # lasting sessions are sent it once it is on the disk: no crash sends it a second time
 
 
+def for_whoever_is(brand: str, user: str) -> str:
+    """What a message has as its publisher that is for a device only while this user has it; '': while nobody has.
+
+    It is from the broker itself, and no key of a session: there is no line feed in it.
+    """
+    return f"{brand}/user/{user}"
+
+
 class Message(msgspec.Struct, gc=False):
     """An application message. It is shared by all who wait for it, so nobody changes it after it was routed.
 
@@ -52,7 +60,7 @@ class Message(msgspec.Struct, gc=False):
     # MQTT 5 properties that are forwarded unaltered, encoded, without their length [MQTT-3.3.2-15 to -18, -20].
     properties: bytes = b""
     expires_at: float = 0.0  # on the monotonic clock; 0 = never
-    publisher: str = ""  # key of the session that published it, for No Local
+    publisher: str = ""  # key of the session that published it, for No Local; or as `for_whoever_is` says
     id: str = ""  # message id, where the bridge gave one
     subscription_ids: bytes = b""  # encoded properties, of the receiver's subscriptions that matched
     # Its acknowledgement goes through the long way: a receipt was asked for, it is QoS 2, or it has a number.

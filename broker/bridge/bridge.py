@@ -49,8 +49,9 @@ class Post(Protocol):
         retain: bool = False,
         correlation_data: bytes | None = None,
         user_properties: Sequence[tuple[str, str]] = (),
+        publisher: str = "",
     ) -> Awaitable[int]:
-        """Returns the reason code, when it is certain."""
+        """Returns the reason code, when it is certain. publisher: as a `Message` has it."""
         ...
 
 

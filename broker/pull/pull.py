@@ -11,7 +11,7 @@ from broker.bridge.bridge import Bridge
 from broker.bridge.facts import Questioned
 from broker.bridge.intake import QUESTION
 from broker.errors import Failed
-from broker.message import Message
+from broker.message import Message, for_whoever_is
 from broker.pull import rules
 from broker.pull.content_requests import ContentRequests
 from broker.pull.conversations import Inbox
@@ -185,8 +185,13 @@ class Pull:
         return Ways(rules.of(await self.content.rules(brand)))
 
     def _publish(self, messages: Sequence[Message]) -> None:
+        """Answer devices, but for those that are somebody else's meanwhile."""
+
         def work() -> None:
             for message in messages:
-                self._core.publish(message)
+                device = b"/".join(message.topic.split(b"/", 3)[:3]).decode()
+                there = (one.identity for one in self._core.sessions_of(device) if one.connected)
+                if all(message.publisher == for_whoever_is(who.brand, who.user) for who in there):
+                    self._core.publish(message)
 
         self._run(work)

@@ -27,7 +27,7 @@ from broker.limits import (
     QUESTIONS_MAX,
     QUESTIONS_TOGETHER,
 )
-from broker.message import Message
+from broker.message import Message, for_whoever_is
 from broker.pull.asking import Code, QuestionRefused, parse, reply_topic
 from broker.pull.commands import closes
 from broker.pull.question import (
@@ -521,4 +521,5 @@ def _words(shown: Shown, options: Sequence[Option]) -> str:
 
 def _message(fact: Questioned, answer: Answer, expires_at: float) -> Message:
     properties = Properties(content_type="application/json", payload_format=1, correlation_data=fact.reply_data or None)
-    return Message(fact.reply_topic.encode(), _encode(answer), 1, False, forwarded(properties), expires_at)
+    whose = for_whoever_is(fact.brand, fact.user)
+    return Message(fact.reply_topic.encode(), _encode(answer), 1, False, forwarded(properties), expires_at, whose)

@@ -16,6 +16,7 @@ from broker.bridge.people import People
 from broker.counters import Counters
 from broker.errors import Failed
 from broker.limits import INBOX_EVENT_TTL_S, INBOX_EVENTS_MAX
+from broker.message import for_whoever_is
 from broker.pull.looking import Looking, entry
 from broker.store.conversations import Conversation, Entry
 
@@ -130,19 +131,20 @@ class Telling:
         if row.kind == "user":
             names = [device.name for device in await self._people.records.devices(row.brand, user=row.name)]
         for name in names:
-            await self._publish(f"{row.brand}/device/{name}/conversation", fields, lasting)
+            whose = for_whoever_is(row.brand, row.name if row.kind == "user" else "")
+            await self._publish(f"{row.brand}/device/{name}/conversation", fields, lasting, whose)
 
-    async def _publish(self, topic: str, fields: Mapping[str, Any], lasting: bool) -> None:
+    async def _publish(self, topic: str, fields: Mapping[str, Any], lasting: bool, whose: str = "") -> None:
         """Publish; who is slow to acknowledge it does not hold up the others."""
         if not lasting:
             self._ping(topic, _json(fields))
             return
         while len(self._posts) >= POSTS_MAX:
             await asyncio.wait(self._posts, return_when=asyncio.FIRST_COMPLETED)
-        post = asyncio.create_task(self._posted(topic, _json(fields)))
+        post = asyncio.create_task(self._posted(topic, _json(fields), whose))
         self._posts.add(post)
         post.add_done_callback(self._posts.discard)
 
-    async def _posted(self, topic: str, payload: bytes) -> None:
-        if await self._post(topic, payload, ttl_s=INBOX_EVENT_TTL_S) >= 0x80:
+    async def _posted(self, topic: str, payload: bytes, whose: str) -> None:
+        if await self._post(topic, payload, ttl_s=INBOX_EVENT_TTL_S, publisher=whose) >= 0x80:
             self._counters.inbox_events_dropped += 1

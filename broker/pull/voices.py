@@ -17,7 +17,7 @@ from broker.bridge.intake import Intake
 from broker.counters import Counters
 from broker.errors import Failed
 from broker.identity import Identity, Role
-from broker.message import Message
+from broker.message import Message, for_whoever_is
 from broker.pull.asking import QuestionRefused, reply_topic
 from broker.pull.conversations import Inbox
 from broker.pull.looking import at
@@ -134,21 +134,21 @@ class Voices:
                 raise msgspec.ValidationError("too long")
             wanted = _decode_wanted(message.payload or b"{}")
         except QuestionRefused as error:
-            self._answer(topic, data, {"code": error.code, "message": error.message})
+            self._answer(who, topic, data, {"code": error.code, "message": error.message})
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._answer(topic, data, {"code": "bad_json", "message": f'Write it like {{"most": 50}}: {error}'})
+            self._answer(who, topic, data, {"code": "bad_json", "message": f'Write it like {{"most": 50}}: {error}'})
         else:
             if (who.brand, who.name) in self._asking or len(self._asking) >= limits.HISTORIES_MAX:
-                self._answer(topic, data, {"code": "too_many", "message": _FULL})
+                self._answer(who, topic, data, {"code": "too_many", "message": _FULL})
                 return
             self._asking.add((who.brand, who.name))
             self._spawn(self._history(who, wanted, topic, data))
 
     async def _history(self, who: Identity, wanted: _Wanted, topic: str, data: bytes | None) -> None:
         try:
-            self._answer(topic, data, await self._said(who, wanted))
+            self._answer(who, topic, data, await self._said(who, wanted))
         except Failed as error:
-            self._answer(topic, data, {"code": "unable", "message": "That cannot be read at present."})
+            self._answer(who, topic, data, {"code": "unable", "message": "That cannot be read at present."})
             self._log("a history cannot be read", error=error.message, remedy=error.remedy)
         finally:
             self._asking.discard((who.brand, who.name))
@@ -183,12 +183,13 @@ class Voices:
             "thumb": entry.thumb,
         }
 
-    def _answer(self, topic: str, data: bytes | None, fields: dict[str, Any]) -> None:
+    def _answer(self, who: Identity, topic: str, data: bytes | None, fields: dict[str, Any]) -> None:
         if "code" in fields:
             self._counters.inbox_refused += 1
         properties = Properties(content_type="application/json", payload_format=1, correlation_data=data)
         expires_at = time.monotonic() + limits.ANSWER_TTL_S
-        self._publish(Message(topic.encode(), _json(fields), 1, False, forwarded(properties), expires_at))
+        whose = for_whoever_is(who.brand, who.user)
+        self._publish(Message(topic.encode(), _json(fields), 1, False, forwarded(properties), expires_at, whose))
 
 
 def _whose(brand: str, user: str, device: str) -> Who:

@@ -27,10 +27,10 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
-from broker.identity import Identity
+from broker.identity import Identity, Role
 from broker.journal import DONE, RELEASED, SENT, SavedDelivery
 from broker.limits import FETCH_MESSAGES_MAX, LARGE_BYTES, OUT_BYTES_MAX, OWN_WORK_MIN, RETAINED_WORK
-from broker.message import Message, Promise
+from broker.message import Message, Promise, for_whoever_is
 from broker.route.access import may_subscribe
 from broker.route.subscription import NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAINED_DUE, Subscription
 from broker.wire.codes import Reason
@@ -706,7 +706,7 @@ class Session:
         for stub in stubs:
             message = found.get(stub.seq) if stub.absent else stub
             packet_id = packet_ids.get(id(stub))
-            if message is None or not may_subscribe(self.identity, message.topic.decode()):
+            if message is None or not self._may_see(message):
                 # Taken back by a failed commit; or the client has moved, and what it may not see any more goes.
                 self.core.counters.messages_dropped_session_end += message is not None
             elif stub.absent and stub.publisher and stub.publisher == message.publisher:
@@ -726,6 +726,13 @@ class Session:
             if packet_id is not None:
                 del self.inflight[packet_id]
             self.core.release(self, stub, packet_id or 0)
+
+    def _may_see(self, message: Message) -> bool:
+        """Whether a message that was for this client when it was published is for it still."""
+        who, publisher = self.identity, message.publisher
+        if publisher and who.role is Role.DEVICE and "\n" not in publisher:
+            return publisher == for_whoever_is(who.brand, who.user)
+        return may_subscribe(who, message.topic.decode())
 
     def park(self) -> None:
         """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay.

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from broker.message import for_whoever_is
 from broker.store.database import Database
 
 _json: Final = msgspec.json.Encoder().encode
@@ -35,6 +36,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
             "brand": brand,
             "user": self.user,
             "devices": _json(self.devices).decode(),
+            "whose": for_whoever_is(brand, self.user),
             "topic": f"{brand}/user/{self.user}".encode(),
             "branches": _json([f"{brand}/user/{self.user}/", *branches]).decode(),
             "told": _json([f"{brand}/{branch}/" for branch in ("receipts", "inbox", "ask")]).decode(),
@@ -58,7 +60,7 @@ _TOPIC: Final = """({0}.topic = :topic OR EXISTS (
     SELECT 1 FROM json_each(:branches) b WHERE substr(CAST({0}.topic AS TEXT), 1, length(b.value)) = b.value))"""
 _TOLD: Final = """(instr({0}.payload, :quoted) + instr({0}.payload, :path) > 0 AND EXISTS (
     SELECT 1 FROM json_each(:told) b WHERE substr(CAST({0}.topic AS TEXT), 1, length(b.value)) = b.value))"""
-LOG: Final = f"({_TOPIC} OR {_TOLD})"
+LOG: Final = f"({{0}}.publisher = :whose OR {_TOPIC} OR {_TOLD})"
 _SESSION: Final = """s.brand = :brand AND (s.user = :user
   OR s.role = 'device' AND s.name IN (SELECT value FROM json_each(:devices)))"""
 

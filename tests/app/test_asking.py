@@ -1,15 +1,17 @@
 """A device asks a running broker, and is answered on the same connection."""
 
+import asyncio
 import json
 from typing import Any
 
+import pytest
 from support.library import item
 from support.live import device, server
 from support.mqtt import Client
 
 from broker.admin.operations import Context, perform
 from broker.app import Broker
-from broker.wire.packets import Publish
+from broker.wire.packets import Properties, Publish
 
 CAKES = (
     item("torta-cioccolato", "Torta al cioccolato", keywords=["sacher"], body="Per {{ user.name }}"),
@@ -105,6 +107,62 @@ async def test_who_has_closed_is_answered_by_the_automation_at_once(broker: Brok
     assert answers[2]["item"] == "orari"
     assert await rows(broker, "SELECT state, entries FROM conversation") == [("closed", 2), ("automated", 1)]
     assert not broker.pull.inbox.held("acme", "user", "ada")
+
+
+LASTING: dict[str, Any] = {"clean_start": False, "properties": Properties(session_expiry=3600)}
+ANSWERS = "acme/device/kiosk-7/answer/#"
+
+
+async def hears_only_what_is_for_the_device(broker: Broker, kiosk: Client | None = None) -> None:
+    """Before this, which comes behind all that waits, the kiosk is told nothing."""
+    shop = await server(broker)
+    await shop.publish("acme/device/kiosk-7", b"for the device", qos=1)
+    kiosk = kiosk or await device(broker, "kiosk-7", **LASTING)
+    assert (await kiosk.expect_message()).payload == b"for the device"
+
+
+async def test_what_waits_for_a_device_that_has_another_user_meanwhile_is_not_for_them(broker: Broker) -> None:
+    kiosk = await device(broker, "kiosk-7", **LASTING)
+    await kiosk.subscribe(ANSWERS, "acme/device/kiosk-7/conversation", "acme/device/kiosk-7", qos=1)
+    for topic, number in ((b"ask", 101), (b"history", 102), (b"ask", 103)):
+        properties = Properties(response_topic="acme/device/kiosk-7/answer/shell", correlation_data=b"c")
+        await kiosk.send(Publish(b"acme/device/kiosk-7/up/" + topic, b"operator"[: 8 * (number != 102)], 1,
+                                 packet_id=number, properties=properties))  # fmt: skip
+    await rows(broker, "SELECT 1")
+    while broker.core.counters.questions_answered < 2:  # noqa: ASYNC110 - it answers when it likes
+        await asyncio.sleep(0.01)
+    await kiosk.close()
+    await broker.directory.device_assign("acme", "kiosk-7", user="bob")
+    await hears_only_what_is_for_the_device(broker)
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_late_answer_is_not_for_the_next_user_of_a_device(broker: Broker, there: bool) -> None:
+    await broker.pull.content.set_rules("acme", '{"routes": {"search": {}}, "otherwise": "route:search"}')
+    crm = await server(broker)
+    await crm.subscribe("acme/ask/search", qos=1)
+    kiosk = await device(broker, "kiosk-7", **LASTING)
+    await kiosk.subscribe(ANSWERS, "acme/device/kiosk-7", qos=1)
+    await kiosk.publish("acme/device/kiosk-7/up/ask", b"my test results", qos=1)
+    question = json.loads((await crm.expect_message()).payload)["question"]
+    await broker.directory.device_assign("acme", "kiosk-7", user="bob")
+    bobs = await device(broker, "kiosk-7", **LASTING) if there else None
+    await crm.publish("acme/ask/answer", json.dumps({"question": question, "text": "secret"}).encode(), qos=1)
+    while not broker.core.counters.questions_answered:  # noqa: ASYNC110 - it answers when it likes
+        await asyncio.sleep(0.01)
+    assert await rows(broker, "SELECT outcome FROM question") == [("server",)]
+    await hears_only_what_is_for_the_device(broker, bobs)
+
+
+async def test_an_answer_waits_for_the_one_who_asked(broker: Broker) -> None:
+    kiosk = await device(broker, "kiosk-7", **LASTING)
+    await kiosk.subscribe(ANSWERS, qos=1)
+    await kiosk.send(Publish(b"acme/device/kiosk-7/up/ask", b"operator", 1, packet_id=101))
+    await kiosk.close()
+    while not broker.core.counters.questions_answered:  # noqa: ASYNC110 - it answers when it likes
+        await asyncio.sleep(0.01)
+    kiosk = await device(broker, "kiosk-7", **LASTING)
+    assert json.loads((await kiosk.expect_message()).payload)["kind"] == "person"
 
 
 async def test_operators_see_what_would_be_answered_and_nothing_is_done(broker: Broker) -> None:
