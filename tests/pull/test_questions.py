@@ -288,6 +288,31 @@ async def test_a_flood_of_one_device_is_refused_and_others_are_answered(lab: Lab
     assert (await lab.asked("torta?", BOB)).kind == "answer"
 
 
+async def test_what_is_refused_does_not_wait_among_questions(lab: Lab) -> None:
+    for _ in range(50):
+        lab.say("torta?", correlation_data=b"x" * 60_000)
+    assert lab.published.qsize() == 30
+    assert lab.questions.status()["waiting"] == 20
+
+
+async def test_nobody_waits_for_all_that_one_customer_asks_at_once(lab: Lab) -> None:
+    for _ in range(20):
+        lab.say("torta?")
+    lab.say("torta?", BOB)
+    topics = [(await lab.published.get()).topic for _ in range(2)]
+    assert b"acme/device/till-3/answer" in topics
+    assert lab.batches[0] == 2
+
+
+async def test_who_talks_to_persons_keeps_nobody_from_their_turn(lab: Lab) -> None:
+    devices = [Identity(Role.DEVICE, brand="acme", name=f"k{number}") for number in range(200)]
+    lab.people.update(("acme", "device", who.name) for who in devices)
+    for who in devices:
+        lab.say("and at noon?", who)
+    await lab.published.get()
+    assert lab.questions.status()["waiting"] > 100
+
+
 async def test_many_customers_are_looked_up_together(lab: Lab) -> None:
     devices = [Identity(Role.DEVICE, brand="acme", name=f"k{number}") for number in range(40)]
     for who in devices:
