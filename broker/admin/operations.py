@@ -26,7 +26,7 @@ from broker.bridge import request as requests
 from broker.bridge.campaigns import Definition
 from broker.bridge.figures import By
 from broker.bridge.fleet import Devices, devices_of
-from broker.bridge.people import People
+from broker.bridge.people import People, Source, Wanted, check_wanted
 from broker.config import Settings
 from broker.errors import NotFound, PushbrokerError, Refused
 from broker.identity import check_name
@@ -38,7 +38,6 @@ from broker.pull import rules as rules_
 from broker.pull.conversations import Inbox
 from broker.pull.figures import By as AskedBy
 from broker.pull.library import Library
-from broker.pull.library import unknown as unknown_item
 from broker.pull.looking import Looking, at
 from broker.pull.question import Outcome
 from broker.store.agents import Agents
@@ -234,7 +233,6 @@ _OF_PEOPLE: Final[dict[str, Callable[..., Any]]] = {
     "profile.untag": People.untag,
     "profile.set": People.set,
     "profile.unset": People.unset,
-    "profile.say": People.say,
     "profile.consents": People.consent_log,
     "profile.explain": People.explain,
     "suppression.add": People.suppress,
@@ -250,6 +248,18 @@ _OF_PEOPLE: Final[dict[str, Callable[..., Any]]] = {
 }
 for _name, _unbound in _OF_PEOPLE.items():
     _of_people(_name, _unbound)
+
+
+@_operation("profile.say", needs_broker=False)
+async def _say(context: Context, *, brand: str, name: str, wanted: Wanted, source: Source = "operator") -> Any:
+    check_wanted(wanted)
+    followed = {one.item for one in (await context.people.show(brand, "user", name)).follows}
+    begun = [item for item, every_s in wanted.follows.items() if every_s is not None and item not in followed]
+    if begun:
+        async with context.library(reading=True) as library:
+            for item in begun:  # a device may follow what is not there yet; a person who types a name has erred
+                await library.show(brand, item)
+    return await context.people.say(brand, name, wanted, source)
 
 
 @_operation("cert.ca", needs_broker=False)
@@ -727,7 +737,7 @@ async def _content_remove(context: Context, *, brand: str, name: str, language: 
     await context.directory.check(brand)
     async with context.library() as library:
         if not (removed := await library.remove(brand, [(name, language)])):
-            raise unknown_item(brand, name, language)
+            raise await library.missing(brand, name, language)
         return {"brand": brand, "name": name, "removed": removed}
 
 

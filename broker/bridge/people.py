@@ -152,7 +152,7 @@ class People:
 
     async def hear(self, who: Who, wanted: Wanted, source: str, at: datetime) -> None:
         """Note what somebody said, then. It makes no difference whether it is heard once or again."""
-        _check_wanted(wanted)
+        check_wanted(wanted)
         async with self.records.transaction() as after:
             await self.register.check(*who)
             for topic, state in wanted.topics.items():
@@ -401,7 +401,8 @@ def _refers(text: str, segments: Mapping[str, str]) -> bool:
     return False
 
 
-def _check_wanted(wanted: Wanted) -> None:
+def check_wanted(wanted: Wanted) -> None:
+    """What cannot be wanted raises `Refused`."""
     if len(wanted.topics) > TOPICS_MAX:
         raise _too_many("topics", TOPICS_MAX, "Say it in several messages.")
     for topic in wanted.topics:

@@ -1,5 +1,6 @@
 """The library of a brand: its items, how they are written, and what is checked of them before they are kept."""
 
+import difflib
 import re
 import time
 from asyncio import to_thread
@@ -36,6 +37,7 @@ _TEMPLATE: Final = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TEXTS: Final = ("title", "body", "keywords")
 _TIMES: Final = ("valid_from", "valid_until")
+_NEAR: Final = 200  # so many names on either side are looked at for what was meant
 _GIVEN_ONCE: Final = ("name", "language")
 
 Language = Annotated[str, Meta(pattern=_LANGUAGE)]
@@ -248,7 +250,7 @@ class Library:
 
         def change(rows: list[ItemRow]) -> list[Written]:
             if not rows:
-                raise unknown(brand, name, language)
+                raise NotFound(name)
             if len(rows) > 1 and (text := next((field for field in _TEXTS if field in changes), None)) is not None:
                 languages = ", ".join(row.language or "(all)" for row in rows)
                 raise ItemRefused(
@@ -260,14 +262,17 @@ class Library:
             raise ItemRefused(
                 Code.BAD_VALUE, given, f"the {given} of an item cannot be changed", "Put a new item, remove this one."
             )
-        counts = Counter(await self.content.change(brand, name, language, change, _now()))
+        try:
+            counts = Counter(await self.content.change(brand, name, language, change, _now()))
+        except NotFound:
+            raise await self.missing(brand, name, language) from None
         return Stored(changed=counts["changed"], same=counts["same"])
 
     async def show(self, brand: str, name: str, language: str | None = None) -> list[dict[str, Any]]:
         """An item in each of its languages, or in one."""
         rows = await self.content.named(brand, name, language)
         if not rows:
-            raise unknown(brand, name, language)
+            raise await self.missing(brand, name, language)
         return [fields_of(row) for row in rows]
 
     async def list(
@@ -286,14 +291,16 @@ class Library:
         """Remove items. Returns how many there were."""
         return await self.content.remove(brand, list(names))
 
+    async def missing(self, brand: str, name: str, language: str | None = None) -> NotFound:
+        """What to say of an item that there is not: what was perhaps meant."""
+        which = f"{name!r} in {language!r}" if language else repr(name)
+        close = difflib.get_close_matches(name, await self.content.names_near(brand, name, _NEAR))
+        everything = f"pushbroker content list {brand}"
+        meant = f"Did you mean {' or '.join(map(repr, close))}? {everything} shows them all."
+        return NotFound(f"{brand} has no item {which}", remedy=meant if close else everything)
+
     async def _zone(self, brand: str) -> ZoneInfo:
         return ZoneInfo(rules.of(await self.content.rules(brand)).time_zone)
-
-
-def unknown(brand: str, name: str, language: str | None) -> NotFound:
-    """There is no such item."""
-    which = f"{name!r} in {language!r}" if language else repr(name)
-    return NotFound(f"{brand} has no item {which}", remedy=f"pushbroker content list {brand}")
 
 
 def _full() -> ItemRefused:

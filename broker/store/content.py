@@ -126,6 +126,13 @@ class Content:
         """The items of this name, in this language or in all."""
         return await self.read(lambda db: _named(db, brand, name, language))
 
+    async def names_near(self, brand: str, name: str, each: int) -> list[str]:
+        """The names of items that stand around `name` in the alphabet, up to `each` on either side."""
+        names = "SELECT DISTINCT name FROM item WHERE brand = ? AND name"
+        before, after = f"{names} < ? ORDER BY name DESC LIMIT ?", f"{names} > ? ORDER BY name LIMIT ?"
+        values = (brand, name, each)
+        return await self.read(lambda db: [row[0] for sql in (before, after) for row in db.execute(sql, values)])
+
     async def page(
         self, brand: str, after: tuple[str, str], most: int, language: str | None = None
     ) -> list[tuple[ItemRow, int]]:

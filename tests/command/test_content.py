@@ -88,7 +88,9 @@ def test_lists_in_parts_and_by_words(do: Do, shop: Path) -> None:
     assert "content import" in do("list", "rival").err
     do("list", "acme", "--search", "x", "--after", "y", code=2)
     do("list", "nobody", code=3)
-    do("show", "acme", "cornetto", code=3)
+    assert "try: pushbroker content list acme" in do("show", "acme", "cornetto", code=3).err
+    for command in (("show", "acme", "tort"), ("edit", "acme", "tort", "--set", "title=x"), ("remove", "acme", "tort")):
+        assert "Did you mean 'torta'?" in do(*command, code=3).err
 
 
 def test_refused_items_are_told_line_by_line_and_stop_no_others(do: Do, tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def test_what_is_said_of_a_user_is_shown(cli: Callable[..., Done]) -> None:
     assert cli("user", "preferences", "acme", "ada").out == "locale  it\n"
 
 
-def test_what_a_user_follows_is_kept_and_shown(cli: Callable[..., Done]) -> None:
+def test_what_a_user_follows_is_kept_and_shown(cli: Callable[..., Done], tmp_path: Path) -> None:
+    content = tmp_path / "content.json"
+    content.write_text('[{"name": "wipro", "title": "Wipro"}, {"name": "cakes", "title": "Cakes"}]')
+    cli("content", "import", "acme", str(content))
     said = cli("user", "follow", "acme", "ada", "wipro", "--every", "1h", "--source", "brand").err
     assert said == "user ada of acme follows wipro, at most once in 3600 s\n"
     cli("user", "follow", "acme", "ada", "cakes")
@@ -82,10 +85,17 @@ def test_what_a_user_follows_is_kept_and_shown(cli: Callable[..., Done]) -> None
     text = cli("user", "preferences", "acme", "ada").out
     assert "wipro  at most once in 3600 s (brand)" in text
     assert "cakes  each change (operator)" in text
+    missed = cli("user", "follow", "acme", "ada", "wipri", code=3).err
+    assert missed.startswith(
+        "error: acme has no item 'wipri'\n  try: Did you mean 'wipro'? pushbroker content list acme"
+    )
+    assert "acme has no user 'bob'" in cli("user", "follow", "acme", "bob", "wipri", code=3).err
+    cli("content", "remove", "acme", "wipro", "--yes")
+    cli("user", "follow", "acme", "ada", "wipro", "--every", "2h")  # it may come back: they follow it still
     cli("user", "unfollow", "acme", "ada", "wipro")
     log = cli("user", "consents", "acme", "ada", "--json").json
     said_of_wipro = [(one["state"], one["source"]) for one in log if one["topic"] == "item/wipro"]
-    assert said_of_wipro == [("in", "brand"), ("out", "operator")]
+    assert said_of_wipro == [("in", "brand"), ("in", "operator"), ("out", "operator")]
     cli("user", "unfollow", "acme", "ada", "cakes")
 
 
