@@ -12,6 +12,7 @@ import msgspec
 
 from broker.bridge.facts import Questioned
 from broker.errors import Failed
+from broker.limits import QUESTIONS_TOGETHER_S
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.question import Asker, Decided
 from broker.pull.worker import HEAD_BYTES, Batch, Found, decode_results, encode, frame
@@ -49,7 +50,10 @@ class Looker:
             return self._process
 
     async def look(self, questions: Sequence[Questioned], at: int) -> list[Result]:
-        """What is decided of each. Raises `Failed` when they cannot be looked up."""
+        """What is decided of each. A process that does not answer in time is ended, and another asked.
+
+        Raises `Failed` when they cannot be looked up.
+        """
         batch = frame(encode(Batch(at, list(questions))))
         for last in (False, True):
             try:
@@ -57,9 +61,11 @@ class Looker:
                 break
             except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
                 await self.stop()
-                self._log("the process that recognises questions has ended", error=str(error))
+                self._log(
+                    "the process that recognises questions has ended or hung", error=str(error) or "no answer in time"
+                )
                 if last:
-                    raise Failed("questions cannot be recognised: the process for that ends at once") from error
+                    raise Failed("questions cannot be recognised: the process for that ends or hangs") from error
         if results.failed:
             raise Failed(results.failed, remedy=results.remedy)
         return [_result(one) for one in results.found]
@@ -67,9 +73,10 @@ class Looker:
     async def _exchanged(self, process: Process, batch: bytes) -> bytes:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(batch)
-        await process.stdin.drain()
-        return await process.stdout.readexactly(int.from_bytes(await process.stdout.readexactly(HEAD_BYTES)))
+        async with asyncio.timeout(QUESTIONS_TOGETHER_S):
+            process.stdin.write(batch)
+            await process.stdin.drain()
+            return await process.stdout.readexactly(int.from_bytes(await process.stdout.readexactly(HEAD_BYTES)))
 
     async def stop(self) -> None:
         """End it."""

@@ -13,6 +13,7 @@ from support.library import AT, Library, item, library
 
 from broker.bridge.facts import Questioned
 from broker.errors import Failed
+from broker.pull import looker as module
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.looker import Bug, Looker
 from broker.pull.worker import Batch, Worker, decode_results, encode, frame
@@ -64,9 +65,28 @@ async def test_killed_in_the_middle_of_a_batch_it_is_asked_again(looker: Looker)
     assert len(await looking) == 1
 
 
+async def test_one_that_hangs_is_ended_and_another_asked(
+    shop: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_S", 0.05)
+    monkeypatch.setattr(module, "QUESTIONS_TOGETHER_S", 0.05)
+
+    def log(*_: object, **__: object) -> None:
+        monkeypatch.setattr(module, "QUESTIONS_TOGETHER_S", 60.0)  # the next has time to start
+
+    looker = Looker(shop.content.path, tmp_path / "records.db", log)
+    process = await looker.start()
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert len(await looker.look([question("torta")], AT)) == 1
+    finally:
+        await looker.stop()
+    assert process.returncode == -signal.SIGKILL
+
+
 async def test_a_process_that_ends_at_once_is_said(tmp_path: Path) -> None:
     looker = Looker(tmp_path / "none.db", tmp_path / "none.db", lambda *_, **__: None)
-    with pytest.raises(Failed, match="ends at once"):
+    with pytest.raises(Failed, match="ends or hangs"):
         await looker.look([question("torta")], AT)
 
 
