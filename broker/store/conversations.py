@@ -251,8 +251,8 @@ class Conversations:
                 where.append(f"c.{column} = ?")
                 values.append(value)
         if before is not None:
-            where.append("c.number < (SELECT number FROM conversation WHERE id = ?)")
-            values.append(before)
+            where.append("c.number < (SELECT number FROM conversation WHERE brand = ? AND id = ?)")
+            values += [brand, before]
         rest = f"WHERE {' AND '.join(where)} ORDER BY c.number DESC LIMIT ?"
         return await self.messages.read(lambda db: _listed(db, rest, *values, most))
 

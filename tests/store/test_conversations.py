@@ -133,6 +133,11 @@ async def test_lists_go_on_behind_a_conversation(conversations: Conversations) -
     assert await conversations.listed("rival", most=9) == []
 
 
+async def test_lists_do_not_say_what_others_have(conversations: Conversations) -> None:
+    await conversations.book([asked(1), asked(2, brand="rival")], 1)
+    assert await conversations.listed("acme", before="c2", most=9) == []  # as behind what there is not
+
+
 async def test_only_silent_ones_of_the_automation_are_closed(conversations: Conversations) -> None:
     await conversations.book([asked(1), asked(2, name="bob"), asked(900, name="cyd")], 1)
     await conversations.change(2, lambda _: {"state": "agent"})
