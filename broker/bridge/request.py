@@ -300,9 +300,15 @@ def request_id_of(payload: bytes) -> str:
     return said[:128] if isinstance(said, str) else ""
 
 
+def words_of(error: msgspec.ValidationError) -> str:
+    """What it says; of more than 1,000 characters, which quote what was sent, the beginning and the end."""
+    words = str(error)
+    return words if len(words) <= 1000 else f"{words[:500]}{words[-500:]}"
+
+
 def at_fault(error: msgspec.ValidationError) -> tuple[Code, str, str]:
     """What is wrong with something: a code, the field, and words."""
-    found = _AT.match(str(error))
+    found = _AT.match(words_of(error))
     assert found is not None  # it matches everything
     words, path = found["words"], (found["path"] or "").lstrip(".")
     if (which := _FIELD.match(words)) is not None:
@@ -317,7 +323,7 @@ def _checked(decode: Any, payload: bytes) -> Any:
     try:
         return decode(payload)
     except msgspec.ValidationError as error:
-        found = _AT.match(str(error))
+        found = _AT.match(words_of(error))
         assert found is not None  # it matches everything
         words, path = found["words"], (found["path"] or "").lstrip(".")
         which = _FIELD.match(words)

@@ -32,8 +32,8 @@ def week(hours: Hours) -> list[tuple[int, int]]:
         for day in _days(days):
             for time in times:
                 spans += _minutes(day, time)
-    if len(spans) > SPANS_MAX:
-        raise Refused(f"more than {SPANS_MAX} spans in a week", reason=0x97, remedy="Join those that touch.")
+                if len(spans) > SPANS_MAX:
+                    raise Refused(f"more than {SPANS_MAX} spans in a week", reason=0x97, remedy="Join what touches.")
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if joined and begin <= joined[-1][1]:
@@ -76,7 +76,7 @@ def _days(text: str) -> list[int]:
     first, _, last = text.lower().partition("-")
     if first not in _DAYS or (last or first) not in _DAYS:
         raise Refused(
-            f"{text!r} names no days", reason=0x83, remedy=f"Use {', '.join(_DAYS)}, or from one to another: mon-fri."
+            f"{text[:40]!r} names no days", reason=0x83, remedy=f"Use {', '.join(_DAYS)}, or several: mon-fri."
         )
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return [day % 7 for day in range(begin, end + 1 if end >= begin else end + 8)]
@@ -86,7 +86,7 @@ def _minutes(day: int, text: str) -> list[tuple[int, int]]:
     found = _SPAN.fullmatch(text)
     begin, end = (int(clock[:2]) * 60 + int(clock[3:]) for clock in found.groups()) if found else (0, 0)
     if begin == end:
-        raise Refused(f"{text!r} is no span of hours", reason=0x83, remedy="Write it as 09:00-18:00.")
+        raise Refused(f"{text[:40]!r} is no span of hours", reason=0x83, remedy="Write it as 09:00-18:00.")
     start = day * 1440 + begin
     stop = start + (end - begin if end > begin else end - begin + 1440)
     return [(start, stop)] if stop <= _WEEK else [(start, _WEEK), (0, stop - _WEEK)]

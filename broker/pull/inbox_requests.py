@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from broker import limits
-from broker.bridge.request import request_id_of
+from broker.bridge.request import request_id_of, words_of
 from broker.pull.moves import InboxRefused
 
 Words = Annotated[str, Meta(max_length=limits.REPLY_MAX)]
@@ -103,7 +103,7 @@ def parse(payload: bytes) -> Request:
         fields.pop("request_id", None)
         request: Request = _decode(_json(fields))
     except msgspec.ValidationError as error:
-        found = _AT.match(str(error))
+        found = _AT.match(words_of(error))
         assert found is not None  # it matches everything
         which = _FIELD.match(found["words"])
         field = which[1] if which else found["path"] or ""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,23 @@ def test_the_document_has_every_field_as_the_schema_says_it() -> None:
     assert rows[: len(wanted)] == wanted
     codes = [row.split("`")[1] for row in rows[len(wanted) :]]
     assert codes == [code.value for code in Code]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({"x" * 500_000: 1}, "xxx"), ({"to": {"x" * 500_000: 1}}, "to.xxx"), ({"to": {}, "kind": "x" * 500_000}, "kind")],
+)
+def test_much_that_is_wrong_is_refused_at_once(fields: dict[str, Any], field: str) -> None:
+    payload = json.dumps(fields).encode()
+    spent = []
+    for _ in range(3):
+        began = time.thread_time()
+        with pytest.raises(RequestRefused) as caught:
+            parse(payload)
+        spent.append(time.thread_time() - began)
+    assert min(spent) < 0.03
+    assert caught.value.field.startswith(field)
+    assert len(caught.value.message) < 500
 
 
 def examples() -> list[str]:

@@ -1,5 +1,6 @@
 """Hours of the week."""
 
+import time
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -68,3 +69,12 @@ def test_when_it_opens_it_is_open(at: datetime) -> None:
     assert then is not None
     assert then >= at.replace(tzinfo=UTC)
     assert is_open(OFFICE, ROME, then)
+
+
+@pytest.mark.parametrize("hours", [{"x" * 100_000: []}, {"mon": ["x" * 100_000]}, {"mon-sun": ["09:00-10:00"] * 9**5}])
+def test_what_is_too_much_is_refused_in_few_words_and_at_once(hours: dict[str, list[str]]) -> None:
+    began = time.thread_time()
+    with pytest.raises(Refused) as caught:
+        week(hours)
+    assert time.thread_time() - began < 0.1
+    assert len(caught.value.message) < 100
