@@ -110,7 +110,12 @@ class Inbox:
 
     def held(self, brand: str, kind: str, name: str) -> bool:
         """Whether an agent has their conversation, or they wait for one."""
-        return (kind, name) in self._held.get(brand, {}) and (brand, kind, name) not in self._unbooked
+        row = self._held.get(brand, {}).get((kind, name))
+        return row is not None and (row.state == "agent" or (brand, kind, name) not in self._unbooked)
+
+    def caught_up(self) -> None:
+        """What the last process left is in the books: a question that has handed over and is not was never received."""
+        self._unbooked.clear()
 
     async def hand_over(self, asker: Asker, why: str, question: str) -> str:
         """From now on they wait for a person. Returns what they are told; again for the same question.

@@ -137,9 +137,13 @@ class Pull:
             except Failed as error:
                 self._log("pull cannot begin", error=error.message, remedy=error.remedy)
                 await asyncio.sleep(RETRY_S)
-        work = (self.changes.run(), self._queue.run(), self._tidy())
+        work = (self.changes.run(), self._queue.run(), self._tidy(), self._caught_up())
         self._tasks += [asyncio.create_task(one) for one in work]
         await self.inbox.run()
+
+    async def _caught_up(self) -> None:
+        await self._bridge.caught_up()
+        self.inbox.caught_up()
 
     async def _tidy(self) -> None:
         """Keep the index of content fast to look into."""

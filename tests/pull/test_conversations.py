@@ -740,6 +740,26 @@ async def test_what_waits_is_there_after_a_restart(tmp_path: Path) -> None:
         assert await lab.state(BOB) == ("waiting", "mia")
 
 
+async def test_who_was_handed_over_by_a_question_that_a_crash_took_is_with_a_person(tmp_path: Path) -> None:
+    async with running(tmp_path / "data") as broker:
+        await populate(broker)
+        lab = Lab(broker)
+        await lab.inbox.staff.add("acme", "mia")
+        await lab.inbox.hand_over(ADA, "asked", "q404")
+        await lab.inbox.hand_over(BOB, "asked", "q405")
+        after = await opened_again(lab)
+        assert not after.held("acme", "user", "ada")  # it may come yet
+        await lab.do("take")
+        row = await lab.store.of("acme", "user", "ada")
+        assert row is not None
+        await after.do("acme", requests.Reply(conversation=row.id, agent="mia", text="Ciao"))
+        assert after.held("acme", "user", "ada")
+    async with running(tmp_path / "data") as broker:
+        async with asyncio.timeout(10):
+            while not broker.pull.inbox.held("acme", "user", "bob"):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+
+
 async def test_a_brand_that_is_gone_takes_all_of_it_along(mia: Lab) -> None:
     await mia.ask(ADA)
     await mia.inbox.staff.canned_set("acme", "ciao", "Ciao")
