@@ -10,6 +10,7 @@ class Counters:
         "connections_accepted",
         "connections_closed",
         "connections_refused",
+        "content_refused",
         "facts_refused",
         "fleet_refused",
         "handshakes_failed",
@@ -17,6 +18,7 @@ class Counters:
         "inbox_events_dropped",
         "inbox_full",
         "inbox_refused",
+        "inbox_requests_refused",
         "journal_commits",
         "journal_failures",
         "journal_rows",
@@ -74,6 +76,7 @@ class Counters:
     connections_accepted: int
     connections_closed: int
     connections_refused: int
+    content_refused: int  # requests of brands' servers: they could not be done, or not all of their items be taken
     facts_refused: int  # publishes of what the bridge is to write down, while it was behind
     fleet_refused: int  # results and reports of devices that were not asked for, or could not be understood
     handshakes_failed: int
@@ -81,6 +84,7 @@ class Counters:
     inbox_events_dropped: int  # of what agents and devices were to be told
     inbox_full: int  # hand-overs to a person while as many waited as may
     inbox_refused: int  # what devices said of their conversation: it could not be understood, or came too fast
+    inbox_requests_refused: int  # of agents' own tools
     journal_commits: int
     journal_failures: int
     journal_rows: int  # messages written

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from broker import limits
 from broker.bridge.facts import Asked
 from broker.bridge.request import Code, RequestRefused, at_fault, request_id_of
+from broker.counters import Counters
 from broker.errors import NotFound, Refused
 from broker.pull.library import Library, Stored
 
@@ -39,8 +40,9 @@ _json: Final = msgspec.json.Encoder().encode
 class ContentRequests:
     """Answers them. A request that comes again after a crash finds its work done, and nothing changes."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, counters: Counters) -> None:
         self._library = library
+        self._counters = counters
 
     async def answer(self, asked: Asked) -> bytes:
         """Do what a request wants, and say what came of it."""
@@ -53,11 +55,13 @@ class ContentRequests:
             said = _refusal(Code.NOT_FOUND, "name", error.message)
         except Refused as error:
             said = _refusal(Code.BAD_VALUE, "", error.message, error.remedy)
-        return _json({"ok": True, "request_id": request_id_of(asked.payload), **said})
+        answer = {"ok": True, "request_id": request_id_of(asked.payload), **said}
+        self._counters.content_refused += not answer["ok"]
+        return _json(answer)
 
-    @staticmethod
-    def full(asked: Asked) -> bytes:
+    def full(self, asked: Asked) -> bytes:
         """What is said where too much waits to be done."""
+        self._counters.content_refused += 1
         said = _refusal(Code.TOO_MANY, "", "too many changes wait to be done", "Wait for answers before you send more")
         return _json({"request_id": request_id_of(asked.payload), **said})
 

@@ -265,8 +265,10 @@ class Inbox:
         try:
             return requests.answer(payload, await self.do(request.brand, requests.parse(payload), request.id))
         except (InboxRefused, RequestRefused) as error:
+            self._counters.inbox_requests_refused += 1
             return requests.refusal(payload, error.code, error.field, error.message)
         except Refused as error:
+            self._counters.inbox_requests_refused += 1
             return requests.refusal(payload, "refused", "", error.message)
 
     async def _take(self, row: Conversation, agent: Agent, id: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Pull:
         )
         self._notes = Notes(AuditLog(bridge.people.records), self._log)
         bridge.desk.on("inbox", self._notes.each(self.inbox.answer))
-        requests = ContentRequests(Library(self.content))
+        requests = ContentRequests(Library(self.content), core.counters)
         self._queue = Queue(
             content=self.content,
             do=self._notes.counted(requests.answer),

@@ -78,7 +78,10 @@ async def test_what_is_no_request_is_told_why(broker: Broker) -> None:
         answer = await asked(shop, request)
         assert (answer["ok"], answer["code"], answer["field"]) == (False, code, field), request
         assert answer["message"]
+    assert broker.core.counters.content_refused == len(WRONG)
     assert (await asked(shop, {"get": "cake"}))["items"] == [CAKE]
+    await asked(shop, {"put": [CAKE, {"name": "no title"}]})
+    assert broker.core.counters.content_refused == len(WRONG) + 1
 
 
 async def test_not_all_that_is_refused_is_told(broker: Broker) -> None:

@@ -672,6 +672,7 @@ async def test_an_agents_own_tool_works_over_mqtt(mia: Lab) -> None:
         "field": "conversation",
         "message": "acme has no conversation 'c0'",
     }
+    assert mia.broker.core.counters.inbox_requests_refused == 1
     assert (await request(do="close", conversation=row["id"], agent="mia"))["conversation"]["state"] == "closed"
     while "closed" not in events:
         events.append((await got(tool))["event"])
