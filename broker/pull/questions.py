@@ -340,7 +340,9 @@ class Questions:
         self._send([(case, answer)])
         if case.booked and case.row is not None:  # its server was asked meanwhile
             row = case.row
-            await self._store.answered(case.fact.id, row.outcome, row.answer, row.took_us or 0, row.rule)
+            place = await self._store.answered(case.fact.id, row.outcome, row.answer, row.took_us or 0, row.rule)
+            if place is not None and row.outcome == "person":
+                await self._persons.said(place)
 
     async def _acted(self, case: _Case, decided: Decided) -> Decided:
         """Do what is decided; returns what is to be said."""
@@ -479,7 +481,11 @@ class Questions:
                 await self._persons.said(places[row.id])
 
     async def resume(self) -> None:
-        """Answer what the brand's server was asked when the last process ended, as if it had not answered."""
+        """Answer what the brand's server was asked when the last process ended, as if it had not answered.
+
+        But what was handed over then goes on to be with a person.
+        """
+        handed_over = await self._store.handed_over()
         for row in await self._store.asking():
             how = _decode_asking(row.answer)
             fact = Questioned(
@@ -488,11 +494,12 @@ class Questions:
             )  # fmt: skip
             case = _Case(fact)
             case.row, case.booked = row, True
-            self._spawn(self._resume(case, how.route))
+            case.asker = msgspec.structs.replace(case.asker, language=row.language)
+            handed = Decided(outcome="person", rule=f"route:{how.route}", action=HandOver("server"))
+            self._spawn(self._resume(case, how.route, handed if row.id in handed_over else None))
 
-    async def _resume(self, case: _Case, route: str) -> None:
-        said = await self._servers.otherwise(route, case.asker)
-        await self._act(case, said)
+    async def _resume(self, case: _Case, route: str, decided: Decided | None) -> None:
+        await self._act(case, decided or await self._servers.otherwise(route, case.asker))
 
 
 class _Asking(msgspec.Struct, frozen=True, kw_only=True):

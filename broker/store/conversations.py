@@ -180,13 +180,28 @@ class Conversations:
         sql = "SELECT id FROM entry WHERE id IN (SELECT value FROM json_each(?))"
         return {id for (id,) in await self.messages.read(lambda db: db.execute(sql, (_array(ids),)).fetchall())}
 
-    async def answered(self, id: str, outcome: str, answer: str, took_us: int, rule: str) -> bool:
-        """A question for which the brand's server was asked has its answer, from whomever. False: it had one."""
-        sql = """UPDATE question SET outcome = ?, answer = ?, took_us = ?, rule = ?
-            WHERE outcome = 'asking'
-            AND (conversation, entry) = (SELECT conversation, number FROM entry WHERE id = ?)"""
-        values = (outcome, answer, took_us, rule, id)
-        return await self.messages.write(lambda db: db.execute(sql, values).rowcount > 0)
+    async def answered(self, id: str, outcome: str, answer: str, took_us: int, rule: str) -> Place | None:
+        """A question for which the brand's server was asked has its answer, from whomever.
+
+        Returns where it stands now; None: it had one.
+        """
+
+        def work(db: sqlite3.Connection) -> Place | None:
+            sql = """UPDATE question SET outcome = ?, answer = ?, took_us = ?, rule = ?
+                WHERE outcome = 'asking'
+                AND (conversation, entry) = (SELECT conversation, number FROM entry WHERE id = ?)
+                RETURNING conversation, entry"""
+            found = db.execute(sql, (outcome, answer, took_us, rule, id)).fetchall()
+            if not found:
+                return None
+            return _with_a_person(db, Place(*found[0])) if outcome == "person" else Place(*found[0])
+
+        return await self.messages.write(work)
+
+    async def handed_over(self) -> set[str]:
+        """The questions by which somebody waits for a person, or is with one."""
+        sql = "SELECT handed_by FROM conversation WHERE state IN ('waiting', 'agent')"
+        return {id for (id,) in await self.messages.read(lambda db: db.execute(sql).fetchall())}
 
     async def asking(self) -> list[Asked]:
         """The questions for which the brand's server was asked when the last process ended."""
@@ -431,6 +446,22 @@ def _booked(db: sqlite3.Connection, asked: Sequence[Asked]) -> dict[str, Place]:
     ]  # fmt: skip
     db.execute(_ASK, (_array(questions),))
     return places
+
+
+def _with_a_person(db: sqlite3.Connection, place: Place) -> Place:
+    """Have a question stand where the person sees it: its conversation may have been closed since. Returns where."""
+    sql = """UPDATE conversation SET entries = entries + 1
+        WHERE state IN ('waiting', 'agent') AND (brand, kind, name) =
+          (SELECT brand, kind, name FROM conversation WHERE number = ? AND state = 'closed')
+        RETURNING number, entries"""
+    found = db.execute(sql, (place.conversation,)).fetchall()
+    if not found:
+        return place
+    db.execute("PRAGMA defer_foreign_keys = ON")  # the question follows its entry, within the transaction
+    for table, column in (("entry", "number"), ("question", "entry")):
+        sql = f"UPDATE {table} SET conversation = ?, {column} = ? WHERE (conversation, {column}) = (?, ?)"
+        db.execute(sql, (*found[0], *place))
+    return Place(*found[0])
 
 
 def _array(values: Sequence[Any]) -> str:

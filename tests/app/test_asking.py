@@ -165,6 +165,29 @@ async def test_an_answer_waits_for_the_one_who_asked(broker: Broker) -> None:
     assert json.loads((await kiosk.expect_message()).payload)["kind"] == "person"
 
 
+async def test_what_the_server_hands_over_after_the_conversation_was_closed_is_seen_by_the_person(
+    broker: Broker,
+) -> None:
+    await broker.pull.content.set_rules("acme", '{"routes": {"search": {}}, "otherwise": "route:search"}')
+    crm = await server(broker)
+    await crm.subscribe("acme/ask/search", qos=1)
+    kiosk = await kiosk_of(broker)
+    await kiosk.publish("acme/device/kiosk-7/up/ask", b"where is my cake", qos=1)
+    question = json.loads((await crm.expect_message()).payload)["question"]
+    await kiosk.publish("acme/device/kiosk-7/up/conversation", b'{"do": "close"}', qos=1)
+    assert await rows(broker, "SELECT state FROM conversation") == [("closed",)]
+    await crm.publish("acme/ask/answer", json.dumps({"question": question, "hand_over": True}).encode(), qos=1)
+    watch = broker.pull.inbox.watch("acme")
+    assert json.loads((await kiosk.expect_message()).payload)["kind"] == "person"
+    async with asyncio.timeout(10):
+        while (event := await watch.next())["event"] != "said":
+            pass
+    assert (event["entry"]["text"], event["conversation"]["state"]) == ("where is my cake", "waiting")
+    sql = """SELECT c.state, e.text, q.outcome FROM conversation c LEFT JOIN entry e ON e.conversation = c.number
+             LEFT JOIN question q ON (q.conversation, q.entry) = (e.conversation, e.number) ORDER BY c.number"""
+    assert await rows(broker, sql) == [("closed", None, None), ("waiting", "where is my cake", "person")]
+
+
 async def test_operators_see_what_would_be_answered_and_nothing_is_done(broker: Broker) -> None:
     await broker.pull.content.put([item("wipro", "Wipro", body="12")], 0)
     context = Context(broker.settings, broker.directory, broker)

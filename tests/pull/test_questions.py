@@ -28,7 +28,7 @@ from broker.pull.question import (
     Unfollow,
 )
 from broker.pull.questions import Questions
-from broker.store.conversations import Conversations, Place
+from broker.store.conversations import Conversations, Opening, Place
 from broker.store.messages import Messages
 from broker.wire.packets import Properties
 from broker.wire.publish import forwarded, properties_of
@@ -131,7 +131,8 @@ class Lab:
         return self.servers_word
 
     async def otherwise(self, route: str, asker: Asker) -> Decided:
-        return Decided(outcome="nothing", rule=f"route:{route}", shown=Shown(body="nobody there"))
+        body = "non c'è nessuno" if asker.language == "it" else "nobody there"
+        return Decided(outcome="nothing", rule=f"route:{route}", shown=Shown(body=body))
 
     # what a test does
 
@@ -459,11 +460,29 @@ async def test_after_a_crash_nobody_waits_for_the_brands_server(tmp_path: Path) 
         await lab.questions.resume()
         message = await lab.published.get()
         assert properties_of(message).correlation_data == b"1"
-        assert json_of(message.payload)["text"] == "nobody there"
+        assert json_of(message.payload)["text"] == "non c'è nessuno"
         while lab.tasks:
             await asyncio.wait(lab.tasks)
         assert await lab.rows("text, outcome") == [("find me", "nothing")]
         assert await lab.store.asking() == []
+
+
+async def test_what_was_handed_over_at_a_crash_is_told_so(tmp_path: Path) -> None:
+    async with laboratory(tmp_path) as lab:
+        lab.answers["find me"] = Decided(outcome="asking", rule="route:search", action=AskServer("search"))
+        lab.say("find me")
+        (asked,) = lab.facts
+        await lab.book()
+        opening = Opening("c9", "acme", "user", "ada", "milano", "it", asked.at)
+        await lab.store.hand_over(opening, lambda _: {"state": "waiting", "handed_by": asked.id})
+    async with laboratory(tmp_path) as lab:
+        await lab.questions.resume()
+        answer = await lab.answer()
+        assert (answer.kind, answer.text) == ("person", "Somebody comes.")
+        while lab.tasks:
+            await asyncio.wait(lab.tasks)
+        assert await lab.rows("text, outcome") == [("find me", "person")]
+        assert lab.done == [("hand_over", "ada", "server"), ("said", 1, 1)]
 
 
 def json_of(text: str | bytes) -> Any:
