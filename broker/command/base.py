@@ -199,9 +199,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 def report(error: PushbrokerError) -> None:
     """One line of what happened, one of what to do."""
-    click.echo(f"error: {error.message or error}", err=True)
-    if error.remedy:
-        click.echo(f"  try: {error.remedy}", err=True)
+    from broker.command.output import printable  # noqa: PLC0415 - it wants what is here
+
+    said = [f"error: {error.message or error}", *([f"  try: {error.remedy}"] if error.remedy else [])]
+    for line in "\n".join(said).splitlines():
+        click.echo(printable(line), err=True)
 
 
 def guarded(action: Callable[[], Any]) -> int:

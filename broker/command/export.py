@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from broker.command.output import printable_json
+
 
 def write_export(parts: Iterator[Mapping[str, Any]], file: IO[str]) -> dict[str, int]:
     """Write a head and rows by section into one object. Returns how many rows there were of each section."""
@@ -23,7 +25,7 @@ def write_export(parts: Iterator[Mapping[str, Any]], file: IO[str]) -> dict[str,
             written.append(section)
         else:
             file.write(",\n")
-        file.write(",\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        file.write(",\n".join(printable_json(json.dumps(row, ensure_ascii=False)) for row in rows))
     file.write(_end(written))
     for section in sections:
         if section not in written:

@@ -1,13 +1,16 @@
 """Printing data: JSON for programs, aligned columns for pipes, a coloured table for people."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from broker.command.base import Run
+
+_SPECIAL: Final = re.compile(r"[^\x20-\x7e\n]")
 
 
 def print_json(value: Any, *, indent: int = 2) -> None:
@@ -15,7 +18,7 @@ def print_json(value: Any, *, indent: int = 2) -> None:
     import msgspec  # noqa: PLC0415 - 30 ms that help need not wait for
 
     encoded = msgspec.json.encode(value)
-    click.echo(msgspec.json.format(encoded, indent=indent) if indent else encoded)
+    click.echo(printable_json((msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()))
 
 
 def print_list(run: Run, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
@@ -86,6 +89,18 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # not as rich's markup: a title may hold brackets
     Console().print(table)
+
+
+def printable_json(encoded: str) -> str:
+    """JSON that means the same, in which what a terminal obeys, or does not show, is escaped."""
+    return _SPECIAL.sub(_escaped, encoded)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found[0]
+    if char.isprintable():
+        return char
+    return re.sub("....", r"\\u\g<0>", char.encode("utf-16-be", "surrogatepass").hex())
 
 
 def printable(line: str) -> str:
