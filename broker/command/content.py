@@ -1,5 +1,7 @@
 """`pushbroker content`: what a brand answers to who asks."""
 
+import os
+import sys
 from typing import Any, Final
 
 import click
@@ -10,7 +12,7 @@ from broker.command.content_import import import_command
 from broker.command.files import read_input
 from broker.command.names import brands, items
 from broker.command.output import print_json, print_list, print_one, printable
-from broker.errors import Refused
+from broker.errors import Failed, Refused
 
 command = Noun("content", help="Content: what a brand answers to who asks.")
 _brand = click.argument("brand", shell_complete=brands)
@@ -98,8 +100,14 @@ def edit(run: Run, /, brand: str, name: str, language: str | None, fields: tuple
     called = {field: found[0][field] for field in _CLOSED if field in found[0]}
     before = {field: value for field, value in found[0].items() if field not in called}
     text = as_markdown(before)
+    if not (sys.stdin.isatty() or any(map(os.environ.get, ("VISUAL", "EDITOR")))):
+        raise click.UsageError("There is no terminal for an editor: use --set FIELD=VALUE.")
     while True:
-        text = click.edit(text, extension=".md") or ""
+        try:
+            text = click.edit(text, extension=".md") or ""
+        except click.ClickException as error:
+            remedy = "Set $EDITOR to an editor that is there, or use --set FIELD=VALUE."
+            raise Failed(f"the editor failed: {error.message}", remedy=remedy) from None
         try:
             after = markdown(text.replace("\r\n", "\n")) if text.strip() else before
             if after == before:
@@ -109,9 +117,9 @@ def edit(run: Run, /, brand: str, name: str, language: str | None, fields: tuple
             if not stored["refused"]:
                 break
             bad = stored["refused"][0]
-            why = f"{bad['field']}: {bad['message']}. {bad['remedy']}"
+            why = f"{bad['field']}: {bad['message'].rstrip('.')}. {bad['remedy']}"
         except Refused as error:
-            why = f"{error.message}. {error.remedy}"
+            why = f"{error.message.rstrip('.')}. {error.remedy}"
         run.say(printable(f"refused: {why}"))
         if not click.confirm("Edit it again?", default=True, err=True):
             raise click.Abort

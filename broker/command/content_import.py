@@ -13,7 +13,7 @@ from broker import limits
 from broker.command.base import Noun, Run, counted, pass_run
 from broker.command.names import brands
 from broker.command.output import print_json, printable
-from broker.errors import Refused
+from broker.errors import Failed, Refused
 
 if TYPE_CHECKING:
     from broker.pull.importing import Form, Found, Problem
@@ -63,6 +63,8 @@ def import_command(content: Noun) -> None:
         """
         from broker.pull.importing import form_of  # noqa: PLC0415 - only where used
 
+        if not source.exists():
+            raise Failed(f"there is no {source}", remedy="Name a file or a folder that is there.")
         with _Import(run, brand, report, dry_run=dry_run, language=language) as importing:
             importing.read(source, form or form_of(source))
             if replace:
@@ -121,7 +123,8 @@ class _Import:
             except Refused as error:
                 if not (self._seen or self._counts["refused"]):
                     raise
-                one = Problem(file=source.name, line=0, why=error.message, remedy=error.remedy)
+                why = error.message.removeprefix(f"{source.name}, ")
+                one = Problem(file=source.name, line=0, why=why, remedy=error.remedy)
             if one is None:
                 break
             if isinstance(one, Problem):

@@ -282,6 +282,8 @@ def _pieces(file: BinaryIO, name: str, seen: Callable[[int], object]) -> Iterato
 def _markdown(path: Path, seen: Callable[[int], object]) -> Iterator[Found | Problem]:
     folder = path if path.is_dir() else path.parent
     files = sorted(one for one in path.rglob("*.md") if not one.name.startswith(".")) if path.is_dir() else [path]
+    if not files:  # a name that was mistyped: with --replace all would be removed
+        raise Refused(f"{path} has no Markdown files", remedy="Name the folder in which the .md files are.")
     done = 0
     for one in files:
         name = str(one.relative_to(folder))

@@ -88,6 +88,8 @@ def parse(fields: Any) -> Item:
         wanted = next((what for pattern, what in _WANTED.items() if repr(pattern) in words), "")
         if code == Code.UNKNOWN_FIELD:
             wanted = f"Items have {', '.join(FIELDS)}; fields of your own stand in data."
+        elif code == Code.MISSING_FIELD:
+            wanted = "Every item has a name and a title."
         elif "regex" in words and not wanted:  # a name's
             wanted = "A name has 1 to 64 letters, digits, '.', '_', '@' and '-', with a letter or digit at both ends."
         if "regex" in words:

@@ -152,7 +152,7 @@ def test_nothing_is_done_with_what_is_no_import(do: Do, tmp_path: Path) -> None:
     file.write_text("nome;titolo\n")
     assert "--format" in do("import", "acme", file, code=4).err
     assert "no name and no title" in do("import", "acme", file, "--format", "csv", code=4).err
-    assert "No such file" in do("import", "acme", tmp_path / "none.csv", code=1).err
+    assert "there is no" in do("import", "acme", tmp_path / "none.csv", code=1).err
     file.write_text("name,title\na,A\n")
     do("import", "nobody", file, "--format", "csv", code=3)
 
@@ -220,6 +220,35 @@ def test_what_is_edited_wrongly_is_not_kept(
         assert "refused: " in do("edit", "acme", "orari", code=1).err
     (shown,) = do("show", "acme", "orari", "--json").json
     assert shown["title"] == "Orari"
+
+
+def test_without_an_editor_it_is_said_what_to_do(do: Do, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VISUAL", "EDITOR"):
+        monkeypatch.delenv(name, raising=False)
+    assert "no terminal for an editor: use --set" in do("edit", "acme", "orari", code=2).err
+    monkeypatch.setenv("EDITOR", "/no/such/editor")
+    assert "try: Set $EDITOR to an editor that is there" in do("edit", "acme", "orari", code=1).err
+
+
+def test_what_cannot_be_imported_at_all_removes_nothing(do: Do, shop: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    said = do("import", "acme", empty, "--replace", code=4).err
+    assert said == f"error: {empty} has no Markdown files\n  try: Name the folder in which the .md files are.\n"
+    said = do("import", "acme", tmp_path / "shpo.csv", "--replace", code=1).err
+    assert said == f"error: there is no {tmp_path}/shpo.csv\n  try: Name a file or a folder that is there.\n"
+    assert listed(do) == [("orari", ""), ("torta", "de"), ("torta", "it")]
+
+
+def test_of_a_refused_item_it_is_said_what_would_do(do: Do, tmp_path: Path) -> None:
+    file = tmp_path / "shop.json"
+    file.write_text('[{"name": "a"}, {"name": "b", "title": "B"},')
+    assert do("import", "acme", file, code=4).err.splitlines()[:4] == [
+        "shop.json: line 1: it is no JSON from here on",
+        "  try: Look for what is missing there.",
+        "shop.json:1: a, title: title is missing",
+        "  try: Every item has a name and a title.",
+    ]
 
 
 def test_items_are_removed(do: Do, shop: Path) -> None:
