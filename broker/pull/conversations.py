@@ -117,10 +117,10 @@ class Inbox:
         """What the last process left is in the books: a question that has handed over and is not was never received."""
         self._unbooked.clear()
 
-    async def hand_over(self, asker: Asker, why: str, question: str) -> str:
+    async def hand_over(self, asker: Asker, why: str, question: str, *, booked: bool = False) -> str:
         """From now on they wait for a person. Returns what they are told; again for the same question.
 
-        '' where they wait already.
+        '' where they wait already, or where the question was booked and is not there any more.
         """
         ways = await self._ways(asker.brand)
         now = now_ms()
@@ -144,7 +144,9 @@ class Inbox:
                     "changed_at": now,
                 }
 
-            row = await self.store.hand_over(opening, change)
+            row = await self.store.hand_over(opening, change, question if booked else "")
+            if row is None:
+                return ""
             self._took(row)
             anew = row.handed_by == question and row.waiting_since == now
             if anew and agent:

@@ -74,8 +74,11 @@ class Persons(Protocol):
         """Whether a person has this customer's conversation, or is to have it."""
         ...
 
-    async def hand_over(self, asker: Asker, why: str, question: str) -> str:
-        """From now on that is so; no matter how often this is called. Returns what the customer is told, or ''."""
+    async def hand_over(self, asker: Asker, why: str, question: str, *, booked: bool = False) -> str:
+        """From now on that is so; no matter how often this is called. Returns what the customer is told, or ''.
+
+        booked: the question is in the books; where it was erased there since, nothing is done.
+        """
         ...
 
     async def farewell(self, brand: str, kind: str, name: str) -> str:
@@ -372,7 +375,7 @@ class Questions:
 
     async def _handed_over(self, case: _Case, action: HandOver, decided: Decided) -> Decided:
         asker = case.asker
-        words = await self._persons.hand_over(asker, action.why, case.fact.id)
+        words = await self._persons.hand_over(asker, action.why, case.fact.id, booked=case.booked)
         outcome: Outcome = "person" if self._persons.held(asker.brand, asker.kind, asker.name) else "nothing"
         return msgspec.structs.replace(decided, outcome=outcome, shown=Shown(body=words), action=None)
 

@@ -292,9 +292,18 @@ class Conversations:
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
-    async def hand_over(self, opening: Opening, change: Change) -> Conversation:
-        """Change the conversation with somebody, which begins with that if none is open."""
-        return await self.messages.write(lambda db: _change(db, _open(db, opening), change))
+    async def hand_over(self, opening: Opening, change: Change, booked: str = "") -> Conversation | None:
+        """Change the conversation with somebody, which begins with that if none is open.
+
+        booked: by a question that was in the books. None: it is not there any more, and nothing is done.
+        """
+
+        def work(db: sqlite3.Connection) -> Conversation | None:
+            if booked and db.execute("SELECT 1 FROM entry WHERE id = ?", (booked,)).fetchone() is None:
+                return None
+            return _change(db, _open(db, opening), change)
+
+        return await self.messages.write(work)
 
     async def change(self, number: int, change: Change, entry: NewEntry | None = None) -> tuple[Conversation, int]:
         """Change a conversation, and write down what was said or done. Returns it, and the entry's number.

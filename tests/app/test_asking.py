@@ -9,7 +9,7 @@ from support.library import item
 from support.live import device, server
 from support.mqtt import Client
 
-from broker.admin.operations import Context, perform
+from broker.admin.operations import Context, perform, stream
 from broker.app import Broker
 from broker.wire.packets import Properties, Publish
 
@@ -186,6 +186,27 @@ async def test_what_the_server_hands_over_after_the_conversation_was_closed_is_s
     sql = """SELECT c.state, e.text, q.outcome FROM conversation c LEFT JOIN entry e ON e.conversation = c.number
              LEFT JOIN question q ON (q.conversation, q.entry) = (e.conversation, e.number) ORDER BY c.number"""
     assert await rows(broker, sql) == [("closed", None, None), ("waiting", "where is my cake", "person")]
+
+
+@pytest.mark.parametrize("devices", ["remove", "keep"])
+async def test_what_the_server_hands_over_of_somebody_who_was_erased_begins_nothing(
+    broker: Broker, devices: str
+) -> None:
+    await broker.pull.content.set_rules("acme", '{"routes": {"search": {}}, "otherwise": "route:search"}')
+    crm = await server(broker)
+    await crm.subscribe("acme/ask/search", qos=1)
+    kiosk = await kiosk_of(broker)
+    await kiosk.publish("acme/device/kiosk-7/up/ask", b"where is my cake", qos=1)
+    question = json.loads((await crm.expect_message()).payload)["question"]
+    context = Context(broker.settings, broker.directory, broker)
+    async for _ in await stream(context, "user.erase", {"brand": "acme", "name": "ada", "devices": devices}):
+        pass
+    await crm.publish("acme/ask/answer", json.dumps({"question": question, "hand_over": True}).encode(), qos=1)
+    while not broker.core.counters.questions_answered:  # noqa: ASYNC110 - it answers when it likes
+        await asyncio.sleep(0.01)
+    assert await rows(broker, "SELECT state FROM conversation") == []
+    assert not broker.pull.inbox.held("acme", "user", "ada")
+    assert (await perform(context, "user.traces", {"brand": "acme", "name": "ada"}))["counts"] == {}
 
 
 async def test_operators_see_what_would_be_answered_and_nothing_is_done(broker: Broker) -> None:

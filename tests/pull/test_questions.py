@@ -98,7 +98,7 @@ class Lab:
     def held(self, brand: str, kind: str, name: str) -> bool:
         return (brand, kind, name) in self.people
 
-    async def hand_over(self, asker: Asker, why: str, question: str) -> str:
+    async def hand_over(self, asker: Asker, why: str, question: str, *, booked: bool = False) -> str:
         await asyncio.sleep(0)
         self.people.add((asker.brand, asker.kind, asker.name))
         self.done.append(("hand_over", asker.name, why))
