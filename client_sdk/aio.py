@@ -12,10 +12,10 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
 from client_sdk.answering import Posed, QuestionAsked, Reaction
-from client_sdk.asking import Answer, Choice, ConversationEvent, History
+from client_sdk.asking import Answer, Choice, ConversationEvent, awaited
 from client_sdk.backoff import Backoff
 from client_sdk.brand_core import BrandCore
 from client_sdk.content import (
@@ -27,6 +27,7 @@ from client_sdk.content import (
     read_changed,
     read_items,
 )
+from client_sdk.conversation import AsyncConversation
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
@@ -108,7 +109,6 @@ class AsyncDevice:
         self._on_withdrawn = on_withdrawn
         self._on_status = on_status
         self._loop = _Loop()
-        self._on_conversation: Callable[[ConversationEvent], None] | None = None
         self._changed = asyncio.Condition()
         self._status = Status(connected=False)
         self._closed = False
@@ -118,12 +118,13 @@ class AsyncDevice:
             perform=self._perform,
             take_off=self._take_off,
             tell=self._tell,
-            hear=self._hear_of_conversation,
+            hear=self._hear,
             session_expiry=session_expiry,
             attempts_max=attempts,
             concurrency=concurrency,
             backoff=backoff,
         )
+        self.conversation: Final = AsyncConversation(self._core)
 
     async def __aenter__(self) -> Self:
         self._loop.enter()
@@ -238,38 +239,11 @@ class AsyncDevice:
         timeout: float = 30.0,  # noqa: ASYNC109 - as `Device.ask`
     ) -> Answer:
         """Ask the brand, and return its answer. As `Device.ask`."""
-        return await _waited(self._core.ask(text, locale, choice, timeout), timeout)
+        return await awaited(self._core.ask(text, locale, choice, timeout), timeout)
 
     async def rate(self, answer: Answer, *, useful: bool) -> None:
         """Say whether an answer was of use. As `Device.rate`."""
         await asyncio.to_thread(lambda: self._core.rate(answer, useful=useful))
-
-    async def history(
-        self,
-        *,
-        before: int | None = None,
-        most: int = 50,
-        timeout: float = 30.0,  # noqa: ASYNC109 - as `Device.history`
-    ) -> History:
-        """The conversation so far. As `Device.history`."""
-        return await _waited(self._core.history(before, most, timeout), timeout)
-
-    def on_conversation(self, handler: Callable[[ConversationEvent], None]) -> None:
-        """Have a function hear what happens to the conversation. As `Device.on_conversation`."""
-        self._on_conversation = handler
-        self._core.listen()
-
-    def typing(self) -> None:
-        """Show the agent that the customer is writing. As `Device.typing`."""
-        self._core.typing()
-
-    async def read(self, entry: int) -> None:
-        """Show the agent that everything up to this entry was read. As `Device.read`."""
-        await asyncio.to_thread(self._core.read, entry)
-
-    async def end_conversation(self) -> None:
-        """Close the conversation: the next question begins a new one. As `Device.end_conversation`."""
-        await asyncio.to_thread(self._core.end_conversation)
 
     async def renew(self, *, timeout: float = 30.0) -> Credentials:  # noqa: ASYNC109 - as `Device.renew`
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
@@ -323,8 +297,8 @@ class AsyncDevice:
 
         self._loop.post(self._loop.spawn, work)
 
-    def _hear_of_conversation(self, event: ConversationEvent) -> None:
-        heard = self._on_conversation
+    def _hear(self, event: ConversationEvent) -> None:
+        heard = self.conversation.handler
         if heard is not None:
             self._loop.post(guard, lambda: heard(event))
 
@@ -338,13 +312,6 @@ class AsyncDevice:
         if self._on_status is not None:
             told = self._on_status
             guard(lambda: told(status))
-
-
-async def _waited(asked: Future[T], timeout_s: float) -> T:
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(asked), timeout_s)
-    except TimeoutError:
-        raise Unreachable(f"no answer came within {timeout_s:g} s") from None
 
 
 class _Waits(Tracked):

@@ -1,5 +1,6 @@
 """Questions, and the conversation that they are part of: what an app may ask, and what it is told."""
 
+import asyncio
 import json
 import logging
 import secrets
@@ -7,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 from client_sdk.errors import AskRefused, Refused, Unreachable
 from client_sdk.link import Link
 from client_sdk.packets import Incoming, Publish
 from client_sdk.topics import Place
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Questions that wait for their answers: a person asks one at a time.
@@ -274,6 +276,27 @@ class Asking:
             log.warning("an event of the conversation cannot be read: %r", error)
             return
         self._heard(event)
+
+
+def waited(asked: Future[T], timeout_s: float) -> T:
+    """What it brings. Raises `Unreachable` when that took too long."""
+    try:
+        return asked.result(timeout_s)
+    except TimeoutError:
+        asked.cancel()
+        raise _late(timeout_s) from None
+
+
+async def awaited(asked: Future[T], timeout_s: float) -> T:
+    """As `waited`, on an event loop."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(asked), timeout_s)
+    except TimeoutError:
+        raise _late(timeout_s) from None
+
+
+def _late(timeout_s: float) -> Unreachable:
+    return Unreachable(f"no answer came within {timeout_s:g} s")
 
 
 def _object(payload: bytes) -> Mapping[str, Any]:

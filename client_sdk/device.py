@@ -3,13 +3,13 @@
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
-from client_sdk.asking import Answer, Choice, ConversationEvent, History
+from client_sdk.asking import Answer, Choice, ConversationEvent, waited
 from client_sdk.backoff import Backoff
+from client_sdk.conversation import Conversation
 from client_sdk.credentials import Credentials
 from client_sdk.device_core import SESSION_EXPIRY, DeviceCore, Status
 from client_sdk.errors import Unreachable, lasting
@@ -18,8 +18,6 @@ from client_sdk.inbox import Delivery
 from client_sdk.mailbox import guard
 from client_sdk.message import Message
 from client_sdk.preferences import Preferences, Wishes
-
-T = TypeVar("T")
 
 
 class Device:
@@ -39,6 +37,8 @@ class Device:
     newer one with its collapse key takes its place (`Message.replaces` tells its handler), or it is withdrawn: then
     `on_withdrawn` is called with the ids and why: "withdrawn" by the brand, or "opened" on another device of the user.
     `on_screen` lists them. What expires or is withdrawn before is not handed over.
+
+    `ask` asks the brand; `conversation` is what that is part of, with what a person of the brand has to say.
 
     All are called on the same thread; `on_status` when the connection comes or goes.
 
@@ -65,7 +65,6 @@ class Device:
         self._on_status = on_status
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"{credentials.device}-handler", daemon=True)
-        self._on_conversation: Callable[[ConversationEvent], None] | None = None
         self._changed = threading.Condition()
         self._status = Status(connected=False)
         self._closed = False
@@ -81,6 +80,7 @@ class Device:
             concurrency=1,
             backoff=backoff,
         )
+        self.conversation: Final = Conversation(self._core)
 
     def __enter__(self) -> Self:
         self._worker.start()
@@ -211,32 +211,11 @@ class Device:
         came within `timeout` seconds. Raises `AskRefused`, with a code, for what is no question or is too much. What a
         person replies later comes as a message (`Message.reply`).
         """
-        return _waited(self._core.ask(text, locale, choice, timeout), timeout)
+        return waited(self._core.ask(text, locale, choice, timeout), timeout)
 
     def rate(self, answer: Answer, *, useful: bool) -> None:
         """Say whether an answer was of use. Returns at once; kept until the broker has it, restarts included."""
         self._core.rate(answer, useful=useful)
-
-    def history(self, *, before: int | None = None, most: int = 50, timeout: float = 30.0) -> History:
-        """The conversation so far: the last entries, or those before entry `before`. Raises as `ask`."""
-        return _waited(self._core.history(before, most, timeout), timeout)
-
-    def on_conversation(self, handler: Callable[[ConversationEvent], None]) -> None:
-        """Have `handler` hear what happens to the conversation: its state, that the agent is typing or has read."""
-        self._on_conversation = handler
-        self._core.listen()
-
-    def typing(self) -> None:
-        """Show the agent that the customer is writing; call it once a second while they do."""
-        self._core.typing()
-
-    def read(self, entry: int) -> None:
-        """Show the agent that everything up to this entry was read. Kept until the broker has it."""
-        self._core.read(entry)
-
-    def end_conversation(self) -> None:
-        """Close the conversation: the next question begins a new one. Kept until the broker has it."""
-        self._core.end_conversation()
 
     def renew(self, *, timeout: float = 30.0) -> Credentials:
         """Get a new certificate now. This happens by itself when less than a third of its life is left."""
@@ -282,7 +261,7 @@ class Device:
         self._jobs.put(job)
 
     def _hear(self, event: ConversationEvent) -> None:
-        heard = self._on_conversation
+        heard = self.conversation.handler
         if heard is not None:
             self._jobs.put(lambda: guard(lambda: heard(event)))
 
@@ -293,11 +272,3 @@ class Device:
         if self._on_status is not None:
             told = self._on_status
             self._jobs.put(lambda: guard(lambda: told(status)))
-
-
-def _waited(asked: Future[T], timeout: float) -> T:
-    try:
-        return asked.result(timeout)
-    except TimeoutError:
-        asked.cancel()
-        raise Unreachable(f"no answer came within {timeout:g} s") from None

@@ -90,7 +90,7 @@ def main() -> int:
             print(f"in place of {replaced}", flush=True)
         print(box(message), flush=True)
         if message.reply:
-            device.read(message.reply.entry)
+            device.conversation.read(message.reply.entry)
         message.displayed()  # the broker knows that it was delivered; only we know that it can be seen
         seen += 1
         if seen == options.until:
@@ -135,7 +135,7 @@ def main() -> int:
         device.on_command("reload", reload)
         device.on_command("message", display)
         device.on_config(configure)
-        device.on_conversation(hear)
+        device.conversation.on_event(hear)
         with device:
             threading.Thread(target=ask, args=(device,), daemon=True).start()
             for topic in options.follow:

@@ -205,7 +205,7 @@ def test_questions_are_answered(make: Callable[..., Shop], device: Device) -> No
     assert (answer.kind, answer.by, answer.text) == ("answer", "server", "3 left")
     offered = device.ask("left cakes")
     assert [one.title for one in offered.choices] == ["Chocolate", "Apple"]
-    until(lambda: device.history().entries[-1].answer == offered)  # the books may be a moment behind
+    until(lambda: device.conversation.history().entries[-1].answer == offered)  # the books may be a moment behind
     taken = device.ask(choice=offered.choices[0])
     assert (taken.title, taken.data) == ("Reserved", {"for": "ada"})
     first, _, last = seen
@@ -215,14 +215,14 @@ def test_questions_are_answered(make: Callable[..., Shop], device: Device) -> No
     offer = Said("server", "Which?\n1. Chocolate\n2. Apple")
     assert (last.choice, last.history[-2:]) == ("choc", (Said("customer", "left cakes"), offer))
     assert first.question != last.question
-    device.end_conversation()
+    device.conversation.close()
 
 
 def test_handed_over_to_a_person(make: Callable[..., Shop], device: Device) -> None:
     make(stock=lambda _: ServerAnswer(hand_over=True))
     assert device.ask("left none").kind == "person"
-    device.end_conversation()
-    until(lambda: device.history().state == "closed")
+    device.conversation.close()
+    until(lambda: device.conversation.history().state == "closed")
 
 
 def test_without_an_answer_the_fallback_holds(

@@ -71,9 +71,9 @@ def test_answered_by_choice_and_rated(device: Device, broker: OurBroker) -> None
     assert (answer.kind, answer.by, answer.item) == ("answer", "automation", "torta-cioccolato")
     assert (answer.title, answer.body, answer.data) == ("Torta al cioccolato", "3,50 €", {"price": 3.5})
     device.rate(answer, useful=True)
-    until(lambda: any(one.answer == answer for one in device.history().entries))
-    device.end_conversation()
-    until(lambda: device.history().state == "closed")
+    until(lambda: any(one.answer == answer for one in device.conversation.history().entries))
+    device.conversation.close()
+    until(lambda: device.conversation.history().state == "closed")
 
 
 def test_what_is_no_question_is_refused_with_its_code(device: Device) -> None:
@@ -96,7 +96,7 @@ def test_followed_and_seen_in_the_preferences(device: Device) -> None:
 
 def test_a_person_replies(device: Device, handler: Handler, broker: OurBroker) -> None:
     events: queue.Queue[ConversationEvent] = queue.Queue()
-    device.on_conversation(events.put)
+    device.conversation.on_event(events.put)
     assert device.ask("operatore").kind == "person"
     assert device.ask("il mio ordine").text == ""
     (waiting,) = broker.command("inbox", "list", "acme", "--state", "waiting")
@@ -111,12 +111,12 @@ def test_a_person_replies(device: Device, handler: Handler, broker: OurBroker) -
     while (event := events.get(timeout=10)).state != "agent":
         pass
     assert event.agent == "mia"
-    history = device.history(most=1)
+    history = device.conversation.history(most=1)
     assert (history.state, history.agent, history.entries[0].text) == ("agent", "mia", "Lo cerco!")
-    device.typing()
-    device.read(reply.entry)
-    device.end_conversation()
-    until(lambda: device.history().state == "closed")
+    device.conversation.typing()
+    device.conversation.read(reply.entry)
+    device.conversation.close()
+    until(lambda: device.conversation.history().state == "closed")
 
 
 def test_without_a_connection_nothing_is_asked(kiosk: Credentials, handler: Handler, quickly: Quickly) -> None:
@@ -125,7 +125,7 @@ def test_without_a_connection_nothing_is_asked(kiosk: Credentials, handler: Hand
         with pytest.raises(Unreachable, match="no connection"):
             device.ask("torta")
         with pytest.raises(Unreachable, match="no connection"):
-            device.history()
+            device.conversation.history()
 
 
 async def test_asyncio_asks_in_the_same_way(kiosk: Credentials, quickly: Quickly) -> None:
@@ -139,6 +139,6 @@ async def test_asyncio_asks_in_the_same_way(kiosk: Credentials, quickly: Quickly
         answer: Answer = await device.ask(choice="torta-mele")
         await device.rate(answer, useful=False)
         async with asyncio.timeout(10):
-            while len((await device.history()).entries) < 3:  # noqa: ASYNC110 - the books are another process's
+            while len((await device.conversation.history()).entries) < 3:  # noqa: ASYNC110 - the books are another process's
                 await asyncio.sleep(0.01)
-        await device.end_conversation()
+        await device.conversation.close()
