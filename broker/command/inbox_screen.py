@@ -18,7 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.css.query import NoMatches
 from textual.screen import ModalScreen
-from textual.widgets import Footer, HelpPanel, Input, Label, ListItem, ListView, OptionList, RichLog, Static
+from textual.widgets import Footer, Input, Label, ListItem, ListView, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
 
 from broker.command.output import printable
@@ -67,25 +67,29 @@ class InboxScreen(App[None]):
     #said { height: 1fr; scrollbar-size-vertical: 1; }
     #notice { height: 1; color: $warning; }
     #reply { height: 3; }
-    Pick, Sure { align: center middle; }
+    Pick, Sure, Keys { align: center middle; }
     #picking { width: 60; height: 16; border: round $primary; background: $surface; padding: 0 1; }
+    #keys { width: 60; height: auto; border: round $primary; background: $surface; padding: 0 1; }
     #sure { width: 50; height: 5; border: round $primary; background: $surface; padding: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "take", "Take"),
-        Binding("r", "reply", "Reply"),
-        Binding("n", "note", "Note"),
-        Binding("ctrl+r", "canned", "Canned", priority=True),
-        Binding("b", "hand_back", "Back"),
-        Binding("c", "close", "Close"),
-        Binding("a", "assign", "Assign"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("o", "older", "Older"),
-        Binding("x", "closed", "Closed too", show=False),
-        Binding("question_mark", "keys", "Keys", key_display="?"),
-        Binding("escape", "list", "List", show=False, priority=True),
-        Binding("q", "quit", "Quit"),
-    ]
+        Binding("t", "take", "Take", tooltip="take the conversation: you answer"),
+        Binding("r", "reply", "Reply", tooltip="write a reply, Enter sends it"),
+        Binding("n", "note", "Note", tooltip="write a note, which the customer never sees"),
+        Binding("ctrl+r", "canned", "Canned", priority=True, tooltip="choose a reply that is ready"),
+        Binding("b", "hand_back", "Back", tooltip="hand back: the automation answers"),
+        Binding("c", "close", "Close", tooltip="close the conversation"),
+        Binding("a", "assign", "Assign", tooltip="give it to another agent"),
+        Binding("slash", "filter", "Filter", key_display="/", tooltip="show only some conversations"),
+        Binding("o", "older", "Older", tooltip="show what was said before"),
+        Binding("x", "closed", "Closed too", show=False, tooltip="show closed conversations, too, or hide them"),
+        Binding("question_mark", "keys", "Keys", key_display="?", tooltip="show these keys, or hide them"),
+        Binding(
+            "escape", "list", "List", show=False, priority=True, key_display="Esc",
+            tooltip="go back to the list, and to what was said last",
+        ),
+        Binding("q", "quit", "Quit", tooltip="leave"),
+    ]  # fmt: skip
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, desk: Desk, brand: str, agent: str) -> None:
@@ -295,9 +299,11 @@ class InboxScreen(App[None]):
             if not await self._do(operation, text=words):
                 return
             self._to_newest()
-        self._drafts.pop(self._shown, None)
+        mode = self._mode
+        if mode == "reply":
+            self._drafts.pop(self._shown, None)
         self._reply_to()
-        if self._mode != "reply":
+        if mode != "reply":
             self.action_list()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -369,9 +375,6 @@ class InboxScreen(App[None]):
         """Back to the list, and to what was said last; what was typed stays."""
         if len(self.screen_stack) > 1:
             self.pop_screen()
-            return
-        if self.screen.query(HelpPanel):
-            self.action_hide_help_panel()
             return
         self._keep_draft()
         self._reply_to()
@@ -447,11 +450,9 @@ class InboxScreen(App[None]):
         await self._begin_anew()
 
     def action_keys(self) -> None:
-        """Show all keys, or not any more."""
-        if self.screen.query(HelpPanel):
-            self.action_hide_help_panel()
-        else:
-            self.action_show_help_panel()
+        """Show all keys."""
+        if len(self.screen_stack) == 1:
+            self.push_screen(Keys())
 
 
 class _Row(ListItem):
@@ -467,6 +468,19 @@ class _Row(ListItem):
     def refresh_line(self) -> None:
         """Time goes by for who waits."""
         self._label.update(_line(self._one, self._agent))
+
+
+class Keys(ModalScreen[None]):
+    """What each key does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark,q", "app.pop_screen", "Hide")]
+
+    def compose(self) -> ComposeResult:
+        """A line for each."""
+        bindings = [one for one in InboxScreen.BINDINGS if isinstance(one, Binding)]
+        lines = [f"{self.app.get_key_display(one):>3}  {one.tooltip}" for one in bindings]
+        with Vertical(id="keys"):
+            yield Static("\n".join(lines), markup=False)
 
 
 class Sure(ModalScreen[bool]):

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -17,11 +18,11 @@ from typing import Any
 import pytest
 from support.cli import PUSHBROKER, environment
 from support.served import Served
-from textual.widgets import HelpPanel, Input, ListView, RichLog, Static
+from textual.widgets import Input, ListView, RichLog, Static
 
 from broker.admin import client as admin
 from broker.command import inbox_screen
-from broker.command.inbox_screen import InboxScreen, Sure
+from broker.command.inbox_screen import InboxScreen, Keys, Sure
 from broker.store.conversations import Asked, Conversations
 from broker.store.messages import Messages
 
@@ -175,11 +176,32 @@ async def test_the_help_of_keys_opens_and_closes(served: Served) -> None:
     screen = InboxScreen(Desk(served), "acme", "mia")
     async with screen.run_test(size=(80, 24)) as pilot:
         await until(lambda: "Ada L." in words(screen, "#with"))
-        for closes in ("escape", "question_mark"):
+        for closes in ("escape", "question_mark", "q"):
             await pilot.press("question_mark")
-            await until(lambda: len(screen.query(HelpPanel)) == 1)
+            await until(lambda: isinstance(screen.screen, Keys))
+            shown = str(screen.screen.query_one("#keys Static", Static).render())
+            assert (
+                len(shown.splitlines()) == len(InboxScreen.BINDINGS) <= 20
+            )  # all of them are seen on a small terminal
+            for key, what in (("t", "take"), ("^r", "ready"), ("Esc", "list"), ("x", "closed"), ("?", "keys")):
+                assert re.search(rf"^ *{re.escape(key)} .*{what}", shown, re.MULTILINE), shown
             await pilot.press(closes)
-            await until(lambda: not screen.query(HelpPanel))
+            await until(lambda: not isinstance(screen.screen, Keys))
+        await pilot.press("q")
+    assert screen.return_code == 0
+
+
+async def test_after_a_note_or_a_filter_the_keys_are_those_of_the_list(served: Served) -> None:
+    screen = InboxScreen(Desk(served), "acme", "mia")
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: "Ada L." in words(screen, "#with"))
+        await pilot.press("r", *"half a reply", "escape")
+        for key, typed in (("n", "a refund"), ("slash", "where is"), ("slash", "")):
+            await pilot.press(key)
+            await until(lambda: screen.focused is screen.query_one("#reply"))
+            await pilot.press("ctrl+u", *typed, "enter")
+            await until(lambda: screen.focused is screen.query_one("#conversations"))
+            assert screen.query_one("#reply", Input).value == "half a reply"
         await pilot.press("q")
 
 
