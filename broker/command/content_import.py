@@ -253,5 +253,5 @@ class _Import:
 
 def _size(source: Path) -> int:
     if source.is_dir():
-        return sum(path.stat().st_size for path in source.rglob("*.md"))
+        return sum(path.stat().st_size for path in source.rglob("*.md") if path.is_file())
     return source.stat().st_size

@@ -27,7 +27,7 @@ _SUFFIXES: Final[Mapping[str, Form]] = {
 _CHUNK: Final = 64 << 10
 _LANGUAGE: Final = re.compile(r"[a-z]{2}")
 _HEAD: Final = re.compile(r"---[ \t]*\n(?:(.*?)\n)??---[ \t]*(?:\n|$)", re.DOTALL)
-_HEADING: Final = re.compile(r"\s*#[ \t]+(.+?)[ \t]*#*[ \t]*(?:\n|$)")
+_HEADING: Final = re.compile(r"\s*#[ \t]+([^ \t\n][^\n]*)(?:\n|$)")
 _ENCODING: Final = "it is not UTF-8"
 _ICONV: Final = "Save it as UTF-8: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
 _LONG: Final = f"it is longer than {ITEM_BYTES_MAX >> 10} KiB"
@@ -287,6 +287,10 @@ def _markdown(path: Path, seen: Callable[[int], object]) -> Iterator[Found | Pro
     done = 0
     for one in files:
         name = str(one.relative_to(folder))
+        if one is not path and not _is_in(one, folder):
+            why = "it is no file of this folder"
+            yield Problem(file=name, line=1, why=why, remedy="Put the file itself there, not a link to it.")
+            continue
         with one.open("rb") as file:
             raw = file.read(ITEM_BYTES_MAX + 1)
         done += len(raw)
@@ -307,6 +311,11 @@ def _markdown(path: Path, seen: Callable[[int], object]) -> Iterator[Found | Pro
         yield Found(name, 1, {**_called(one.relative_to(folder)), **fields})
 
 
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether that is a file, and not one elsewhere: nobody who sends a folder says what else of ours customers read."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
 def _called(path: Path) -> dict[str, str]:
     """Name and language as `it/cake.md` and `cake.it.md` say them."""
     stem, _, suffix = path.stem.rpartition(".")
@@ -323,7 +332,8 @@ def markdown(text: str) -> dict[str, Any]:
         fields = _head(head[1] or "")
         text = text[head.end() :]
     if "title" not in fields and (heading := _HEADING.match(text)) is not None:
-        fields["title"] = heading[1]
+        title = heading[1].rstrip(" \t")
+        fields["title"] = title.rstrip("#").rstrip(" \t") or title[:1]
         text = text[heading.end() :]
     body = text.strip()
     return {**fields, "body": body} if body else fields
@@ -346,7 +356,7 @@ def _head(text: str) -> dict[str, Any]:
         where = f", line {mark.line + 2}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise Refused(f"its head is no YAML{where}: {problem}", remedy="Put texts with : or # in quotes.") from None
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise Refused("its head has what no item can have", remedy="Use texts, numbers, lists.") from None
     if head is None:
         return {}

@@ -1,5 +1,7 @@
 """Items from files: what each form says, and what is said of what cannot be read."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,7 @@ def test_markdown(text: str, wanted: dict[str, Any]) -> None:
         ("a: " + "x" * 33_000, "longer than 32 KiB"),
         ("a: " + "[" * 5000, "no YAML|what no item"),
         ("? [a, b]\n: c", "no YAML|what no item"),
+        ("a: 1" + ":1" * 8000 + ".5", "what no item"),
     ],
 )
 def test_a_head_that_is_none(head: str, why: str) -> None:
@@ -217,6 +220,32 @@ def test_names_and_languages_of_a_folder(tmp_path: Path) -> None:
         ("torta.en.md", "torta", "en"),
         ("v1.2.md", "v1.2", None),
     ]
+
+
+def test_what_is_elsewhere_is_not_read_from_a_folder(tmp_path: Path) -> None:
+    """Who sends a folder does not say which files of the operator's customers read."""
+    folder = tmp_path / "items"
+    (folder / "more.md").mkdir(parents=True)
+    (folder / "more.md" / "cake.md").write_text("# Cake")
+    (tmp_path / "secret.md").write_text("# Passwords")
+    for name, target in {
+        "again": "more.md/cake.md", "secret": "../secret.md", "nowhere": "none", "loop": "loop.md", "zero": "/dev/zero",
+    }.items():  # fmt: skip
+        (folder / f"{name}.md").symlink_to(target)
+    (folder / "out").symlink_to(tmp_path)
+    os.mkfifo(folder / "fifo.md")
+    found = list(read(folder, "markdown"))
+    assert [one.fields["name"] for one in found if isinstance(one, Found)] == ["again", "cake"]
+    assert [one.file for one in found if isinstance(one, Problem)] == [
+        "fifo.md", "loop.md", "more.md", "nowhere.md", "secret.md", "zero.md",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("heading", ["# x" + " " * 1000 + "y", "# " + " #" * 1000 + "y", "#" + "\t" * 60_000])
+def test_a_heading_takes_no_time(heading: str) -> None:
+    began = time.thread_time()
+    markdown(heading)
+    assert time.thread_time() - began < 0.1
 
 
 def test_files_that_cannot_be_read_stop_no_others(tmp_path: Path) -> None:
