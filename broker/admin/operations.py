@@ -222,8 +222,11 @@ for _method in (
 @_operation("brand.remove", needs_broker=False)
 async def _brand_remove(context: Context, *, name: str) -> Any:
     removed = await context.directory.brand_remove(name)
+    if context.broker is not None:  # a brand that is added anew under this name begins empty
+        await context.broker.pull.brand_gone(name)
+        return removed
     async with context.library() as library:
-        await library.content.brand_gone(name)  # a brand that is added anew under this name begins empty
+        await library.content.brand_gone(name)
     return removed
 
 

@@ -58,6 +58,7 @@ class Pull:
         self.questions: Questions
         self._stack: AsyncExitStack
         self._tasks: list[asyncio.Task[None]] = []
+        self._forgetting = asyncio.Lock()
 
     async def open(self, content: Path, records: Path) -> None:
         """Open the library, and hear what devices and agents say. Close it, whatever comes after."""
@@ -129,7 +130,7 @@ class Pull:
     async def _begin(self) -> None:
         while True:
             try:
-                await self._content_gone()
+                await self._brands_gone()
                 if await self.content.any():  # else it is started by the first question
                     await self._looker.start()
                 await self.questions.resume()
@@ -144,6 +145,10 @@ class Pull:
     async def _caught_up(self) -> None:
         await self._bridge.caught_up()
         self.inbox.caught_up()
+        try:
+            await self._brands_gone()  # what they said last may just have been booked
+        except Failed as error:
+            self._log("what removed brands left is there yet", error=error.message, remedy=error.remedy)
 
     async def _tidy(self) -> None:
         """Keep the index of content fast to look into."""
@@ -154,11 +159,12 @@ class Pull:
                 self._log("the index of content cannot be merged", error=error.message, remedy=error.remedy)
             await asyncio.sleep(TIDY_S)
 
-    async def _content_gone(self) -> None:
-        """Forget the content of brands that were removed while nobody ran, or shortly before a crash."""
+    async def _brands_gone(self) -> None:
+        """Forget all of brands that were removed while nobody ran, or shortly before a crash."""
+        known = await self.content.brands() | await self.inbox.store.brands()
         there = {brand.name for brand in await self._bridge.people.records.brands(datetime.now(UTC))}
-        for brand in await self.content.brands() - there:
-            await self.content.brand_gone(brand)
+        for brand in known - there:
+            await self._forget(brand)
 
     async def stop(self) -> None:
         """End all that goes on by itself. What was not booked is, at the next start."""
@@ -177,7 +183,14 @@ class Pull:
         await self._stack.aclose()
 
     async def brand_gone(self, brand: str) -> None:
-        """Forget all of a brand's."""
+        """Forget all of a brand's, with what it and its devices said last."""
+        async with self._forgetting:
+            await self._bridge.intake.until(self._core.fact_awaited)
+            await self._forget(brand)
+
+    async def _forget(self, brand: str) -> None:
+        async with self._queue.working:
+            await self.content.brand_gone(brand)
         await self.inbox.brand_gone(brand)
 
     def _gather(self, asked: Questioned) -> float:

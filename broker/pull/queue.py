@@ -44,6 +44,8 @@ class Queue:
         self._unexpected = unexpected
         self._arrived = asyncio.Event()
         self._arrived.set()  # perhaps the last process left some
+        self._last = ""  # whose turn it was
+        self.working = asyncio.Lock()  # from when a request is read until it is done
 
     async def keep(self, request: Asked) -> None:
         """Put it behind the others."""
@@ -54,19 +56,27 @@ class Queue:
 
     async def run(self) -> None:
         """Do what comes, for ever. What the disk does not let us do is tried again."""
-        last = ""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             try:
-                while (found := await self._content.next_request(last)) is not None:
-                    number, last, body = found
-                    await self._one(_decode(body))
-                    await self._content.request_done(number)
+                while await self._next():
+                    pass
             except Failed as error:
                 self._log("content cannot be changed", error=error.message, remedy=error.remedy)
                 await asyncio.sleep(RETRY_S)
                 self._arrived.set()
+
+    async def _next(self) -> bool:
+        """Do the next one. False: there is none."""
+        async with self.working:
+            found = await self._content.next_request(self._last)
+            if found is None:
+                return False
+            number, self._last, body = found
+            await self._one(_decode(body))
+            await self._content.request_done(number)
+        return True
 
     async def _one(self, request: Asked) -> None:
         try:

@@ -338,6 +338,11 @@ class Conversations:
                    LIMIT ?)"""
         return await self.messages.write(lambda db: db.execute(sql, (now, brand, before, most)).rowcount)
 
+    async def brands(self) -> set[str]:
+        """Those that have conversations, agents, or replies that are ready."""
+        sql = "SELECT brand FROM conversation UNION SELECT brand FROM agent UNION SELECT brand FROM canned"
+        return {brand for (brand,) in await self.messages.read(lambda db: db.execute(sql).fetchall())}
+
     async def forget(self, brand: str) -> None:
         """Forget all of a brand's, some at a time."""
         sql = "DELETE FROM conversation WHERE number IN (SELECT number FROM conversation WHERE brand = ? LIMIT 100)"

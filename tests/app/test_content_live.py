@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from support.library import item
-from support.live import populate, running, server
+from support.live import device, populate, running, server
 from support.mqtt import Client
 
 from broker import limits
+from broker.admin.operations import Context, perform
 from broker.app import Broker
+from broker.pull.question import Asker
+from broker.wire.packets import Publish
 
 CAKE = {"name": "cake", "language": "it", "title": "Torta", "data": {"price": 3.5}}
 
@@ -99,13 +102,42 @@ async def test_each_brand_has_its_own(broker: Broker) -> None:
     assert (await asked(shop, {"get": "cake"}))["ok"] is True
 
 
+async def test_what_a_brand_said_last_before_it_was_removed_leaves_nothing(broker: Broker) -> None:
+    rules = '{"routes": {"search": {"or": "person", "time_limit_s": 0.1}}, "otherwise": "route:search"}'
+    await broker.pull.content.set_rules("acme", rules)
+    await broker.pull.inbox.staff.add("acme", "mia")
+    shop, kiosk = await shop_of(broker), await device(broker, "kiosk-7")
+    await shop.subscribe("acme/ask/search", qos=1)
+    cakes = {"put": [dict(CAKE, name=f"c{number}") for number in range(400)]}
+    for number in (101, 102, 103):
+        await shop.send(Publish(b"acme/content", json.dumps(cakes).encode(), 1, packet_id=number))
+    for number, text in enumerate((b"where is my cake", b"operator", b"hello?"), 101):
+        await kiosk.send(Publish(b"acme/device/kiosk-7/up/ask", text, 1, packet_id=number))
+    while broker.core.counters.questions_received < 3:  # noqa: ASYNC110 - in another task
+        await asyncio.sleep(0)
+    await perform(Context(broker.settings, broker.directory, broker), "brand.remove", {"name": "acme"})
+    while broker.core.counters.questions_answered < 3:  # noqa: ASYNC110 - one waits for the brand's server
+        await asyncio.sleep(0.01)
+    assert await broker.pull.content.brands() == set()
+    assert await broker.pull.inbox.store.brands() == set()
+    assert not broker.pull.inbox.held("acme", "user", "ada")
+    assert await broker.pull.content.count() == 0
+
+
 async def test_what_a_brand_left_that_was_removed_is_gone_at_the_next_start(tmp_path: Path) -> None:
-    """Its content stays for a moment when a crash comes between the records and that."""
+    """It stays for a moment when a crash comes between the records and that."""
     data = tmp_path / "data"
     async with running(data) as broker:
         await populate(broker)
         await broker.pull.content.put([item("cake"), item("cake", brand="rival")], 0)
+        await broker.pull.inbox.staff.add("rival", "mia")
+        rivals = Asker(brand="rival", device="kiosk-7", user="ada")
+        await broker.pull.inbox.hand_over(rivals, "asked", "q1")
         await broker.directory.records.remove_brand("rival")
     async with running(data) as broker:
-        while await broker.pull.content.brands() != {"acme"}:  # noqa: ASYNC110 - in another thread
-            await asyncio.sleep(0)
+        inbox = broker.pull.inbox
+        async with asyncio.timeout(10):
+            while await broker.pull.content.brands() != {"acme"} or await inbox.store.brands():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert not inbox.held("rival", "user", "ada")
+        assert inbox.staff.of("rival") == []
