@@ -312,7 +312,7 @@ def _markdown(path: Path, seen: Callable[[int], object]) -> Iterator[Found | Pro
 
 
 def _is_in(path: Path, folder: Path) -> bool:
-    """Whether that is a file, and not one elsewhere: nobody who sends a folder says what else of ours customers read."""
+    """Whether that is a file, and none elsewhere: who sends a folder does not say what else of ours customers read."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
