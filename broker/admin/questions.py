@@ -35,12 +35,19 @@ def time_of(brand_rules: str, since: str | None, until: str | None) -> Time:
         if since is None:
             day = datetime.fromtimestamp(end / 1000, zone).date() - timedelta(days=DAYS)
             return Time(figures.midnight(day, zone), end, zone)
-        return Time(figures.moment(since, zone), end, zone)
+        begin = figures.moment(since, zone)
     except (ValueError, OverflowError):
         wrong = since if until is None else f"{since or ''} {until}".strip()
         raise Refused(
             f"{wrong!r} is no day and no time", reason=0x83, remedy="Write 2026-11-24, or 2026-11-24T09:00."
         ) from None
+    if end <= begin:
+        raise Refused(
+            "that ends before it begins",
+            reason=0x83,
+            remedy="What is counted begins at --since and ends before --until.",
+        )
+    return Time(begin, end, zone)
 
 
 async def counted(asked: AskedQuestions, brand: str, within: Time, by: figures.By) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from broker.command.output import printable_json
+from broker.errors import Failed
 
 
 def write_export(parts: Iterator[Mapping[str, Any]], file: IO[str]) -> dict[str, int]:
@@ -43,6 +44,8 @@ def _end(written: list[str]) -> str:
 def private_file(path: Path) -> Iterator[IO[str]]:
     """A file that nobody else may read; it is in its place when it is whole."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
+    if not path.parent.is_dir():
+        raise Failed(f"cannot write {path}: No such file or directory", remedy="Name a file in a folder that is there.")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             yield file

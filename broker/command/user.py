@@ -134,6 +134,10 @@ def erase(run: Run, brand: str, user: str, devices: str, dry_run: bool, verify: 
     after a restart. Backups are not changed: see docs/privacy.md.
     """
     found = run.call("user.traces", brand=brand, name=user)
+    if dry_run and not found["counts"]:
+        run.say(f"nothing is known of {user}: pushbroker user list {brand}")
+    elif not verify and "user" not in found["counts"]:  # perhaps a name that was mistyped: the audit log knows it, too
+        run.say(f"{brand} has no user {user!r} (any more): this is what is left of them")
     if dry_run or verify:
         print_one(run, found if run.json else {"devices": found["devices"], **found["counts"]})
         if verify:

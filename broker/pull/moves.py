@@ -54,7 +54,8 @@ def moved(state: State, move: Move, *, has: str = "", by: str = "") -> State:
     after = MOVES.get((state, move))
     if after is None:
         what = "is closed" if state == "closed" else "is with the automation"
-        raise InboxRefused("bad_state", "conversation", f"the conversation {what}")
+        remedy = "When the customer asks again, another one begins." if state == "closed" else ""
+        raise InboxRefused("bad_state", "conversation", f"the conversation {what}", remedy)
     if state == "agent" and by and has != by and move in _OWN:
         raise InboxRefused("taken", "conversation", f"{has} has the conversation", "Assign it first.")
     return after

@@ -99,6 +99,23 @@ def test_what_a_user_follows_is_kept_and_shown(cli: Callable[..., Done], tmp_pat
     cli("user", "unfollow", "acme", "ada", "cakes")
 
 
+def test_of_whom_nothing_is_known_there_is_nothing_to_erase(cli: Callable[..., Done]) -> None:
+    done = cli("user", "erase", "acme", "nobody-yet", "--dry-run")
+    assert (done.out, done.err) == ("", "nothing is known of nobody-yet: pushbroker user list acme\n")
+    cli("user", "show", "acme", "aba", code=3)  # the audit log knows that name now
+    done = cli("user", "erase", "acme", "aba", "--dry-run")
+    assert done.err == "acme has no user 'aba' (any more): this is what is left of them\n"
+    assert not cli("user", "erase", "acme", "ada", "--dry-run").err
+
+
+def test_where_an_export_cannot_be_written_that_is_said(cli: Callable[..., Done], tmp_path: Path) -> None:
+    said = cli("user", "export", "acme", "ada", "--output", str(tmp_path / "none" / "ada.json"), code=1).err
+    assert said.splitlines() == [
+        f"error: cannot write {tmp_path}/none/ada.json: No such file or directory",
+        "  try: Name a file in a folder that is there.",
+    ]
+
+
 def test_devices_have_tags_and_attributes_too(cli: Callable[..., Done]) -> None:
     cli("device", "tag", "acme", "till-1", "front")
     cli("device", "set", "acme", "till-1", "floor=2")

@@ -106,6 +106,9 @@ def test_nothing_asked_is_said_so(ask: Callable[..., Done]) -> None:
 
 
 def test_a_time_that_is_none_is_refused(ask: Callable[..., Done]) -> None:
+    said = ask("figures", "acme", "--since", "2026-11-20", "--until", "2026-11-18", code=4).err
+    assert said.startswith("error: that ends before it begins")
+    ask("figures", "acme", "--since", "2999-01-01", code=4)
     said = ask("figures", "acme", "--since", "yesterday", code=4).err
     assert "'yesterday' is no day and no time" in said
     assert "Write 2026-11-24" in said
