@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from crash.chain import Chain
 
-_LIVES = 15
+_LIVES = 12
 
 
 async def _run(directory: Path, lives: int, how: str) -> Chain:
@@ -19,7 +19,7 @@ async def _run(directory: Path, lives: int, how: str) -> Chain:
     return chain
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, number: int) -> None:
     chain = await _run(tmp_path, _LIVES, "kill")
     totals = chain.ledger.totals
