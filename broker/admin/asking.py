@@ -35,7 +35,8 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     choice: str = ""
     user: str = ""
-    device: str = ""
+    device: str = ""  # whose user and store count
+    store: str = ""
     locale: str = ""
     at: datetime | None = None
 
@@ -57,12 +58,14 @@ async def explained(
     directory: Directory, asking: Asking, content: Path, conversations: Conversations
 ) -> dict[str, Any]:
     """What is decided, on connections of our own. Raises `NotFound` and `Refused`."""
-    brand, user, store = asking.brand, asking.user, ""
+    brand, user, store = asking.brand, asking.user, asking.store
     await directory.brand_show(brand)
     question = asking.question()
     if asking.device:
         device = await directory.device_show(brand, asking.device)
         user, store = user or device.user, device.store
+    elif store:
+        await directory.store_show(brand, store)
     if user:
         await directory.user_show(brand, user)
     now = asking.now

@@ -995,10 +995,11 @@ async def _ask(
     choice: str = "",
     user: str = "",
     device: str = "",
+    store: str = "",
     locale: str = "",
     at: datetime | None = None,
 ) -> Any:
-    asking = Asking(brand=brand, text=text, choice=choice, user=user, device=device, locale=locale, at=at)
+    asking = Asking(brand=brand, text=text, choice=choice, user=user, device=device, store=store, locale=locale, at=at)
     content = context.settings.content_path
     if context.broker is None:
         await ready(content)

@@ -8,7 +8,7 @@ import click
 
 from broker.command.base import Run, pass_run, standard
 from broker.command.campaign import Time
-from broker.command.names import brands, devices, users
+from broker.command.names import brands, devices, stores, users
 from broker.command.output import print_json, print_list, printable
 
 
@@ -17,6 +17,7 @@ from broker.command.output import print_json, print_list, printable
     **standard(
         examples=[
             'pushbroker ask --brand acme "torta al cioccolato" --as ada',
+            'pushbroker ask --brand acme "opening hours" --as ada --store milano',
             'pushbroker ask --brand acme "opening hours" --device kiosk-7 --locale en --at 2026-12-24T18:00',
             'pushbroker ask --brand acme "torta" --json | jq .hits',
         ]
@@ -29,12 +30,13 @@ from broker.command.output import print_json, print_list, printable
 )  # fmt: skip
 @click.option("--as", "user", default="", metavar="USER", shell_complete=users, help="The user who asks.")
 @click.option("--device", default="", shell_complete=devices, help="Where they ask: its store counts, and its user.")
+@click.option("--store", default="", shell_complete=stores, help="The store in which they ask, without a device.")
 @click.option("--locale", default="", help="Their language: it, de-CH. Without: the one of their preferences.")
 @click.option("--choice", default="", metavar="ID", help="An option that was offered, instead of a text.")
 @click.option("--at", type=Time(), help="As if it were that time: 2026-11-24T09:00, UTC. Without: now.")
 @pass_run
 def command(
-    run: Run, text: str, brand: str, user: str, device: str, locale: str, choice: str, at: datetime | None
+    run: Run, text: str, brand: str, user: str, device: str, store: str, locale: str, choice: str, at: datetime | None
 ) -> None:
     """Show what a question would be answered, and why.
 
@@ -44,7 +46,11 @@ def command(
     """
     if bool(text) == bool(choice):
         raise click.UsageError("Say what is asked: a text, or --choice and the id of an option.")
-    found = run.call("ask", brand=brand, text=text, choice=choice, user=user, device=device, locale=locale, at=at)
+    if device and store:
+        raise click.UsageError("A device stands in its own store: say --device or --store.")
+    found = run.call(
+        "ask", brand=brand, text=text, choice=choice, user=user, device=device, store=store, locale=locale, at=at
+    )
     if run.json:
         print_json(found)
         return

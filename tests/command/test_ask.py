@@ -68,6 +68,14 @@ def test_programs_get_all_of_it(ask: Callable[..., Done]) -> None:
     assert followed["action"] == {"does": "follow", "item": "wipro", "every_s": 86400}
 
 
+def test_a_store_is_asked_in_without_a_device(ask: Callable[..., Done]) -> None:
+    assert ask("orari", "--as", "ada", "--json").json["outcome"] == "nothing"
+    found = ask("orari", "--as", "ada", "--store", "milano", "--json").json
+    assert (found["outcome"], found["store"]) == ("answered", "milano")
+    assert ask("orari", "--device", "kiosk-7", "--json").json["store"] == "milano"
+    assert "acme has no store 'milan'" in ask("orari", "--store", "milan", code=3).err
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
