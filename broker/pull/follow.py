@@ -6,7 +6,7 @@ so restraint, receipts and all else are those of any message.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -36,6 +36,8 @@ from broker.store.follows import FollowTable
 from broker.store.messages import Messages
 
 SENDER: Final = "content"  # of what followers are told
+TOLD_IN_TURN: Final = 20  # items of one brand, of 5 to 10 ms each, before it is the next one's turn
+_LAST: Final = "\x7f"  # behind all names of items
 
 
 class Follows:
@@ -98,15 +100,38 @@ class Changes:
     async def look(self) -> None:
         """Tell what has changed until now, but of what followers have just been told."""
         self._lately = {item: until for item, until in self._lately.items() if until > time.monotonic()}
-        now, after = now_ms(), ("", "")
-        while changes := await self._content.changed(after, now, CHANGES_AT_ONCE):
-            after = changes[-1][:2]
-            followed = await self._follows.followed([one[:2] for one in changes])
-            if ignored := [one for one in changes if one[:2] not in followed]:
-                await self._content.told(ignored)
-            for one in changes:
-                if one[:2] in followed and one[:2] not in self._lately:
-                    await self._tell(one)
+        now = now_ms()
+        after = {brand: "" async for brand in self._changing(now)}
+        while after:
+            for brand, name in list(after.items()):
+                if last := await self._some(brand, name, now):
+                    after[brand] = last
+                else:
+                    del after[brand]
+
+    async def _changing(self, now: int) -> AsyncIterator[str]:
+        """The brands whose items have changed."""
+        brand = ""
+        while first := await self._content.changed((brand, _LAST), now, 1):
+            brand = first[0].brand
+            yield brand
+
+    async def _some(self, brand: str, after: str, now: int) -> str:
+        """Tell of the next ones of a brand, behind this one. Returns the last that was looked at, '' at the end.
+
+        A brand that changes thousands of items does not keep the others' followers waiting.
+        """
+        changes = await self._content.changed((brand, after), now, CHANGES_AT_ONCE)
+        changes = [one for one in changes if one.brand == brand]
+        followed = await self._follows.followed([one[:2] for one in changes])
+        if ignored := [one for one in changes if one[:2] not in followed]:
+            await self._content.told(ignored)
+        due = [one for one in changes if one[:2] in followed and one[:2] not in self._lately]
+        for one in due[:TOLD_IN_TURN]:
+            await self._tell(one)
+        if len(due) > TOLD_IN_TURN:
+            return due[TOLD_IN_TURN - 1].name
+        return changes[-1].name if changes else ""
 
     async def _tell(self, change: Changed) -> None:
         items = await self._content.named(*change[:2])

@@ -291,3 +291,22 @@ async def test_a_brands_server_sends_to_followers_too(broker: Broker, kiosk: Cli
     assert json.loads((await kiosk.expect_message()).payload)["title"] == "Breaking"
     await put(broker, wipro("12"))
     assert (await states(broker, 2))[1][0] == "accepted"  # it was less than an hour ago
+
+
+async def test_a_brand_that_changes_much_keeps_no_other_waiting(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"item-{number:02}" for number in range(90)]
+    for brand, followed in (("acme", names), ("rival", ["wipro"])):
+        wanted = Wanted(follows=dict.fromkeys(followed, 0))
+        await broker.bridge.people.hear(Who(brand, "user", "ada"), wanted, "operator", datetime.now(UTC))
+    order: list[str] = []
+
+    async def tell(changes: follow.Changes, change: Any) -> None:
+        order.append(change.brand)
+        await broker.pull.content.told([change])
+
+    monkeypatch.setattr(follow.Changes, "_tell", tell)
+    await put(broker, *(item(name) for name in names), item("wipro", brand="rival"))
+    assert sorted(order) == ["acme"] * 90 + ["rival"]
+    assert order.index("rival") == follow.TOLD_IN_TURN
