@@ -118,7 +118,8 @@ def main() -> int:
         if event.event == "typing":
             print(f"{clean(event.agent)} is writing ...", flush=True)
         elif event.event == "state":
-            print(f"(the conversation is {clean(f'{event.state} {event.agent}'.strip())})", flush=True)
+            who = {"waiting": "you wait for a person", "automated": "the automation answers", "closed": "it is closed"}
+            print(f"({clean(who.get(event.state, f'{event.agent} answers'))})", flush=True)
 
     def tell(status: Status) -> None:
         print("connected" if status.connected else f"offline: {status.error}", flush=True)
