@@ -334,7 +334,7 @@ class Inbox:
         text = await self._text(row, agent, request)
         now, before = now_ms(), row.state
         self._moved(row, "reply", agent)
-        await self.people.register.check(row.brand, row.kind, row.name)
+        await self._check_there(row)
         number = await self.store.reserve(row.number, id)
         data = {"conversation": row.id, "entry": number, "agent": agent.name}
         send = SendRequest(
@@ -370,6 +370,15 @@ class Inbox:
         if before != "agent":
             self.telling.devices("state", found[0], agent=_title(agent))
         return await self._shown(found[0], number)
+
+    async def _check_there(self, row: Conversation) -> None:
+        """Raise `Refused` where what is said now would reach nobody, or another than was spoken with."""
+        await self.people.register.check(row.brand, row.kind, row.name)
+        if row.kind == "device":
+            (device,) = await self.people.records.devices(row.brand, row.name) or (None,)
+            if device is not None and device.user:
+                what = f"the device {row.name} is {device.user}'s now, and this conversation was with who had it before"
+                raise Refused(what, reason=0x83, remedy="Close the conversation.")
 
     async def _text(self, row: Conversation, agent: Agent, request: requests.Reply) -> str:
         """What a reply says."""

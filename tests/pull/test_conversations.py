@@ -644,6 +644,16 @@ async def test_a_device_without_a_user_has_a_conversation_of_its_own(mia: Lab) -
     assert (await got(kiosk))["body"] == "Ciao"
 
 
+async def test_what_was_meant_for_who_had_a_device_before_does_not_reach_its_user(mia: Lab) -> None:
+    await mia.broker.directory.device_code("acme", "totem")
+    totem = Asker(brand="acme", device="totem")
+    await mia.ask(totem)
+    await mia.broker.directory.device_assign("acme", "totem", user="bob")
+    with pytest.raises(Refused, match="is bob's now"):
+        await mia.do("reply", totem, text="Ciao")
+    assert (await mia.do("close", totem))["conversation"]["state"] == "closed"
+
+
 # -- agents' own tools -------------------------------------------------------------------------------------------------
 
 
