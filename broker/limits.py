@@ -282,6 +282,7 @@ COMMAND_AT_ONCE: Final = 500  # published in one turn of the loop: 5 ms
 RESULT_BYTES_MAX: Final = 16 << 10  # on `up/result`: 1,000 characters each of output and error, which the SDK sends
 CONFIG_BYTES_MAX: Final = 16 << 10  # of one device: 200 settings of 80 bytes; of 20,000 devices 300 MB at worst
 REPORT_BYTES_MAX: Final = CONFIG_BYTES_MAX + (4 << 10)  # on `up/reported`: that, and an error
+SAYING_BYTES_MAX: Final = REPORT_BYTES_MAX  # the most that may be said on any `up/` topic that is written down
 CONFIG_AT_ONCE: Final = 100  # devices that are told before that is written down
 
 # -- questions -------------------------------------------------------------------------------------------------------

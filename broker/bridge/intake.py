@@ -18,6 +18,7 @@ from broker.bridge.facts import Asked, Delivered, Gone, Happening, Questioned, S
 from broker.errors import Failed
 from broker.identity import Role
 from broker.journal import Fact
+from broker.limits import SAYING_BYTES_MAX
 from broker.message import Message
 from broker.session.core import Core
 from broker.session.session import Session
@@ -118,7 +119,9 @@ class Intake:
             return
         who = origin.identity
         kind = message.topic.rpartition(b"/")[2].decode()
-        self._record(encode(Saying(who.brand, who.name, who.user, who.store, kind, message.payload, now_ms())))
+        # What is longer is refused by whoever takes it; the journal, and the bound of all facts, need not hold it.
+        payload = message.payload[: SAYING_BYTES_MAX + 1]
+        self._record(encode(Saying(who.brand, who.name, who.user, who.store, kind, payload, now_ms())))
 
     def asked(self, request: Asked | Questioned) -> None:
         """A brand's server wants something done, or a device wants to know something."""
