@@ -260,9 +260,13 @@ class Content:
         return bool(await self.read(lambda db: db.execute("SELECT 1 FROM item LIMIT 1").fetchone()))
 
     async def changed(self, after: tuple[str, str], before: int, most: int) -> list[Changed]:
-        """Items that changed before then and of which nobody was told yet, in the order of brand and name."""
-        sql = "SELECT * FROM changed WHERE (brand, name) > (?, ?) AND at < ? ORDER BY brand, name LIMIT ?"
-        rows = await self.read(lambda db: db.execute(sql, (*after, before, most)).fetchall())
+        """Items that changed before then and of which nobody was told yet, in the order of brand and name.
+
+        Of what changed more than a minute later the clock was set back since: that is not waited for.
+        """
+        sql = """SELECT * FROM changed WHERE (brand, name) > (?, ?) AND at NOT BETWEEN ? AND ? + 60000
+            ORDER BY brand, name LIMIT ?"""
+        rows = await self.read(lambda db: db.execute(sql, (*after, before, before, most)).fetchall())
         return [Changed(*row) for row in rows]
 
     async def told(self, changes: Sequence[Changed]) -> None:

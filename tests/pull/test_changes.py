@@ -246,6 +246,14 @@ async def test_a_change_that_was_told_when_the_process_ended_is_told_once(broker
     assert len(await rows(broker, "SELECT 1 FROM message")) == 2
 
 
+async def test_what_changed_before_the_clock_was_set_back_is_told_at_once(broker: Broker, kiosk: Client) -> None:
+    await says(broker, follows={"wipro": 0})
+    an_hour_on = int(datetime.now(UTC).timestamp() * 1000) + 3_600_000
+    await broker.pull.content.put([wipro("12")], an_hour_on)
+    assert json.loads((await kiosk.expect_message()).payload)["body"] == "12"
+    await told(broker)
+
+
 async def test_what_is_over_or_for_others_is_not_told(broker: Broker, kiosk: Client) -> None:
     await says(broker, follows={"wipro": 0, "cakes": 0, "later": 0, "none": 0})
     later = int(datetime.now(UTC).timestamp() * 1000) + 3_600_000
