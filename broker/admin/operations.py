@@ -227,6 +227,10 @@ async def _brand_remove(context: Context, *, name: str) -> Any:
         return removed
     async with context.library() as library:
         await library.content.brand_gone(name)
+    async with await Messages.open(context.settings.messages_path) as books:
+        await Conversations(books).forget(name)
+        await Agents(books).forget(name)
+        await books.forget(name)
     return removed
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from support.cli import pushbroker
 from support.library import item
 from support.live import device, populate, running, server
 from support.mqtt import Client
@@ -141,3 +142,18 @@ async def test_what_a_brand_left_that_was_removed_is_gone_at_the_next_start(tmp_
                 await asyncio.sleep(0)
         assert not inbox.held("rival", "user", "ada")
         assert inbox.staff.of("rival") == []
+
+
+async def test_a_brand_that_is_removed_and_added_while_nobody_runs_begins_empty(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with running(data) as broker:
+        await populate(broker)
+        await broker.pull.content.put([item("cake")], 0)
+        await broker.pull.inbox.staff.add("acme", "mia")
+        await broker.pull.inbox.hand_over(Asker(brand="acme", device="kiosk-7", user="ada"), "asked", "q1")
+    for words in (("brand", "remove", "acme", "--yes"), ("brand", "add", "acme")):
+        done = await asyncio.to_thread(pushbroker, *words, PUSHBROKER_DATA=str(data))
+        assert done.code == 0, done.err
+    async with running(data) as broker:
+        assert await broker.pull.content.brands() == set()
+        assert await broker.pull.inbox.store.brands() == set()
