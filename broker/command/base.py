@@ -216,7 +216,9 @@ def guarded(action: Callable[[], Any]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # click's word for Ctrl-C: something may have been done
+            return 130
         click.echo("stopped; nothing was done", err=True)
         return 1
     except KeyboardInterrupt:

@@ -99,9 +99,16 @@ class _Import:
             self._report.writerow(("file", "line", "name", "field", "why", "what_would_do"))
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         self._wipe()
         self._stack.close()
+        if kind is KeyboardInterrupt:
+            words = "would be" if self._dry_run else "were"
+            self._run.say(f"stopped, after {counted(self._taken, 'item')} {words} taken. Do it again for the rest.")
+
+    @property
+    def _taken(self) -> int:
+        return self._counts["new"] + self._counts["changed"] + self._counts["same"]
 
     def read(self, source: Path, form: "Form") -> None:
         """Send all items of a source."""
@@ -231,9 +238,7 @@ class _Import:
                 self._run.say(printable(f"  {blank}"))
         would = "would be " if self._dry_run else ""
         words = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "removed") if counts[name])
-        words = f"{counted(counts['new'] + counts['changed'] + counts['same'], 'item')} of {self._brand}: " + (
-            f"{would}{words}, " if words else ""
-        )
+        words = f"{counted(self._taken, 'item')} of {self._brand}: " + (f"{would}{words}, " if words else "")
         self._run.say(f"{words}{counts['same']:,} as before, {counts['refused']:,} refused")
         if replace and not self._whole:
             self._run.say("Some of it cannot be read, so nothing was removed.")
@@ -241,9 +246,8 @@ class _Import:
 
     def _progress(self, done: int, size: int) -> None:
         if self._shown and size:
-            counts = self._counts
-            taken = counts["new"] + counts["changed"] + counts["same"]
-            line = f"{min(done * 100 // size, 100)}%: {taken:,} items, {counts['refused']:,} refused"
+            refused = self._counts["refused"]
+            line = f"{min(done * 100 // size, 100)}%: {self._taken:,} items, {refused:,} refused"
             click.echo(f"\r\x1b[K{line}", nl=False, err=True)
 
     def _wipe(self) -> None:

@@ -30,6 +30,7 @@ running broker.
 | 3 | not found |
 | 4 | refused |
 | 5 | the broker is unreachable |
+| 130 | stopped with Ctrl-C |
 """
 
 

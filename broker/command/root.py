@@ -76,7 +76,7 @@ def pushbroker(context: click.Context) -> None:
     PUSHBROKER_DATA is --data, PUSHBROKER_SEND_TTL is --ttl of send.
 
     Data goes to stdout, words go to stderr. Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused,
-    5 the broker is unreachable.
+    5 the broker is unreachable, 130 stopped with Ctrl-C.
     """
     context.ensure_object(Run)
 

@@ -2,6 +2,7 @@
 
 import json
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_it_follows_what_is_done_in_the_running_broker(cli: Callable[..., Done],
     command = [PUSHBROKER, "audit", "acme", "--operation", "user", "--follow", "--json", "--data", str(tmp_path)]
     with (
         serving("--data", tmp_path, "--listen", "mqtt://127.0.0.1:0"),
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as following,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        ) as following,
     ):
         try:
             assert following.stdout is not None
@@ -49,5 +52,9 @@ def test_it_follows_what_is_done_in_the_running_broker(cli: Callable[..., Done],
                 if select.select([following.stdout], [], [], 0.1)[0]:
                     break
             assert json.loads(following.stdout.readline())["operation"] == "user.add"
+            following.send_signal(signal.SIGINT)
+            assert following.wait(10) == 130
+            assert following.stderr is not None
+            assert not following.stderr.read().strip()
         finally:
             following.kill()

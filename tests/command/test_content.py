@@ -7,12 +7,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cli import Done, ok, serving
 
 from broker import limits
 from broker.command import content_import
+from broker.command.base import Run
 from broker.command.root import run
 from broker.store.content import Content
 
@@ -238,6 +240,22 @@ def test_what_cannot_be_imported_at_all_removes_nothing(do: Do, shop: Path, tmp_
     said = do("import", "acme", tmp_path / "shpo.csv", "--replace", code=1).err
     assert said == f"error: there is no {tmp_path}/shpo.csv\n  try: Name a file or a folder that is there.\n"
     assert listed(do) == [("orari", ""), ("torta", "de"), ("torta", "it")]
+
+
+def test_an_import_that_is_stopped_says_what_was_taken(do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "many.csv"
+    file.write_text("name,title\n" + "".join(f"n{number},T\n" for number in range(limits.ITEMS_AT_ONCE + 1)))
+    put = Run.call
+
+    def call(run: Run, operation: str, /, **arguments: Any) -> Any:
+        if operation == "content.put" and len(arguments["items"]) == 1:
+            raise KeyboardInterrupt  # what Ctrl-C does
+        return put(run, operation, **arguments)
+
+    monkeypatch.setattr(Run, "call", call)
+    said = do("import", "acme", file, code=130).err
+    assert said.strip() == "stopped, after 1,000 items were taken. Do it again for the rest."
+    assert "nothing" not in said
 
 
 def test_of_a_refused_item_it_is_said_what_would_do(do: Do, tmp_path: Path) -> None:
