@@ -133,7 +133,7 @@ class Register:
         """One brand, or `NotFound`."""
         found = await self.records.brands(self.now(), name)
         if not found:
-            raise _no_brand(name)
+            raise await self._no_brand(name)
         return found[0]
 
     async def brand_remove(self, name: str) -> Removed:
@@ -309,7 +309,13 @@ class Register:
 
     async def _check_brand(self, name: str | None) -> None:
         if name is not None and not await self.records.has_brand(name):
-            raise _no_brand(name)
+            raise await self._no_brand(name)
+
+    async def _no_brand(self, name: str) -> NotFound:
+        """What to say of a brand that there is not: what was perhaps meant, else how to get it."""
+        close = difflib.get_close_matches(name, [brand.name for brand in await self.records.brands(self.now())])
+        meant = f"Did you mean {' or '.join(map(repr, close))}? {to_type('brand', 'list')} shows them all."
+        return NotFound(f"there is no brand {name!r}", remedy=meant if close else to_type("brand", "add", name))
 
     async def check(self, brand: str, kind: Place | Literal["device"] | None = None, name: str = "") -> None:
         """`NotFound` when there is no such brand, or when it has no such user, store or device."""
@@ -348,10 +354,6 @@ def _check_title(title: str) -> None:
             reason=0x90,
             remedy=f"Use up to {TITLE_CHARACTERS_MAX} characters on one line.",
         )
-
-
-def _no_brand(name: str) -> NotFound:
-    return NotFound(f"there is no brand {name!r}", remedy=to_type("brand", "add", name))
 
 
 def to_type(*words: str) -> str:

@@ -161,6 +161,7 @@ async def test_what_another_brand_has_makes_no_difference(
 async def test_remedies_can_be_typed(directory: Directory) -> None:
     for call, remedy in (
         (directory.user_show("nobody", "ada"), "pushbroker brand add nobody"),
+        (directory.user_show("acmi", "ada"), "Did you mean 'acme'? pushbroker brand list shows them all."),
         (directory.user_show("acme", "bob"), "pushbroker user list acme, or pushbroker user add acme bob"),
         (directory.store_show("acme", "roma"), "pushbroker store list acme, or pushbroker store add acme roma"),
         (directory.device_show("acme", "kiosk-7"), "pushbroker device code acme kiosk-7"),
