@@ -703,12 +703,17 @@ class Session:
     def _take_in(self, found: dict[int, Message]) -> None:
         stubs, self.fetching = self.fetching or [], None
         packet_ids = {id(message): number for number, message in self.inflight.items() if message.absent}
+        who, core = self.identity, self.core
         for stub in stubs:
             message = found.get(stub.seq) if stub.absent else stub
             packet_id = packet_ids.get(id(stub))
-            if message is None or not self._may_see(message):
+            if (
+                message is None
+                or not ("\n" in message.publisher or self._is_meant(message))  # of a session, as most are
+                or not may_subscribe(who, message.topic.decode())
+            ):
                 # Taken back by a failed commit; or the client has moved, and what it may not see any more goes.
-                self.core.counters.messages_dropped_session_end += message is not None
+                core.counters.messages_dropped_session_end += message is not None
             elif stub.absent and stub.publisher and stub.publisher == message.publisher:
                 pass  # [MQTT-3.8.3-3]
             else:
@@ -725,14 +730,12 @@ class Session:
                 continue
             if packet_id is not None:
                 del self.inflight[packet_id]
-            self.core.release(self, stub, packet_id or 0)
+            core.release(self, stub, packet_id or 0)
 
-    def _may_see(self, message: Message) -> bool:
-        """Whether a message that was for this client when it was published is for it still."""
-        who, publisher = self.identity, message.publisher
-        if publisher and who.role is Role.DEVICE and "\n" not in publisher:
-            return publisher == for_whoever_is(who.brand, who.user)
-        return may_subscribe(who, message.topic.decode())
+    def _is_meant(self, message: Message) -> bool:
+        """Whether a message from the broker itself that was for whoever had this device is for who has it now."""
+        who, whose = self.identity, message.publisher
+        return not whose or who.role is not Role.DEVICE or whose == for_whoever_is(who.brand, who.user)
 
     def park(self) -> None:
         """The connection is gone: what is in flight or waits gets rows in the journal, and only stubs of it stay.
