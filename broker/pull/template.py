@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from jinja2 import ChainableUndefined, TemplateError, nodes
+from jinja2 import ChainableUndefined, TemplateError, Undefined, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from broker.errors import Refused
@@ -243,7 +243,7 @@ class _Walk:
             case nodes.CondExpr():
                 if self._value(node.test):
                     return self._value(node.expr1)
-                return _ENVIRONMENT.undefined() if node.expr2 is None else self._value(node.expr2)
+                return Undefined() if node.expr2 is None else self._value(node.expr2)
             case nodes.Compare():
                 return self._compared(node)
             case nodes.Filter() | nodes.Test():

@@ -5,9 +5,11 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 
 from broker.errors import Refused
 from broker.limits import RENDERED_MAX
+from broker.pull import template as module
 from broker.pull.question import Asker
 from broker.pull.template import blanks, check, render
 
@@ -38,6 +40,53 @@ DATA = {"price": 3.5, "from": "2026-12-24", "items": "none", "many": ["a", "b"]}
 def test_templates_say(text: str, said: str) -> None:
     check(text)
     assert render(text, ADA, DATA) == said
+
+
+_VALUES = st.sampled_from([
+    "user.title", "user.tags", "user.attributes.size", "user.attributes.none.deep", "data.price", "data['from']",
+    "data.items", "data.many", "data.many[1]", "data.many[7]", "'vip'", "''", "3", "2.5", "true", "none",
+])  # fmt: skip
+_FILTERS = st.sampled_from([
+    "capitalize", "date", "date('%Y')", "default('?')", "default('?', true)", "first", "int", "join(', ')", "last",
+    "length", "lower", "number", "number(1, '.')", "round", "round(1)", "title", "trim", "trim('a')", "upper",
+])  # fmt: skip
+_TESTS = st.sampled_from(["defined", "undefined", "none", "string", "number", "eq(3.5)", "ne('a')", "in('abc')"])
+_EXPRESSIONS = st.recursive(
+    _VALUES,
+    lambda inner: st.one_of(
+        st.builds("({}) | {}".format, inner, _FILTERS),
+        st.builds("({}) is {}{}".format, inner, st.sampled_from(["", "not "]), _TESTS),
+        st.builds("({}) {} ({})".format, inner, st.sampled_from(["and", "or"]), inner),
+        st.builds("not ({})".format, inner),
+        st.builds(
+            "({}) {} ({}) {} ({})".format, *[inner, st.sampled_from(["==", "!=", "<", ">=", "in", "not in"])] * 2, inner
+        ),
+        st.builds("({}) if ({}) else ({})".format, inner, inner, inner),
+        st.builds("({}) if ({})".format, inner, inner),
+    ),
+    max_leaves=6,
+)
+_TEXTS = st.recursive(
+    st.one_of(st.builds("{{{{ {} }}}}".format, _EXPRESSIONS), st.sampled_from([" a ", "\n", "{ b }", "{# c #}"])),
+    lambda inner: st.one_of(
+        st.builds("{}{}".format, inner, inner),
+        st.builds("{{% if ({}) -%}} {} {{% elif ({}) %}}{}{{% else %}}{}{{% endif %}}".format,
+            *(_EXPRESSIONS, inner, _EXPRESSIONS, inner, inner),
+        ),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(_TEXTS)
+def test_they_say_what_jinja2_would(text: str) -> None:
+    check(text)
+    user = {"name": "ada", "title": "Ada", "store": "", "language": "it", "tags": ["vip"], "attributes": {"size": "38"}}
+    try:
+        wanted = module._ENVIRONMENT.from_string(text).render(user=user, data=DATA)
+    except (TemplateError, TypeError, ValueError, OverflowError, ArithmeticError):
+        wanted = ""
+    assert render(text, ADA, DATA) == wanted
 
 
 @pytest.mark.parametrize(
