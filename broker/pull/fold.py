@@ -60,9 +60,12 @@ def stem(word: str, language: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of a text, folded but not stemmed."""
-    plain = unicodedata.normalize("NFKD", text.casefold()).casefold()  # letters of mathematics have capitals, too
-    plain = plain if plain.isascii() else plain.translate(_LETTERS)
-    return [word[:WORD_MAX] for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))]
+    plain = text.casefold()
+    if not plain.isascii():
+        # Folded again: letters of mathematics have capitals, too.
+        plain = unicodedata.normalize("NFKD", plain).casefold().translate(_LETTERS)
+        plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return [word[:WORD_MAX] for word in _WORD.findall(plain)]
 
 
 def telling_words(text: str) -> list[str]:
