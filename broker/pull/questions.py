@@ -53,6 +53,7 @@ from broker.wire.publish import forwarded, properties_of
 
 ASKS: Final = b"+/device/+/up/ask"
 _STUCK_S: Final = 60.0
+RETRY_S: Final = 1.0
 # Between two batches, unless one is full: of those that come in a row several go together over the pipe.
 LANE_EVERY_S: Final = 0.005
 # Passed over in one go, of customers who are in it already: 100 us. Bursts of 50 devices hold up nobody behind them.
@@ -342,10 +343,18 @@ class Questions:
                 self._arrived.set()
         self._send([(case, answer)])
         if case.booked and case.row is not None:  # its server was asked meanwhile
-            row = case.row
-            place = await self._store.answered(case.fact.id, row.outcome, row.answer, row.took_us or 0, row.rule)
-            if place is not None and row.outcome == "person":
+            place = await self._written(case.row)
+            if place is not None and case.row.outcome == "person":
                 await self._persons.said(place)
+
+    async def _written(self, row: Asked) -> Place | None:
+        """Write down what was answered that is in the books as being asked, as soon as the disk lets us."""
+        while True:
+            try:
+                return await self._store.answered(row.id, row.outcome, row.answer, row.took_us or 0, row.rule)
+            except Failed as error:
+                self._log("an answer cannot be written down", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(RETRY_S)
 
     async def _acted(self, case: _Case, decided: Decided) -> Decided:
         """Do what is decided; returns what is to be said."""

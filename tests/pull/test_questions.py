@@ -14,6 +14,7 @@ from broker.counters import Counters
 from broker.errors import Failed, Refused
 from broker.identity import Identity, Role
 from broker.message import Message
+from broker.pull import questions as module
 from broker.pull.asking import Code, QuestionRefused
 from broker.pull.question import (
     Answer,
@@ -433,6 +434,29 @@ async def test_the_brands_server_holds_nobody_up(lab: Lab) -> None:
     while lab.tasks:
         await asyncio.wait(lab.tasks)
     assert next(row[:3] for row in await lab.rows()) == ("find me", "server", "route:search")
+
+
+async def test_what_the_brands_server_said_is_written_down_once_the_disk_lets_us(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    lab.answers["find me"] = Decided(outcome="asking", rule="route:search", action=AskServer("search"))
+    lab.say("find me")
+    await lab.book()
+    failures = iter([Failed("the disk is full"), Failed("the disk is full")])
+    write = lab.store.answered
+
+    async def answered(*what: Any) -> Place | None:
+        for error in failures:
+            raise error
+        return await write(*what)
+
+    monkeypatch.setattr(lab.store, "answered", answered)
+    lab.gate.set()
+    assert (await lab.answer()).text == "from the shop"
+    while lab.tasks:
+        await asyncio.gather(*lab.tasks)
+    assert [row[1] for row in await lab.rows()] == ["server"]
 
 
 async def test_a_server_that_answers_at_once_is_booked_with_its_answer(lab: Lab) -> None:
