@@ -1,9 +1,7 @@
 """`pushbroker campaign`: what is sent to many, when, in which variants, and what came of it."""
 
 import base64
-import csv
 import re
-import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -14,7 +12,7 @@ from broker import limits
 from broker.command.base import Duration, Noun, Run, confirm, counted, pass_run, yes_option
 from broker.command.files import read_input
 from broker.command.names import brands, campaigns, segments
-from broker.command.output import print_json, print_list, print_one
+from broker.command.output import print_csv, print_json, print_list, print_one
 from broker.command.send import checked_notification
 
 command = Noun("campaign", help="Campaigns: what is sent to many, when, in which variants, and what came of it.")
@@ -303,9 +301,7 @@ def figures(run: Run, brand: str, campaign: str, by: str, within: int, run_at: s
     found = run.call("campaign.figures", brand=brand, name=campaign, by=by, within_s=within, run=run_at)
     rows = found["figures"]
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        print_csv(rows, list(rows[0]))
     elif run.json:
         print_json(found)
     else:

@@ -1,9 +1,9 @@
 """`pushbroker message`: what brands sent through the bridge, and what became of it."""
 
 import base64
-import csv
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import click
@@ -13,7 +13,7 @@ from broker.command.base import Noun, Run, confirm, counted, pass_run, yes_optio
 from broker.command.figures import lines, one_line, span
 from broker.command.files import read_input
 from broker.command.names import brands, messages
-from broker.command.output import print_json, print_list
+from broker.command.output import print_csv, print_json, print_list
 
 _STATES: Final = ("accepted", "sent", "delivered", "expired", "replaced", "dropped", "withdrawn")
 _COLUMNS: Final = ("number", "kind", "name", "because", "state", "reason", "due_at", "sent_at", "delivered_at",
@@ -178,10 +178,7 @@ def recipients(run: Run, message: str, state: str | None, as_csv: bool) -> None:
     As a table the first 50; with --csv or --json all.
     """
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for page in _pages(run, message, state):
-            writer.writerows(page)
+        print_csv(chain.from_iterable(_pages(run, message, state)), _COLUMNS)
     elif run.json:
         between = "[\n"
         for page in _pages(run, message, state):

@@ -1,8 +1,9 @@
 """Printing data: JSON for programs, aligned columns for pipes, a coloured table for people."""
 
+import csv
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ import click
 
 from broker.command.base import Run
 
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA: Final = ("=", "+", "-", "@")
 _SPECIAL: Final = re.compile(r"[^\x20-\x7e\n]")
 
 
@@ -31,6 +34,20 @@ def print_list(run: Run, rows: Sequence[Mapping[str, Any]], columns: Sequence[st
         _print_table(
             [_heading(column) for column in columns], [[text(row.get(column)) for column in columns] for row in rows]
         )
+
+
+def print_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A table for a spreadsheet, with a row each as they come. What customers wrote is no formula to it."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        value = printable(value)
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return value
 
 
 def print_one(run: Run, thing: Mapping[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """`pushbroker questions`: what customers ask, and what becomes of it."""
 
-import csv
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -12,10 +10,11 @@ import click
 from broker.command.base import Noun, Run, counted, pass_run
 from broker.command.figures import blocks, span
 from broker.command.names import brands
-from broker.command.output import print_json, print_list
+from broker.command.output import print_csv, print_json, print_list
 
 command = Noun("questions", help="Questions: what customers ask, what became of it, what content is missing.")
 _brand = click.argument("brand", shell_complete=brands)
+_csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 _OUTCOMES: Final = ("answered", "choice", "server", "person", "waiting", "nothing")
 _TOOK: Final = {"answered": "automation", "server": "by_server", "person": "by_person"}
 _TIME: Final = ("since", "until")
@@ -47,7 +46,7 @@ def _within(function: Callable[..., Any]) -> Callable[..., Any]:
     help="A line for each; days are those of the brand's time zone.",
 )
 @_within
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@_csv
 @pass_run
 def figures(run: Run, brand: str, by: str, since: str | None, until: str | None, as_csv: bool) -> None:
     """Say what became of questions, how long it took, and whether it was of use.
@@ -58,9 +57,7 @@ def figures(run: Run, brand: str, by: str, since: str | None, until: str | None,
     found = run.call("questions.figures", brand=brand, by=by, since=since, until=until)
     rows = found["figures"]
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(_flat(found["all"])))
-        writer.writeheader()
-        writer.writerows(map(_flat, rows))
+        print_csv(map(_flat, rows), list(_flat(found["all"])))
     elif run.json:
         print_json(found)
     elif by == "brand":
@@ -76,20 +73,24 @@ def figures(run: Run, brand: str, by: str, since: str | None, until: str | None,
     "unanswered",
     examples=[
         "pushbroker questions unanswered acme",
-        "pushbroker questions unanswered acme --since 2026-11-01 --limit 100 --json",
+        "pushbroker questions unanswered acme --since 2026-11-01 --limit 100 --csv > missing.csv",
     ],
 )
 @_brand
 @_within
 @click.option("--limit", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="At most so many.")
+@_csv
 @pass_run
-def unanswered(run: Run, brand: str, since: str | None, until: str | None, limit: int) -> None:
+def unanswered(run: Run, brand: str, since: str | None, until: str | None, limit: int, as_csv: bool) -> None:
     """List what is asked most, and in vain: the content that is missing.
 
     Questions of the same words are one, with an example. Nearest is the item that has most of it; to see what it
     lacks: pushbroker ask.
     """
     found = run.call("questions.unanswered", brand=brand, since=since, until=until, most=limit)
+    if as_csv:
+        print_csv(found["questions"], ("questions", "last_at", "score", "nearest", "example"))
+        return
     if run.json:
         print_json(found)
         return
@@ -124,6 +125,7 @@ def unanswered(run: Run, brand: str, since: str | None, until: str | None, limit
 @click.option("--store", metavar="NAME", help="Only those that were asked in this store.")
 @click.option("--thumb", type=click.Choice(["up", "down"]), help="Only those whose answer was rated so.")
 @click.option("--limit", type=click.IntRange(1, _PAGE), default=50, show_default=True, help="At most so many.")
+@_csv
 @pass_run
 def list_(
     run: Run,
@@ -134,12 +136,17 @@ def list_(
     store: str | None,
     thumb: str | None,
     limit: int,
+    as_csv: bool,
 ) -> None:
     """List questions, the newest first."""
     rated = {None: None, "up": 1, "down": -1}[thumb]
     found = run.call(
         "questions.list", brand=brand, since=since, until=until, outcome=outcome, store=store, thumb=rated, most=limit
     )
+    columns = ("at", "with", "store", "outcome", "rule", "item", "took", "thumb", "text")
+    if as_csv:
+        print_csv(found, [{"took": "took_s"}.get(column, column) for column in columns])
+        return
     if run.json:
         print_json(found)
         return
@@ -147,7 +154,6 @@ def list_(
     shown = [
         {**row, "at": _clock(row["at"]), "took": span(row["took_s"]), "thumb": thumbs[row["thumb"]]} for row in found
     ]
-    columns = ("at", "with", "store", "outcome", "rule", "item", "took", "thumb", "text")
     print_list(run, shown, columns, empty="Nobody asked that.")
     if len(found) == limit:
         run.say(f"perhaps there are more: --until {found[-1]['at']}")

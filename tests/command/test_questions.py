@@ -12,6 +12,7 @@ import pytest
 from support.asked import book
 from support.cli import Done
 
+from broker.command.output import print_csv
 from broker.command.root import run
 from broker.pull.figures import OUTCOMES
 from broker.store.content import Content
@@ -95,6 +96,22 @@ def test_questions_are_listed_the_newest_first(ask: Callable[..., Done]) -> None
     only = json.loads(ask("list", "acme", "--outcome", "nothing", "--store", "", "--json", *TIME).out)
     assert only[0]["at"] == "2026-11-18T23:00:00.000Z"
     assert len(only) == 3
+
+
+def test_questions_are_a_table_for_programs_too(ask: Callable[..., Done]) -> None:
+    rows = list(csv.DictReader(io.StringIO(ask("unanswered", "acme", "--csv", *TIME).out)))
+    assert [(row["questions"], row["nearest"], row["example"]) for row in rows] == [("3", "scontrino", "una fattura?")]
+    (row,) = csv.DictReader(io.StringIO(ask("list", "acme", "--thumb", "down", "--csv", *TIME).out))
+    assert (row["at"], row["took_s"], row["text"]) == ("2026-11-18T22:59:59.999Z", "0.7", "cerca scarpe")
+
+
+@pytest.mark.parametrize("said", ['=HYPERLINK("x")', "+1", "-1", "@SUM(1)", "\t=1", "\x1b[2J"])
+def test_what_a_customer_wrote_is_no_formula_and_moves_no_cursor(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv([{"text": said, "score": -0.5, "nearest": "a-b"}], ("text", "score", "nearest"))
+    _, (text, score, nearest) = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert text[0] in "'\N{REPLACEMENT CHARACTER}"
+    assert "\x1b" not in text
+    assert (score, nearest) == ("-0.5", "a-b")
 
 
 def test_nothing_asked_is_said_so(ask: Callable[..., Done]) -> None:
