@@ -4,6 +4,7 @@ Start-up is part of the interface: a module here imports click and no more; rich
 imported by the command that uses them.
 """
 
+import gc
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ import threading
 
 def main() -> None:
     """Run the CLI and exit with its code (the codes are in `broker.errors` and in docs/cli.md)."""
+    gc.set_threshold(50_000, 20, 100)  # what is imported is no garbage: to look for some is a seventh of a start
     try:
         from broker.command.root import run  # noqa: PLC0415 - click is not there without the extra
     except ModuleNotFoundError as missing:
