@@ -102,11 +102,11 @@ def test_a_person_replies(device: Device, handler: Handler, broker: OurBroker) -
     (waiting,) = broker.command("inbox", "list", "acme", "--state", "waiting")
     broker.command("inbox", "take", "acme", waiting["id"], "--agent", "mia")
     broker.command("inbox", "reply", "acme", waiting["id"], "Lo cerco!", "--agent", "mia")
-    message = handler.next()
+    while (message := handler.next()).reply is None:
+        pass  # of what they followed before this
     assert message.notification is not None
     assert message.notification.body == "Lo cerco!"
     reply = message.reply
-    assert reply is not None
     assert reply.conversation == waiting["id"]
     while (event := events.get(timeout=10)).state != "agent":
         pass

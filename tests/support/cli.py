@@ -83,13 +83,7 @@ class Serving:
 @contextmanager
 def serving(*args: object, command: str = "serve", **env: str) -> Iterator[Serving]:
     """A broker in its own process, ready; killed on the way out when it still runs."""
-    process = subprocess.Popen(
-        [PUSHBROKER, command, *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**env),
-    )
+    process = forked.Process([command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(**env))
     try:
         assert process.stdout is not None
         first_line = process.stdout.readline()

@@ -1,17 +1,15 @@
 """Our own broker as a process, and its identities through the CLI: what an operator would type."""
 
 import json
+import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from support import forked
-
-PUSHBROKER = str(Path(sys.executable).with_name("pushbroker"))
 
 
 class OurBroker:
@@ -28,11 +26,11 @@ class OurBroker:
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
-        process = self._process = subprocess.Popen(
-            [PUSHBROKER, "serve", "--data", str(self.data), "--listen", f"mqtts://127.0.0.1:{self.port}"],
+        process = self._process = forked.Process(
+            ["serve", "--data", self.data, "--listen", f"mqtts://127.0.0.1:{self.port}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            env=os.environ,
         )
         ready = threading.Event()
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from support import forked
 from support.cli import PUSHBROKER, Done, environment, pushbroker
 from support.mqtt import Client
 
@@ -71,14 +72,13 @@ class Served:
     def _run(self) -> str:
         self._began = self._log.stat().st_size if self._log.exists() else 0
         flags = ["--data", self.data, "--listen", "mqtt://127.0.0.1:0", "--allow-anonymous"]
+        env = environment(**self._env)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._inside, PUSHBROKER, "serve", *flags],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment(**self._env),
-            )
+            if self._inside or "LD_PRELOAD" in env:
+                command = [*self._inside, PUSHBROKER, "serve", *flags]
+                self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+            else:
+                self._process = forked.Process(["serve", *flags], stdout=subprocess.PIPE, stderr=log, env=env)
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
