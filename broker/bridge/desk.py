@@ -1,7 +1,7 @@
 """Requests of brands' servers: JSON that they publish to `{brand}/{kind}`, answered on the request's Response Topic.
 
-A request is a fact before its publisher hears that it was received, so it is done or refused whatever happens to this
-process. Without a Response Topic (3.1.1 too) the answer goes to `{brand}/{kind}/answer`.
+A request that changes something is a fact before its publisher hears that it was received, so it is done or refused
+whatever happens to this process. Without a Response Topic (3.1.1 too) the answer goes to `{brand}/{kind}/answer`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -57,14 +57,20 @@ class Desk:
         self._serve = serve
         self._reply = reply
         self._kinds: set[str] = set()
+        self._first: dict[str, Callable[[Asked], bool]] = {}
 
-    def on(self, kind: str, handler: Handler) -> None:
-        """From now on `handler` answers what is published to `{brand}/{kind}`."""
+    def on(self, kind: str, handler: Handler, *, first: Callable[[Asked], bool] | None = None) -> None:
+        """From now on `handler` answers what is published to `{brand}/{kind}`.
+
+        first(request): whether it sees to the answer itself, and at once, so that it need not be a fact.
+        """
 
         async def answered(request: Asked) -> None:
             self.answer(request, await handler(request))
 
         self._intake.each(kind, answered)
+        if first is not None:
+            self._first[kind] = first
         self.open(kind)
 
     def open(self, kind: str) -> None:
@@ -92,7 +98,10 @@ class Desk:
             self._reply(_answers(brand, kind), correlation, refusal(why, payload))
             return
         who = origin.identity.path
-        self._intake.asked(Asked(brand, who, self._ids.next(), payload, topic, correlation, now_ms(), kind))
+        request = Asked(brand, who, self._ids.next(), payload, topic, correlation, now_ms(), kind)
+        first = self._first.get(kind)
+        if first is None or not first(request):
+            self._intake.asked(request)
 
     def answer(self, request: Asked, answer: bytes) -> None:
         """Answer a request."""

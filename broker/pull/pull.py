@@ -21,6 +21,7 @@ from broker.pull.looker import Looker
 from broker.pull.noting import Notes
 from broker.pull.questions import ASKS, Questions
 from broker.pull.queue import Queue
+from broker.pull.reads import Reads
 from broker.pull.server import Servers
 from broker.pull.voices import Voices
 from broker.pull.ways import Ways
@@ -84,7 +85,16 @@ class Pull:
             log=self._log,
         )
         self._notes = Notes(AuditLog(bridge.people.records), self._log)
-        bridge.desk.on("inbox", self._notes.each(self.inbox.answer))
+        answer = self._notes.each(self.inbox.answer)
+        reads = Reads(
+            do=answer,
+            answer=bridge.desk.answer,
+            spawn=self._spawn,
+            counters=core.counters,
+            log=self._log,
+            unexpected=core.unexpected,
+        )
+        bridge.desk.on("inbox", answer, first=reads.take)
         requests = ContentRequests(Library(self.content), core.counters)
         self._queue = Queue(
             content=self.content,

@@ -96,6 +96,21 @@ async def test_a_person_takes_over(broker: Broker) -> None:
     assert await rows(broker, "SELECT state, why, agent FROM conversation") == [("waiting", "asked", "mia")]
 
 
+async def test_an_agents_tool_looks_at_the_inbox_while_the_books_wait(broker: Broker) -> None:
+    """What only looks is no fact, and does not wait for those that are."""
+    tool = await server(broker)
+    await tool.subscribe("acme/inbox/answer", qos=1)
+    head = broker.core.fact_head
+    answer = await tool.ask("acme/inbox", b'{"do": "list", "request_id": "1"}')
+    assert json.loads(answer.payload) == {"ok": True, "request_id": "1", "conversations": []}
+    assert broker.core.fact_head == head
+    answer = await tool.ask("acme/inbox", b'{"do": "show", "conversation": "nobodys"}')
+    assert json.loads(answer.payload)["code"] == "unknown_conversation"
+    answer = await tool.ask("acme/inbox", b'{"do": "take", "conversation": "nobodys", "agent": "mia"}')
+    assert json.loads(answer.payload)["code"] == "unknown_conversation"
+    assert broker.core.fact_head == head + 1
+
+
 async def test_who_has_closed_is_answered_by_the_automation_at_once(broker: Broker) -> None:
     await broker.pull.content.put([item("orari", "Orari", body="9-18")], 0)
     kiosk = await kiosk_of(broker)
