@@ -294,7 +294,8 @@ CHOICE_MAX: Final = 160  # an item, and what is wanted with it; a route, and an 
 QUESTION_EVERY_S: Final = 0.5
 QUESTIONS_AT_ONCE: Final = 20
 ASKERS_KEPT: Final = 20_000  # of whom that is remembered before those who have rested are forgotten: 2 MB
-# Waiting to be answered, of all: 10 s of work at 1,000 in a second. Beyond, who asks is told that we are busy.
+# Waiting to be answered, of all: 10 s of work at 1,000 in a second. Beyond, who asks is told that we are busy, and
+# sooner those whose brand has more waiting than there is room for yet.
 QUESTIONS_MAX: Final = 10_000
 QUESTIONS_PAGE: Final = 20_000  # counted in one go, for figures: 100 ms in which the log of the database stays
 UNANSWERED_MAX: Final = 1000  # different questions without an answer, and questions, in one list: 1 MB

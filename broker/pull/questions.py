@@ -30,6 +30,7 @@ from broker.limits import (
 from broker.message import Message, for_whoever_is
 from broker.pull.asking import Code, QuestionRefused, parse, reply_topic
 from broker.pull.commands import closes
+from broker.pull.line import Line
 from broker.pull.question import (
     Answer,
     Asker,
@@ -177,7 +178,7 @@ class Questions:
         self._unexpected = unexpected
         self._ids = MessageIds("q")
         self._conversations = MessageIds("c")
-        self._waiting: deque[_Case] = deque()
+        self._waiting: Line[_Case] = Line()
         self._arrived = asyncio.Event()
         self._open: dict[str, _Case] = {}  # not booked yet, by id
         self._progress = asyncio.Event()
@@ -232,8 +233,8 @@ class Questions:
         return {"waiting": len(self._waiting), **refused}
 
     def _pace(self, who: Identity) -> None:
-        """Raise `QuestionRefused` when this device, or all together, ask too much."""
-        if len(self._waiting) >= QUESTIONS_MAX:
+        """Raise `QuestionRefused` when this device, its brand, or all together, ask too much."""
+        if self._waiting.of(who.brand) >= QUESTIONS_MAX - len(self._waiting):  # there is room for others, always
             raise QuestionRefused(Code.BUSY, "Too many ask at the moment: ask again in a minute.")
         now = time.monotonic()
         key = (who.brand, who.name)
@@ -254,8 +255,12 @@ class Questions:
             del self._open[oldest.fact.id]
 
     def _enqueue(self, case: _Case) -> None:
-        self._waiting.append(case)
+        self._waiting.push(case.fact.brand, case)
         self._arrived.set()
+
+    def _put_back(self, cases: Sequence[_Case]) -> None:
+        for case in reversed(cases):
+            self._waiting.push_back(case.fact.brand, case)
 
     # -- the lane ----------------------------------------------------------------------------------------------------
 
@@ -277,12 +282,12 @@ class Questions:
         batch: dict[tuple[str, str, str], _Case] = {}
         later: list[_Case] = []
         while self._waiting and len(batch) < QUESTIONS_TOGETHER and len(later) < PASSED_MAX:
-            case = self._waiting.popleft()
+            case = self._waiting.pop()
             if case.who in self._changing:
                 self._changing[case.who].append(case)
             elif batch.setdefault(case.who, case) is not case:
                 later.append(case)
-        self._waiting.extendleft(reversed(later))
+        self._put_back(later)
         wanted = [case for case in batch.values() if not self._persons.held(*case.who)]
         found = dict(zip((case.who for case in wanted), await self._found(wanted), strict=True))
         answered: list[tuple[_Case, Answer]] = []
@@ -339,7 +344,7 @@ class Questions:
         finally:
             waiting = self._changing.pop(case.who, None) if isinstance(decided.action, _CHANGES) else None
             if waiting:
-                self._waiting.extendleft(reversed(waiting))
+                self._put_back(waiting)
                 self._arrived.set()
         self._send([(case, answer)])
         if case.booked and case.row is not None:  # its server was asked meanwhile

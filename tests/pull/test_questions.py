@@ -306,6 +306,21 @@ async def test_nobody_waits_for_all_that_one_customer_asks_at_once(lab: Lab) -> 
     assert lab.batches[0] == 2
 
 
+async def test_a_brand_that_asks_much_holds_up_no_other(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUESTIONS_MAX", 100)
+    for number in range(60):
+        lab.say("torta?", Identity(Role.DEVICE, brand="acme", name=f"k{number}"))
+    theirs = [Identity(Role.DEVICE, brand="rival", name=f"k{number}") for number in range(3)]
+    for who in theirs:
+        lab.say("torta?", who)
+    first = [await lab.published.get() for _ in range(10 + 16)]
+    refused, batch = first[:10], first[10:]
+    assert all(msgspec.json.decode(one.payload, type=Answer).code == Code.BUSY for one in refused)
+    assert [one.topic for one in batch[1:6:2]] == [f"rival/device/{who.name}/answer".encode() for who in theirs]
+    assert [one.topic for one in batch[0:6:2]] == [f"acme/device/k{number}/answer".encode() for number in range(3)]
+    assert lab.batches[0] == 16
+
+
 async def test_who_talks_to_persons_keeps_nobody_from_their_turn(lab: Lab) -> None:
     devices = [Identity(Role.DEVICE, brand="acme", name=f"k{number}") for number in range(200)]
     lab.people.update(("acme", "device", who.name) for who in devices)
